@@ -1,0 +1,1 @@
+"""Weights of the PyTorch reference to and from this package."""

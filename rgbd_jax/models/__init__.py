@@ -1,0 +1,1 @@
+"""Networks: spatial, recoupling and temporal modules, and the whole that joins them."""
