@@ -1,0 +1,56 @@
+"""The settings every experiment starts from: the paper's network and recipe (SPEC sections 1 to 4).
+
+A config file of this folder calls `get_config()` here, changes what its data set needs and returns it.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """Returns the paper's network, transforms, losses and recipe; every field can be overridden by a flag."""
+    config = ConfigDict()
+    config.seed = 0
+    config.stream = "rgb"  # "rgb" or "depth"
+
+    config.clip = ConfigDict()
+    config.clip.frames = 64  # T: frames sampled from a clip
+    config.clip.size = 224  # height and width that the network sees, pixels
+
+    config.data = ConfigDict()
+    config.data.dataset = "rgbd_folder"  # a builder of datasets/
+    config.data.data_dir = "data"  # where prepared data sets lie
+    config.data.raw_dir = ""  # where the raw frames lie: the data set is built from here if it is not prepared yet
+    config.data.skip_bad_clips = False  # while building: list bad clips and leave them out instead of stopping
+    config.data.train_split = "train"
+    config.data.eval_split = "validation"
+    config.data.workers = 4  # threads that decode and warp frames
+
+    config.data.transforms = ConfigDict()
+    config.data.transforms.resize = (320, 240)  # width, height before the crop
+    config.data.transforms.crop_size = 224
+    config.data.transforms.reference_nvgesture_crop = False  # evaluation crops at (32, 32), training from (10, 10) on
+    config.data.transforms.rotation_probability = 0.5
+    config.data.transforms.rotation_degrees = (-10, 10)
+    config.data.transforms.flip_probability = 0.5
+    config.data.transforms.blur = False
+
+    config.data.depth = ConfigDict()  # single-channel depth only; coloured depth is taken as it is
+    config.data.depth.encoding = "linear"  # "linear" or "reference_wrapped"
+    config.data.depth.range_mm = (500, 4500)  # "linear": nearest and farthest depth that is told apart
+    config.data.depth.reference_person_crop = False  # cut 320x240 around the person, as the reference does
+
+    config.model = ConfigDict()
+    config.model.num_classes = config_dict.placeholder(int)  # from the data set when not given
+    config.model.width = 1.0  # multiplies every channel count; 1 is the paper's 38 M parameters
+    config.model.branch_frames = (16, 32, 48)  # frames of the low, medium and high temporal branch
+    config.model.temporal_blocks = 6  # N
+    config.model.attention_heads = 8
+    config.model.knn_attention = 0.7  # share of the keys a query keeps; 0 keeps all
+    config.model.recoupling = True
+    config.model.recoupling_heads = 1
+    config.model.recoupling_hidden = 256
+    config.model.frp = True
+    config.model.frp_window = 10  # w: frames that a heat map pools
+    config.model.dropout = 0.1
+    config.model.dtype = "float32"  # compute type: "float32", "bfloat16" or "float64"
+    return config

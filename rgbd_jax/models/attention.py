@@ -1,0 +1,113 @@
+"""The transformer layer of the temporal branches: attention over the strongest keys, then a perceptron."""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+from rgbd_jax.models.layers import LayerNorm, Linear
+
+
+class KeptKeysAttention(nnx.Module):
+    """Multi-head self-attention in which each query keeps only its highest-scoring keys (the paper's k-NN attention).
+
+    `knn_attention` is the share of the keys that is kept; 0 keeps all.
+    """
+
+    def __init__(
+        self, features: int, heads: int, head_features: int, knn_attention: float, dropout: float, *,
+        dtype, param_dtype, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.query_key_value = Linear(features, 3 * heads * head_features, use_bias=False, **types)
+        self.output = Linear(heads * head_features, features, **types)
+        self.dropout = nnx.Dropout(dropout)
+        self.heads = heads
+        self.knn_attention = knn_attention
+
+    def __call__(
+        self, x: Float[Array, "b n c"], *, train: bool, rngs: nnx.Rngs | None
+    ) -> tuple[Float[Array, "b n c"], Float[Array, "b heads n n"]]:
+        """Returns the attended tokens and the attention weights (rows sum to one)."""
+        qkv = rearrange(self.query_key_value(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
+        query, key, value = qkv
+        scores = jnp.einsum("bhid,bhjd->bhij", query, key) * query.shape[-1] ** -0.5
+        scores = keep_strongest(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), self.knn_attention)
+        weights = jax.nn.softmax(scores, axis=-1)  # b heads n n
+        attended = jnp.einsum("bhij,bhjd->bhid", weights.astype(value.dtype), value)
+        output = self.output(rearrange(attended, "b heads n d -> b n (heads d)"))
+        return self.dropout(output, deterministic=not train, rngs=rngs), weights
+
+
+def keep_strongest(scores: Float[Array, "*rows n"], share: float) -> Float[Array, "*rows n"]:
+    """Sets all but the int(n * share) highest scores of each row to -inf (ties with the last one stay); 0 keeps all.
+
+    Raises:
+        ValueError: share leaves no key, or is more than 1.
+    """
+    if not share:
+        return scores
+    kept = int(scores.shape[-1] * share)
+    if not 0 < kept <= scores.shape[-1]:
+        raise ValueError(
+            f"config.model.knn_attention={share} keeps {kept} of {scores.shape[-1]} keys; give a share in (0, 1], or 0 "
+            "to keep all"
+        )
+    threshold = jax.lax.stop_gradient(jax.lax.top_k(scores, kept)[0][..., -1:])  # *rows 1
+    return jnp.where(scores >= threshold, scores, -jnp.inf)
+
+
+class TransformerLayer(nnx.Module):
+    """One pre-norm transformer layer: x += attention(norm(x)); x += perceptron(norm(x))."""
+
+    def __init__(
+        self, features: int, heads: int, head_features: int, hidden: int, knn_attention: float, dropout: float, *,
+        dtype, param_dtype, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.attention_norm = LayerNorm(features, **types)
+        self.attention = KeptKeysAttention(features, heads, head_features, knn_attention, dropout, **types)
+        self.perceptron_norm = LayerNorm(features, **types)
+        self.perceptron_hidden = Linear(features, hidden, **types)
+        self.perceptron_output = Linear(hidden, features, **types)
+        self.dropout = nnx.Dropout(dropout)
+
+    def __call__(
+        self, x: Float[Array, "b n c"], *, train: bool, rngs: nnx.Rngs | None
+    ) -> tuple[Float[Array, "b n c"], Float[Array, "b heads n n"]]:
+        """Returns the tokens after the layer and its attention weights."""
+        attended, weights = self.attention(self.attention_norm(x), train=train, rngs=rngs)
+        x = x + attended
+        hidden = jax.nn.gelu(self.perceptron_hidden(self.perceptron_norm(x)), approximate=False)
+        hidden = self.dropout(hidden, deterministic=not train, rngs=rngs)  # b n hidden
+        return x + self.dropout(self.perceptron_output(hidden), deterministic=not train, rngs=rngs), weights
+
+
+class TransformerStack(nnx.Module):
+    """N transformer layers whose parameters are stacked along a first axis, so that one layer is compiled, not N."""
+
+    def __init__(self, depth: int, *layer_arguments, rngs: nnx.Rngs, **layer_options):
+        def make(key):
+            layer = TransformerLayer(*layer_arguments, **layer_options, rngs=nnx.Rngs(params=key))
+            return nnx.split(layer)[1]
+
+        template = nnx.eval_shape(lambda: TransformerLayer(*layer_arguments, **layer_options, rngs=nnx.Rngs(params=0)))
+        self.layers = nnx.merge(nnx.split(template)[0], jax.vmap(make)(jax.random.split(rngs.params(), depth)))
+        self.depth = depth
+
+    def __call__(
+        self, x: Float[Array, "b n c"], *, train: bool, rngs: nnx.Rngs | None
+    ) -> tuple[Float[Array, "b n c"], Float[Array, "depth b n c"], Float[Array, "depth b heads n n"]]:
+        """Returns the last layer's tokens, every layer's tokens and every layer's attention weights."""
+        graph, stacked = nnx.split(self.layers)
+        keys = jax.random.split(rngs.dropout(), self.depth) if train and rngs is not None else None
+
+        def step(tokens, layer):
+            state, key = layer
+            layer_rngs = None if key is None else nnx.Rngs(dropout=key)
+            tokens, weights = nnx.merge(graph, state)(tokens, train=train, rngs=layer_rngs)
+            return tokens, (tokens, weights)
+
+        x, (every_x, every_weights) = jax.lax.scan(step, x, (stacked, keys))
+        return x, every_x, every_weights

@@ -1,0 +1,175 @@
+"""Building blocks of the spatial and temporal networks: convolution unit, batch normalisation, pooling, inception."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from rgbd_jax.models.convolution import convolve, same_padding
+
+# PyTorch's default for convolutions and linear layers: uniform in +-1/sqrt(fan in).
+uniform_fan_in = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def scaled(channels: int, width: float) -> int:
+    """Returns a channel count times the width multiplier, rounded to a multiple of 4 (at width 1 unchanged)."""
+    return channels if width == 1 else max(4, 4 * round(channels * width / 4))
+
+
+class Linear(nnx.Linear):
+    """A linear layer that starts as PyTorch's does: weights and bias uniform in +-1/sqrt(inputs)."""
+
+    def __init__(self, inputs: int, outputs: int, *, use_bias: bool = True, dtype, param_dtype, rngs: nnx.Rngs):
+        bound = inputs**-0.5
+        super().__init__(
+            inputs,
+            outputs,
+            use_bias=use_bias,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            kernel_init=uniform_fan_in,
+            bias_init=lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound),
+            rngs=rngs,
+        )
+
+
+class LayerNorm(nnx.LayerNorm):
+    """Layer normalisation with PyTorch's epsilon and a variance that does not cancel in float32."""
+
+    def __init__(self, features: int, *, dtype, param_dtype, rngs: nnx.Rngs):
+        super().__init__(
+            features, epsilon=1e-5, dtype=dtype, param_dtype=param_dtype, use_fast_variance=False, rngs=rngs
+        )
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last, with PyTorch's running statistics (unbiased variance).
+
+    Under `jax.jit` with a sharded batch the statistics are those of the global batch, on any number of devices.
+    Statistics are taken in the type of the parameters, whatever the compute type is.
+    """
+
+    def __init__(self, features: int, *, epsilon: float, momentum: float, param_dtype):
+        self.scale = nnx.Param(jnp.ones(features, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(features, param_dtype))
+        self.mean = nnx.BatchStat(jnp.zeros(features, param_dtype))
+        self.variance = nnx.BatchStat(jnp.ones(features, param_dtype))
+        self.epsilon = epsilon
+        self.momentum = momentum
+
+    def __call__(self, x: Float[Array, "*batch c"], *, train: bool) -> Float[Array, "*batch c"]:
+        """Normalises x; in training with the batch's own statistics, which also move the running ones."""
+        statistics_dtype = self.scale[...].dtype
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            exact = x.astype(statistics_dtype)
+            mean = exact.mean(axes)  # c
+            variance = jnp.square(exact - mean).mean(axes)  # c; two passes, since E[x^2] - E[x]^2 cancels in float32
+            count = x.size // x.shape[-1]
+            unbiased = variance * (count / max(count - 1, 1))
+            self.mean[...] += self.momentum * (jax.lax.stop_gradient(mean) - self.mean[...])
+            self.variance[...] += self.momentum * (jax.lax.stop_gradient(unbiased) - self.variance[...])
+        else:
+            mean, variance = self.mean[...], self.variance[...]
+        factor = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)  # c
+        offset = self.bias[...] - mean * factor  # c
+        if x.dtype == statistics_dtype and train:
+            return (x - mean) * factor + self.bias[...]
+        return x * factor.astype(x.dtype) + offset.astype(x.dtype)
+
+
+class ConvUnit(nnx.Module):
+    """Convolution without bias, BatchNorm, ReLU (the reference's Unit3D), padded as TensorFlow's SAME does."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_shape: tuple[int, int, int] = (1, 1, 1),
+        spatial_stride: int = 1,
+        *,
+        dtype,
+        param_dtype,
+        rngs: nnx.Rngs,
+    ):
+        shape = (*kernel_shape, inputs, outputs)  # t h w i o
+        self.kernel = nnx.Param(uniform_fan_in(rngs.params(), shape, param_dtype))
+        self.norm = BatchNorm(outputs, epsilon=1e-3, momentum=0.01, param_dtype=param_dtype)
+        self.spatial_stride = spatial_stride
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b t h w i"], *, train: bool) -> Float[Array, "b t h2 w2 o"]:
+        """Applies the unit; h2 and w2 are h and w divided by the stride, rounded up."""
+        y = convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.spatial_stride)
+        return jax.nn.relu(self.norm(y, train=train))
+
+
+def max_pool(
+    x: Float[Array, "b t h w c"], window: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)
+) -> Float[Array, "b t2 h2 w2 c"]:
+    """Max pooling over t, h, w with SAME padding by zeros, as the reference pads (zeros win over negative values).
+
+    The axes are pooled one after the other as maxima of shifted slices: the same values, and a gradient without
+    select-and-scatter, which is slow on CPUs.
+    """
+    for axis, (size, step) in enumerate(zip(window, stride, strict=True), start=1):
+        if size > 1:
+            x = _max_pool_axis(x, axis, size, step)
+    return x
+
+
+def _max_pool_axis(x: Array, axis: int, size: int, step: int) -> Array:
+    length = x.shape[axis]
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = same_padding(length, size, step)
+    outputs = -(-length // step)
+    padded = jnp.pad(x, padding)
+    taps = [
+        jax.lax.slice_in_dim(padded, start, start + (outputs - 1) * step + 1, step, axis) for start in range(size)
+    ]
+    result = taps[0]
+    for tap in taps[1:]:
+        result = jnp.maximum(result, tap)
+    return result
+
+
+class Inception(nnx.Module):
+    """Four parallel paths, concatenated: 1x1; 1x1 then kernel; 1x1 then kernel; max pool then 1x1.
+
+    The spatial block has 1x3x3 kernels and a 3x3x3 pool, which mixes neighbouring frames; the temporal one has
+    3x1x1 kernels and pool.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        channels: Sequence[int],
+        *,
+        kernel_shape: tuple[int, int, int],
+        pool_window: tuple[int, int, int],
+        dtype,
+        param_dtype,
+        rngs: nnx.Rngs,
+    ):
+        a, b, c, d, e, f = channels
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.branch0 = ConvUnit(inputs, a, **types)
+        self.branch1_reduce = ConvUnit(inputs, b, **types)
+        self.branch1 = ConvUnit(b, c, kernel_shape, **types)
+        self.branch2_reduce = ConvUnit(inputs, d, **types)
+        self.branch2 = ConvUnit(d, e, kernel_shape, **types)
+        self.branch3 = ConvUnit(inputs, f, **types)
+        self.pool_window = pool_window
+        self.outputs = a + c + e + f
+
+    def __call__(self, x: Float[Array, "b t h w i"], *, train: bool) -> Float[Array, "b t h w o"]:
+        """Applies the four paths to x and concatenates their channels."""
+        paths = [
+            self.branch0(x, train=train),
+            self.branch1(self.branch1_reduce(x, train=train), train=train),
+            self.branch2(self.branch2_reduce(x, train=train), train=train),
+            self.branch3(max_pool(x, self.pool_window), train=train),
+        ]
+        return jnp.concatenate(paths, axis=-1)  # b t h w o
