@@ -49,8 +49,46 @@ def get_config() -> ConfigDict:
     config.model.recoupling = True
     config.model.recoupling_heads = 1
     config.model.recoupling_hidden = 256
+    config.model.recoupling_dropout = 0.4  # with more than one recoupling head
     config.model.frp = True
     config.model.frp_window = 10  # w: frames that a heat map pools
-    config.model.dropout = 0.1
+    config.model.dropout = 0.1  # in the transformer layers
     config.model.dtype = "float32"  # compute type: "float32", "bfloat16" or "float64"
+
+    config.loss = ConfigDict()
+    config.loss.label_smoothing = 0.1
+    config.loss.branch_weights = (1.0, 0.5, 0.5, 0.5)  # cross entropy of the logits, small, medium, large
+    config.loss.multi_branch = True  # False: cross entropy of the logits alone
+    config.loss.distillation = 1.0  # weight of the recoupling distillation
+    config.loss.distillation_temperature = 0.5  # the paper's tau ("temper")
+    config.loss.reference_device_batch = 6  # distillation of a clip counts this often: the reference sums, CE averages
+    config.loss.sharpness = True  # divide the logits by a temperature
+    config.loss.temperature = (0.04, 0.07)  # first and last, linear over temperature_epochs
+    config.loss.temperature_epochs = 30
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # "sgd", "adam" or "adamw"
+    config.optimizer.momentum = 0.9  # sgd only
+    config.optimizer.weight_decay = 3e-4
+    config.optimizer.gradient_clip = 5.0  # largest global norm of the gradient; 0: no limit
+
+    config.schedule = ConfigDict()
+    config.schedule.name = "cosine"  # "cosine" (clean, step by step), "reference_cosine" or "plateau"
+    config.schedule.learning_rate = 0.01
+    config.schedule.minimum = 1e-5
+    config.schedule.warm_up_epochs = 3
+    config.schedule.reference_warm_up_to_peak = False  # reference schedules: the fusion network's warm-up
+    config.schedule.patience = 4  # "plateau": epochs without a better accuracy before the rate falls by `factor`
+    config.schedule.factor = 0.1
+    config.schedule.cooldown = 3
+
+    config.train = ConfigDict()
+    config.train.batch_size = 48  # over all devices; the paper's 8 GPUs times 6
+    config.train.epochs = 100
+    config.train.log_every_steps = 10
+    config.train.evaluate_every_epochs = 1
+    config.eval = ConfigDict()
+    config.eval.batch_size = 48  # over all devices
+    config.checkpoint = ConfigDict()
+    config.checkpoint.best_metric = "top1"
     return config

@@ -13,7 +13,6 @@ from rgbd_jax.models.spatial import SpatialNetwork
 from rgbd_jax.models.temporal import BRANCHES, TemporalNetwork
 
 FEATURES = 512
-RECOUPLING_DROPOUT = 0.4
 
 
 @struct.dataclass
@@ -66,7 +65,7 @@ class MotionNetwork(nnx.Module):
         recoupling = {
             "heads": model.recoupling_heads,
             "hidden": model.recoupling_hidden,
-            "dropout": RECOUPLING_DROPOUT if model.dropout else 0.0,
+            "dropout": model.recoupling_dropout,
         }
         self.spatial = SpatialNetwork(features, width=model.width, frp=model.frp, **types)
         self.temporal = TemporalNetwork(

@@ -1,0 +1,150 @@
+"""The train, evaluation and prediction step of one stream, as pure functions of a train state and a batch."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+from jaxtyping import Array, Float, Int, UInt8
+from ml_collections import ConfigDict
+
+from rgbd_jax import metrics, optim
+from rgbd_jax.data.heatmap import heat_maps
+from rgbd_jax.losses import unimodal_losses
+from rgbd_jax.models.network import MotionNetwork, NetworkOutput
+
+Tree = Mapping[str, Any]
+Batch = Mapping[str, Any]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a training step changes: plain nested dicts of arrays."""
+
+    step: Int[Array, ""]
+    params: Tree
+    batch_stats: Tree
+    optimizer_state: optax.OptState
+
+
+@struct.dataclass
+class Moment:
+    """What depends on the progress of the training, not on the batch."""
+
+    learning_rate: Float[Array, ""] | float
+    distillation_weight: Float[Array, ""] | float
+    temperature: Float[Array, ""] | float
+
+
+def moment_at(config: ConfigDict, epoch: float, accuracies=()) -> Moment:
+    """Returns the settings at a moment of the training (see `optim.learning_rate` for the arguments)."""
+    return Moment(
+        learning_rate=optim.learning_rate(config, epoch, accuracies),
+        distillation_weight=optim.distillation_weight(config, epoch),
+        temperature=optim.logit_temperature(config, epoch),
+    )
+
+
+class Stream:
+    """One stream's network and optimizer, ready to be stepped; holds no arrays.
+
+    Args:
+        config: the experiment's config.
+        num_classes: number of classes.
+    """
+
+    def __init__(self, config: ConfigDict, num_classes: int):
+        self.config = config
+        self.num_classes = num_classes
+        self.optimizer = optim.make_optimizer(config)
+        network = nnx.eval_shape(lambda: MotionNetwork(config, num_classes, rngs=nnx.Rngs(0)))
+        self.graph = nnx.split(network, nnx.Param, nnx.BatchStat)[0]
+
+    def init(self, seed: Int[Array, ""] | int) -> TrainState:
+        """Returns the state that a training from scratch starts from."""
+        network = MotionNetwork(self.config, self.num_classes, rngs=nnx.Rngs(params=seed))
+        _, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+        return self.state_of(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats))
+
+    def state_of(self, params: Tree, batch_stats: Tree) -> TrainState:
+        """Returns the state that a training from given weights starts from."""
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, self.optimizer.init(params))
+
+    def inputs(self, batch: Batch) -> tuple[Float[Array, "b t h w 3"], Float[Array, "b t h w 1"] | None]:
+        """Returns normalised frames and their heat maps, both computed on the accelerator."""
+        frames: UInt8[Array, "b t h w 3"] = batch["frames"][self.config.stream]
+        model = self.config.model
+        heat = heat_maps(frames, model.frp_window) if model.frp else None  # b t h w 1
+        return normalise(frames, jnp.dtype(model.dtype)), heat
+
+    def forward(
+        self, params: Tree, batch_stats: Tree, clip: Array, heat: Array | None, temperature: Array | float, *,
+        train: bool = False, rngs: nnx.Rngs | None = None, intermediates: tuple[str, ...] = (),
+    ) -> tuple[NetworkOutput, Tree]:  # fmt: skip
+        """Returns what the network says of the clips, and the batch statistics afterwards."""
+        network = nnx.merge(self.graph, params, batch_stats, copy=True)
+        output = network(clip, heat, temperature=temperature, train=train, rngs=rngs, intermediates=intermediates)
+        return output, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+
+    def gradients(
+        self, params: Tree, batch_stats: Tree, clip: Array, heat: Array | None, labels: Array, moment: Moment,
+        rngs: nnx.Rngs,
+    ) -> tuple[Tree, Tree, NetworkOutput, Mapping[str, Float[Array, ""]]]:  # fmt: skip
+        """Returns the gradient, the new batch statistics, the output and the losses averaged over the clips."""
+
+        def mean_loss(params):
+            output, stats = self.forward(params, batch_stats, clip, heat, moment.temperature, train=True, rngs=rngs)
+            losses = unimodal_losses(output, labels, self.config, distillation_weight=moment.distillation_weight)
+            means = {name: values.mean() for name, values in losses.items()}
+            return means["loss"], (stats, output, means)
+
+        gradient, (stats, output, means) = jax.grad(mean_loss, has_aux=True)(params)
+        return gradient, stats, output, means
+
+    def update(
+        self, state: TrainState, clip: Array, heat: Array | None, labels: Array, moment: Moment, seed: Array | int
+    ) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
+        """Takes one optimizer step; returns the new state and the step's metrics.
+
+        Randomness is a function of the seed, the step and the clip's place in the global batch.
+        """
+        rngs = nnx.Rngs(dropout=jax.random.fold_in(jax.random.key(seed), state.step))
+        gradient, stats, output, means = self.gradients(
+            state.params, state.batch_stats, clip, heat, labels, moment, rngs
+        )
+        updates, optimizer_state = self.optimizer.update(gradient, state.optimizer_state, state.params)
+        params = jax.tree.map(lambda p, u: p + (moment.learning_rate * u).astype(p.dtype), state.params, updates)
+        measured = {
+            **means,
+            "top1": jnp.mean(metrics.rank_of_label(output.logits, labels) < 1),
+            "gradient_norm": optax.tree.norm(gradient),
+        }
+        return TrainState(state.step + 1, params, stats, optimizer_state), measured
+
+    def train_step(
+        self, state: TrainState, batch: Batch, moment: Moment
+    ) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
+        """Trains on one batch; returns the new state and the step's metrics."""
+        return self.update(state, *self.inputs(batch), batch["label"], moment, self.config.seed)
+
+    def evaluation_step(self, params: Tree, batch_stats: Tree, batch: Batch, moment: Moment) -> metrics.Sums:
+        """Returns the sums over the batch's clips (padding left out) that the metrics are made of."""
+        output, _ = self.forward(params, batch_stats, *self.inputs(batch), moment.temperature)
+        losses = unimodal_losses(output, batch["label"], self.config, distillation_weight=moment.distillation_weight)
+        return metrics.sums(output, losses, batch["label"], batch["mask"])
+
+    def predict_step(
+        self, params: Tree, batch_stats: Tree, batch: Batch, intermediates: tuple[str, ...] = ()
+    ) -> NetworkOutput:
+        """Returns the network's output at temperature 1, with intermediate results by name."""
+        return self.forward(params, batch_stats, *self.inputs(batch), 1.0, intermediates=intermediates)[0]
+
+
+Step = Callable[..., Any]
+
+
+def normalise(frames: UInt8[Array, "b t h w 3"], dtype: jnp.dtype) -> Float[Array, "b t h w 3"]:
+    """Returns (x - 127.5) / 128, which is exact in every floating type that the network computes in."""
+    return ((frames.astype(jnp.float32) - 127.5) / 128).astype(dtype)

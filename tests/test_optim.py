@@ -1,0 +1,88 @@
+"""Learning rates, temperature and clipping against recorded tables and independent computations."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pathlib import Path
+
+from configs import common
+from rgbd_jax import optim
+
+RECORDED = np.load(Path(__file__).parent / "parity" / "schedule.npz")
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "epochs", "to_peak"),
+    [
+        ("unimodal_cosine", "reference_cosine", 100, False),
+        ("fusion_cosine", "reference_cosine", 100, True),
+        ("unimodal_cosine_isogd300", "reference_cosine", 300, False),
+        ("unimodal_plateau", "plateau", 100, False),
+    ],
+)
+def test_parity_learning_rate_table(table, name, epochs, to_peak):
+    config = common.get_config()
+    config.schedule.name = name
+    config.schedule.reference_warm_up_to_peak = to_peak
+    config.train.epochs = epochs
+    accuracies = RECORDED["plateau_accuracies"]
+    rates = [optim.learning_rate(config, epoch, accuracies[:epoch]) for epoch in range(epochs)]
+    np.testing.assert_allclose(rates, RECORDED[table], rtol=1e-9, atol=0)
+
+
+def test_clean_cosine_is_continuous_and_spans_the_training():
+    config = common.get_config()
+    moments = np.linspace(0, config.train.epochs, 2001)
+    rates = np.array([optim.learning_rate(config, moment) for moment in moments])
+    peak = moments[rates.argmax()]
+    assert rates[0] == 0
+    assert rates.max() == pytest.approx(config.schedule.learning_rate)
+    assert peak == pytest.approx(config.schedule.warm_up_epochs, abs=0.05)
+    assert rates[-1] == pytest.approx(config.schedule.minimum)
+    assert np.abs(np.diff(rates)).max() < 2e-4
+
+
+def test_plateau_needs_every_finished_epoch():
+    config = common.get_config()
+    config.schedule.name = "plateau"
+    with pytest.raises(ValueError, match="epoch 5 needs the validation accuracy of 5 epochs, found 2"):
+        optim.learning_rate(config, 5, [0.1, 0.2])
+
+
+def test_unknown_names_are_named():
+    config = common.get_config()
+    config.schedule.name = "linear"
+    with pytest.raises(ValueError, match="config.schedule.name='linear'"):
+        optim.learning_rate(config, 0)
+    config.optimizer.name = "lion"
+    with pytest.raises(ValueError, match="config.optimizer.name='lion'"):
+        optim.make_optimizer(config)
+
+
+def test_logit_temperature_rises_and_stays():
+    config = common.get_config()
+    temperatures = [optim.logit_temperature(config, epoch) for epoch in range(60)]
+    assert temperatures[0] == pytest.approx(0.04)
+    assert temperatures[12] == pytest.approx(0.04 + 0.03 * 12 / 29)
+    assert temperatures[29:] == [pytest.approx(0.07)] * 31
+    config.loss.sharpness = False
+    assert optim.logit_temperature(config, 0) == 1.0
+
+
+def test_distillation_starts_with_the_last_warm_up_epoch():
+    config = common.get_config()
+    assert [optim.distillation_weight(config, epoch) for epoch in range(4)] == [0, 0, 1, 1]
+
+
+def test_sgd_decays_before_momentum_and_clips_before_both():
+    config = common.get_config()
+    optimizer = optim.make_optimizer(config)
+    params = {"w": jnp.asarray([3.0, -4.0])}
+    state = optimizer.init(params)
+    gradient = np.array([60.0, 80.0])
+    velocity, value = np.zeros(2), np.array([3.0, -4.0])
+    for _ in range(3):
+        updates, state = optimizer.update({"w": jnp.asarray(gradient)}, state, {"w": jnp.asarray(value)})
+        velocity = 0.9 * velocity + (gradient * 5 / 100 + 3e-4 * value)
+        np.testing.assert_allclose(updates["w"], -velocity, rtol=1e-6)
+        value = value - 0.1 * velocity
