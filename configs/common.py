@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
     config.model.num_classes = config_dict.placeholder(int)  # from the data set when not given
     config.model.width = 1.0  # multiplies every channel count; 1 is the paper's 38 M parameters
     config.model.branch_frames = (16, 32, 48)  # frames of the low, medium and high temporal branch
+    config.model.random_branch_frames = True  # in training each branch draws its frames; else the middle ones
     config.model.temporal_blocks = 6  # N
     config.model.attention_heads = 8
     config.model.knn_attention = 0.7  # share of the keys a query keeps; 0 keeps all

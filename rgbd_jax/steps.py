@@ -64,7 +64,7 @@ class Stream:
 
     def init(self, seed: Int[Array, ""] | int) -> TrainState:
         """Returns the state that a training from scratch starts from."""
-        network = MotionNetwork(self.config, self.num_classes, rngs=nnx.Rngs(params=seed))
+        network = MotionNetwork(self.config, self.num_classes, rngs=nnx.Rngs(params=jax.random.key(seed)))
         _, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
         return self.state_of(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats))
 

@@ -73,6 +73,7 @@ class MotionNetwork(nnx.Module):
             features,
             width=model.width,
             branch_frames=tuple(model.branch_frames),
+            random_frames=model.random_branch_frames,
             blocks=model.temporal_blocks,
             heads=model.attention_heads,
             knn_attention=model.knn_attention,

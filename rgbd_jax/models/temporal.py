@@ -4,11 +4,10 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from rgbd_jax.data.sampling import intervals
+from rgbd_jax.data.sampling import intervals, sample_frames
 from rgbd_jax.models.attention import TransformerStack
 from rgbd_jax.models.intermediates import Intermediates
 from rgbd_jax.models.layers import Inception, LayerNorm, Linear, max_pool, scaled
@@ -59,12 +58,13 @@ class TemporalNetwork(nnx.Module):
     """Recoupling and the three decoupled branches; gives one class feature a branch."""
 
     def __init__(
-        self, frames: int, features: int, *, width: float, branch_frames: tuple[int, int, int], blocks: int,
-        heads: int, knn_attention: float, dropout: float, recoupling: Mapping | None, dtype, param_dtype,
-        rngs: nnx.Rngs,
+        self, frames: int, features: int, *, width: float, branch_frames: tuple[int, int, int],
+        random_frames: bool, blocks: int, heads: int, knn_attention: float, dropout: float, recoupling: Mapping | None,
+        dtype, param_dtype, rngs: nnx.Rngs,
     ):  # fmt: skip
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.recoupling = None if recoupling is None else Recoupling(frames, features, **recoupling, **types)
+        self.random_frames = random_frames
         for name, count in zip(BRANCHES, branch_frames, strict=True):
             branch = TemporalBranch(
                 count, features, width=width, blocks=blocks, heads=heads, knn_attention=knn_attention,
@@ -85,7 +85,7 @@ class TemporalNetwork(nnx.Module):
         features = {}
         for name in BRANCHES:
             branch = getattr(self, name)
-            chosen = choose_frames(x.shape[0], x.shape[1], branch.frames, rngs if train else None)  # b n
+            chosen = choose_frames(x.shape[0], x.shape[1], branch.frames, rngs if train and self.random_frames else None)  # b n
             seen = jnp.take_along_axis(x, chosen[:, :, None], axis=1)  # b n c
             features[name] = branch(seen, train=train, rngs=rngs, intermediates=intermediates, name=name)
         return features, spatial
@@ -96,8 +96,7 @@ def choose_frames(clips: int, frames: int, count: int, rngs: nnx.Rngs | None) ->
 
     With rngs a random member, without the middle one, int(mean(members)). The reference draws at evaluation too.
     """
-    start, stop = intervals(frames, count)
     if rngs is None:
-        middle = np.asarray([int(np.mean(range(a, b))) for a, b in zip(start, stop, strict=True)])
-        return jnp.broadcast_to(jnp.asarray(middle), (clips, count))
+        return jnp.broadcast_to(jnp.asarray(sample_frames(frames, count, None)), (clips, count))
+    start, stop = intervals(frames, count)
     return jax.random.randint(rngs.dropout(), (clips, count), jnp.asarray(start), jnp.asarray(stop))
