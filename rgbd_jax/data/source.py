@@ -16,9 +16,9 @@ class ClipRecord:
     """One clip as it is stored.
 
     Attributes:
-      name: name of the clip, unique in its split.
-      label: class number, counted from 0.
-      frames: modality ("rgb", "depth") to its encoded frames (JPEG or PNG), in time order.
+        name: name of the clip, unique in its split.
+        label: class number, counted from 0.
+        frames: modality ("rgb", "depth") to its encoded frames (JPEG or PNG), in time order.
     """
 
     name: str
@@ -47,17 +47,17 @@ class PreparedSplit:
     """The clips of one split of a prepared data set: a `ClipSource` that can be pickled.
 
     Attributes:
-      directory: where the prepared data set lies.
-      split: the split, as TFDS writes it ("train", "train[:80%]").
-      class_names: the classes, by label.
-      modalities: which of "rgb" and "depth" the data set has.
+        directory: where the prepared data set lies.
+        split: the split, as TFDS writes it ("train", "train[:80%]").
+        class_names: the classes, by label.
+        modalities: which of "rgb" and "depth" the data set has.
     """
 
     def __init__(self, directory: str | Path, split: str):
         """Opens `split` of the prepared data set in `directory` (the folder of one version).
 
         Raises:
-          ValueError: the data set has no such split.
+            ValueError: the data set has no such split.
         """
         self.directory = Path(directory)
         self.split = split
@@ -107,16 +107,16 @@ def open_split(dataset: str, data_dir: str | Path, split: str) -> PreparedSplit:
     """Opens one split of a prepared data set.
 
     Args:
-      dataset: name of the data set, such as "rgbd_folder".
-      data_dir: the folder under which prepared data sets lie.
-      split: the split or a part of it, as TFDS writes it: "train", "train[:80%]".
+        dataset: name of the data set, such as "rgbd_folder".
+        data_dir: the folder under which prepared data sets lie.
+        split: the split or a part of it, as TFDS writes it: "train", "train[:80%]".
 
     Returns:
-      The clips of the split.
+        The clips of the split.
 
     Raises:
-      FileNotFoundError: the data set is not prepared.
-      ValueError: the data set has no such split.
+        FileNotFoundError: the data set is not prepared.
+        ValueError: the data set has no such split.
     """
     directory = prepared_directory(dataset, data_dir)
     if directory is None:

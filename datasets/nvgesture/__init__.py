@@ -1,0 +1,1 @@
+"""`nvgesture`: NVIDIA Dynamic Hand Gesture, 25 classes (README.md of this folder)."""

@@ -1,0 +1,246 @@
+"""The clips of a raw data set: found from split lists or class folders, and checked without decoding a frame.
+
+Raw data lies in `RAW/rgb` and `RAW/depth`, or in one of them. A clip has the same path in both and is a folder of
+frames or a video.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rgbd_jax.data.clip_files import VIDEO_SUFFIXES, clip_name, find_clip, frame_files, is_video, natural_key
+from rgbd_jax.data.problems import Problem, RawDataError
+from rgbd_jax.data.source import MODALITIES
+from rgbd_jax.data.splits import SPLIT_ALIASES, SplitLine, find_split_folders, find_split_lists, read_split_list
+
+_THREADS = 16  # they wait for the file system
+
+
+@dataclasses.dataclass(frozen=True)
+class RawClip:
+    """One clip on disk.
+
+    Attributes:
+        name: path of the clip in the folder of a modality, unique in its split.
+        label: class number, counted from 0.
+        files: modality to the clip's folder of frames or video.
+        frame_count: how many frames are used, from the first one; all if None.
+        where: what names the clip: a line of a split list ("file:line") or its folder.
+    """
+
+    name: str
+    label: int
+    files: Mapping[str, Path]
+    frame_count: int | None
+    where: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RawClips:
+    """The clips of a raw data set.
+
+    Attributes:
+        modalities: those that the data set has, of "rgb" and "depth".
+        class_names: the classes, by label.
+        splits: split to its good clips.
+        problems: what is wrong with the other clips.
+        frame_pattern: file name of frame i as `frame_pattern % i`; None for natural numeric order.
+    """
+
+    modalities: tuple[str, ...]
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Sequence[RawClip]]
+    problems: Sequence[Problem]
+    frame_pattern: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Candidate:
+    name: str
+    label: int
+    frame_count: int | None
+    where: str
+
+
+def find_modalities(raw_dir: Path) -> tuple[str, ...]:
+    """Returns which of "rgb" and "depth" the raw data set has.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or neither rgb/ nor depth/ in it.
+    """
+    if not raw_dir.is_dir():
+        raise FileNotFoundError(f"{raw_dir}: no such folder; expected raw clips there, in rgb/ and depth/")
+    modalities = tuple(modality for modality in MODALITIES if (raw_dir / modality).is_dir())
+    if not modalities:
+        raise FileNotFoundError(f"{raw_dir}: holds neither rgb/ nor depth/; expected raw clips in one or both of them")
+    return modalities
+
+
+def clips_from_lists(
+    raw_dir: Path,
+    lists_dir: Path,
+    class_names: Sequence[str] | None = None,
+    frame_pattern: str | None = None,
+) -> RawClips:
+    """Finds and checks the clips that split lists name.
+
+    Args:
+        raw_dir: holds rgb/, depth/ or both.
+        lists_dir: holds the lists, as `find_split_lists` finds them.
+        class_names: the classes; without them, as many as the largest label asks for, named by their numbers.
+        frame_pattern: file name of frame i as `frame_pattern % i`; None for natural numeric order.
+
+    Returns:
+        The clips in the order of the lists, and what is wrong with the others.
+
+    Raises:
+        FileNotFoundError: there are no raw clips at all.
+        RawDataError: a list cannot be read, or there is none.
+    """
+    modalities = find_modalities(raw_dir)
+    lists = find_split_lists(lists_dir)
+    if not lists:
+        names = ", ".join(f"{alias}.txt" for aliases in SPLIT_ALIASES.values() for alias in aliases)
+        raise RawDataError([Problem(str(lists_dir), f"expected split lists ({names}), found none", one_clip=False)])
+    problems: list[Problem] = []
+    candidates = {}
+    for split, file in lists.items():
+        lines, faults = read_split_list(file, len(class_names) if class_names else None)
+        problems += faults
+        candidates[split] = _without_duplicates(lines, problems)
+    if class_names is None:
+        labels = [candidate.label for split in candidates.values() for candidate in split]
+        class_names = [str(label) for label in range(max(labels, default=-1) + 1)]
+    splits = {
+        split: _check_clips(raw_dir, modalities, candidates[split], frame_pattern, problems) for split in candidates
+    }
+    return RawClips(modalities, tuple(class_names), splits, problems, frame_pattern)
+
+
+def _without_duplicates(lines: Iterable[SplitLine], problems: list[Problem]) -> list[_Candidate]:
+    first: dict[str, str] = {}
+    candidates = []
+    for line in lines:
+        name = clip_name(line.path)
+        if name in first:
+            problems.append(Problem(line.where, f"names {name} a second time; the first is {first[name]}"))
+        else:
+            first[name] = line.where
+            candidates.append(_Candidate(name, line.label, line.frame_count, line.where))
+    return candidates
+
+
+def clips_from_class_folders(raw_dir: Path) -> RawClips:
+    """Finds and checks the clips of `RAW/MODALITY/SPLIT/CLASS/CLIP`; classes are numbered in sorted order.
+
+    Args:
+        raw_dir: holds rgb/, depth/ or both.
+
+    Returns:
+        The clips in natural numeric order of their paths, and what is wrong with the others.
+
+    Raises:
+        FileNotFoundError: there are no raw clips at all.
+        RawDataError: the folders are not laid out like this.
+    """
+    modalities = find_modalities(raw_dir)
+    problems: list[Problem] = []
+    found: dict[str, dict[str, set[str]]] = collections.defaultdict(lambda: collections.defaultdict(set))
+    for modality in modalities:
+        folders = find_split_folders(raw_dir / modality)
+        _check_split_folders(raw_dir / modality, folders)
+        for split, folder in folders.items():
+            for class_folder in _entries(folder):
+                if not class_folder.is_dir():
+                    problems.append(Problem(str(class_folder), "expected a folder of one class, found a file"))
+                    continue
+                clips = found[split][class_folder.name]
+                for path in _entries(class_folder):
+                    if path.is_dir() or is_video(path):
+                        clips.add(clip_name(path.relative_to(raw_dir / modality).as_posix()))
+                    else:
+                        expected = f"a folder of frames or a video ({', '.join(VIDEO_SUFFIXES)})"
+                        problems.append(Problem(str(path), f"expected {expected}, found another file"))
+    class_names = tuple(sorted({name for classes in found.values() for name in classes}))
+    splits = {}
+    for split in (split for split in SPLIT_ALIASES if split in found):
+        candidates = [
+            _Candidate(name, label, None, str(raw_dir / modalities[0] / name))
+            for label, class_name in enumerate(class_names)
+            for name in sorted(found[split][class_name], key=natural_key)
+        ]
+        splits[split] = _check_clips(raw_dir, modalities, candidates, None, problems)
+    return RawClips(modalities, class_names, splits, problems)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _check_split_folders(root: Path, folders: Mapping[str, Path]) -> None:
+    aliases = ", ".join(alias for names in SPLIT_ALIASES.values() for alias in names)
+    if not folders:
+        expected = f"split lists in {root.parent} (SPLIT.txt) or class folders {root}/SPLIT/CLASS/CLIP"
+        raise RawDataError([Problem(str(root), f"expected {expected}, SPLIT being one of {aliases}", one_clip=False)])
+    others = [path for path in _entries(root) if path not in folders.values()]
+    if others:
+        raise RawDataError([Problem(str(path), f"is none of the splits {aliases}", one_clip=False) for path in others])
+
+
+def _check_clips(
+    raw_dir: Path,
+    modalities: Sequence[str],
+    candidates: Sequence[_Candidate],
+    frame_pattern: str | None,
+    problems: list[Problem],
+) -> list[RawClip]:
+    """Returns the clips that are complete in every modality; what is wrong with the others is added to `problems`."""
+
+    def check(candidate: _Candidate) -> RawClip | Sequence[Problem]:
+        try:
+            return _complete_clip(raw_dir, modalities, candidate, frame_pattern)
+        except RawDataError as error:
+            return error.problems
+        except OSError as error:
+            return [Problem(candidate.where, f"cannot be read: {error}")]
+
+    clips = []
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for result in threads.map(check, candidates):
+            if isinstance(result, RawClip):
+                clips.append(result)
+            else:
+                problems.extend(result)
+    return clips
+
+
+def _complete_clip(
+    raw_dir: Path, modalities: Sequence[str], candidate: _Candidate, frame_pattern: str | None
+) -> RawClip:
+    """Finds a clip in every modality and counts its frames; the frames of a video are counted when it is read."""
+    found = {modality: find_clip(raw_dir / modality, candidate.name) for modality in modalities}
+    files = {modality: path for modality, path in found.items() if path is not None}
+    missing = [str(raw_dir / modality / candidate.name) for modality in modalities if modality not in files]
+    if missing:
+        only = f"; it is in {' and '.join(files)} only" if files else ""
+        raise RawDataError([Problem(candidate.where, f"there is no clip {' or '.join(missing)}{only}")])
+    counts = {
+        modality: len(frame_files(path, candidate.frame_count, frame_pattern))
+        for modality, path in files.items()
+        if not is_video(path)
+    }
+    check_frame_counts(candidate.where, counts)
+    return RawClip(candidate.name, candidate.label, files, candidate.frame_count, candidate.where)
+
+
+def check_frame_counts(where: str, counts: Mapping[str, int]) -> None:
+    """Makes sure that a clip has as many frames in one modality as in the other.
+
+    Raises:
+        RawDataError: it has not.
+    """
+    if len(set(counts.values())) > 1:
+        numbers = " and ".join(f"{count} {modality}" for modality, count in counts.items())
+        raise RawDataError([Problem(where, f"expected as many depth frames as rgb frames, found {numbers} frames")])
