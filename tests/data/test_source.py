@@ -7,6 +7,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+
 from datasets.build import prepare
 from rgbd_jax.data.source import open_split
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rgbd_jax.data.problems import RawDataError
 from rgbd_jax.data.splits import find_split_lists, read_split_list
 
