@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from rgbd_jax import metrics, optim
 from rgbd_jax.data.heatmap import heat_maps
 from rgbd_jax.losses import unimodal_losses
+from rgbd_jax.models.initial import initial_values
 from rgbd_jax.models.network import MotionNetwork, NetworkOutput
 
 Tree = Mapping[str, Any]
@@ -59,14 +60,17 @@ class Stream:
         self.config = config
         self.num_classes = num_classes
         self.optimizer = optim.make_optimizer(config)
-        network = nnx.eval_shape(lambda: MotionNetwork(config, num_classes, rngs=nnx.Rngs(0)))
-        self.graph = nnx.split(network, nnx.Param, nnx.BatchStat)[0]
+        network = nnx.eval_shape(lambda: MotionNetwork(config, num_classes))
+        self.graph, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+        self._shapes = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
-    def init(self, seed: Int[Array, ""] | int) -> TrainState:
-        """Returns the state that a training from scratch starts from."""
-        network = MotionNetwork(self.config, self.num_classes, rngs=nnx.Rngs(params=jax.random.key(seed)))
-        _, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
-        return self.state_of(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats))
+    def init(self, seed: int) -> TrainState:
+        """Returns the state that a training from scratch starts from: a function of the seed on every machine."""
+        return self.state_of(*initial_values(*self._shapes, seed))
+
+    def shapes(self) -> TrainState:
+        """Returns shapes and types of the state."""
+        return jax.eval_shape(self.state_of, *self._shapes)
 
     def state_of(self, params: Tree, batch_stats: Tree) -> TrainState:
         """Returns the state that a training from given weights starts from."""
@@ -81,21 +85,22 @@ class Stream:
 
     def forward(
         self, params: Tree, batch_stats: Tree, clip: Array, heat: Array | None, temperature: Array | float, *,
-        train: bool = False, rngs: nnx.Rngs | None = None, intermediates: tuple[str, ...] = (),
+        train: bool = False, key: Array | None = None, intermediates: tuple[str, ...] = (),
     ) -> tuple[NetworkOutput, Tree]:  # fmt: skip
-        """Returns what the network says of the clips, and the batch statistics afterwards."""
+        """Returns what the network says of the clips, and the batch statistics afterwards (key: for dropout)."""
+        rngs = None if key is None else nnx.Rngs(dropout=key)
         network = nnx.merge(self.graph, params, batch_stats, copy=True)
         output = network(clip, heat, temperature=temperature, train=train, rngs=rngs, intermediates=intermediates)
         return output, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
     def gradients(
         self, params: Tree, batch_stats: Tree, clip: Array, heat: Array | None, labels: Array, moment: Moment,
-        rngs: nnx.Rngs,
+        key: Array,
     ) -> tuple[Tree, Tree, NetworkOutput, Mapping[str, Float[Array, ""]]]:  # fmt: skip
         """Returns the gradient, the new batch statistics, the output and the losses averaged over the clips."""
 
         def mean_loss(params):
-            output, stats = self.forward(params, batch_stats, clip, heat, moment.temperature, train=True, rngs=rngs)
+            output, stats = self.forward(params, batch_stats, clip, heat, moment.temperature, train=True, key=key)
             losses = unimodal_losses(output, labels, self.config, distillation_weight=moment.distillation_weight)
             means = {name: values.mean() for name, values in losses.items()}
             return means["loss"], (stats, output, means)
@@ -110,10 +115,8 @@ class Stream:
 
         Randomness is a function of the seed, the step and the clip's place in the global batch.
         """
-        rngs = nnx.Rngs(dropout=jax.random.fold_in(jax.random.key(seed), state.step))
-        gradient, stats, output, means = self.gradients(
-            state.params, state.batch_stats, clip, heat, labels, moment, rngs
-        )
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        gradient, stats, output, means = self.gradients(state.params, state.batch_stats, clip, heat, labels, moment, key)
         updates, optimizer_state = self.optimizer.update(gradient, state.optimizer_state, state.params)
         params = jax.tree.map(lambda p, u: p + (moment.learning_rate * u).astype(p.dtype), state.params, updates)
         measured = {

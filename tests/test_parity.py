@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from einops import rearrange
-from flax import nnx
 
 from configs import common
 from rgbd_jax import optim
@@ -85,7 +84,7 @@ class Case:
         """The stream, its state with the recorded weights, clip, heat map, labels and settings of the moment."""
         meta, config = self.meta, self.config(dtype)
         stream = Stream(config, meta["num_classes"])
-        shapes = jax.eval_shape(stream.init, 0)
+        shapes = stream.shapes()
         weights = recipe.state_dict(self.manifest, meta["seed"])
         state = stream.state_of(*name_table.from_pytorch(weights, shapes.params, shapes.batch_stats))
         inputs = recipe.inputs(meta["seed"], meta["batch"], config.clip.frames, meta["size"], meta["num_classes"])
@@ -165,9 +164,8 @@ def test_parity_training_float64(case):
 
         @jax.jit
         def step(state):
-            rngs = nnx.Rngs(dropout=0)
             gradient, _, output, _ = stream.gradients(
-                state.params, state.batch_stats, clip, heat, labels, moment, rngs
+                state.params, state.batch_stats, clip, heat, labels, moment, jax.random.key(0)
             )
             state, measured = stream.update(state, clip, heat, labels, moment, 0)
             return state, gradient, output, measured

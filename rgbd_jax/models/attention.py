@@ -17,9 +17,9 @@ class KeptKeysAttention(nnx.Module):
 
     def __init__(
         self, features: int, heads: int, head_features: int, knn_attention: float, dropout: float, *,
-        dtype, param_dtype, rngs: nnx.Rngs,
+        dtype, param_dtype,
     ):  # fmt: skip
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        types = {"dtype": dtype, "param_dtype": param_dtype}
         self.query_key_value = Linear(features, 3 * heads * head_features, use_bias=False, **types)
         self.output = Linear(heads * head_features, features, **types)
         self.dropout = nnx.Dropout(dropout)
@@ -63,9 +63,9 @@ class TransformerLayer(nnx.Module):
 
     def __init__(
         self, features: int, heads: int, head_features: int, hidden: int, knn_attention: float, dropout: float, *,
-        dtype, param_dtype, rngs: nnx.Rngs,
+        dtype, param_dtype,
     ):  # fmt: skip
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        types = {"dtype": dtype, "param_dtype": param_dtype}
         self.attention_norm = LayerNorm(features, **types)
         self.attention = KeptKeysAttention(features, heads, head_features, knn_attention, dropout, **types)
         self.perceptron_norm = LayerNorm(features, **types)
@@ -87,13 +87,9 @@ class TransformerLayer(nnx.Module):
 class TransformerStack(nnx.Module):
     """N transformer layers whose parameters are stacked along a first axis, so that one layer is compiled, not N."""
 
-    def __init__(self, depth: int, *layer_arguments, rngs: nnx.Rngs, **layer_options):
-        def make(key):
-            layer = TransformerLayer(*layer_arguments, **layer_options, rngs=nnx.Rngs(params=key))
-            return nnx.split(layer)[1]
-
-        template = nnx.eval_shape(lambda: TransformerLayer(*layer_arguments, **layer_options, rngs=nnx.Rngs(params=0)))
-        self.layers = nnx.merge(nnx.split(template)[0], jax.vmap(make)(jax.random.split(rngs.params(), depth)))
+    def __init__(self, depth: int, *layer_arguments, **layer_options):
+        graph, state = nnx.split(TransformerLayer(*layer_arguments, **layer_options))
+        self.layers = nnx.merge(graph, jax.tree.map(lambda x: jnp.broadcast_to(x, (depth, *x.shape)), state))
         self.depth = depth
 
     def __call__(

@@ -9,39 +9,39 @@ from jaxtyping import Array, Float
 
 from rgbd_jax.models.convolution import convolve, same_padding
 
-# PyTorch's default for convolutions and linear layers: uniform in +-1/sqrt(fan in).
-uniform_fan_in = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
 def scaled(channels: int, width: float) -> int:
     """Returns a channel count times the width multiplier, rounded to a multiple of 4 (at width 1 unchanged)."""
     return channels if width == 1 else max(4, 4 * round(channels * width / 4))
 
 
-class Linear(nnx.Linear):
-    """A linear layer that starts as PyTorch's does: weights and bias uniform in +-1/sqrt(inputs)."""
+class Linear(nnx.Module):
+    """A linear map of the last axis, with or without bias."""
 
-    def __init__(self, inputs: int, outputs: int, *, use_bias: bool = True, dtype, param_dtype, rngs: nnx.Rngs):
-        bound = inputs**-0.5
-        super().__init__(
-            inputs,
-            outputs,
-            use_bias=use_bias,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            kernel_init=uniform_fan_in,
-            bias_init=lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound),
-            rngs=rngs,
-        )
+    def __init__(self, inputs: int, outputs: int, *, use_bias: bool = True, dtype, param_dtype):
+        self.kernel = nnx.Param(jnp.zeros((inputs, outputs), param_dtype))
+        self.bias = nnx.Param(jnp.zeros(outputs, param_dtype)) if use_bias else None
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
+        """Applies the map in the compute type."""
+        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
-class LayerNorm(nnx.LayerNorm):
-    """Layer normalisation with PyTorch's epsilon and a variance that does not cancel in float32."""
+class LayerNorm(nnx.Module):
+    """Normalisation of the last axis, with PyTorch's epsilon; the statistics are taken in the parameters' type."""
 
-    def __init__(self, features: int, *, dtype, param_dtype, rngs: nnx.Rngs):
-        super().__init__(
-            features, epsilon=1e-5, dtype=dtype, param_dtype=param_dtype, use_fast_variance=False, rngs=rngs
-        )
+    def __init__(self, features: int, *, dtype, param_dtype):
+        self.scale = nnx.Param(jnp.ones(features, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(features, param_dtype))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        """Normalises x and returns it in the compute type."""
+        x = x.astype(self.scale[...].dtype)
+        centred = x - x.mean(-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
+        return (normal * self.scale[...] + self.bias[...]).astype(self.dtype)
 
 
 class BatchNorm(nnx.Module):
@@ -92,10 +92,9 @@ class ConvUnit(nnx.Module):
         *,
         dtype,
         param_dtype,
-        rngs: nnx.Rngs,
     ):
         shape = (*kernel_shape, inputs, outputs)  # t h w i o
-        self.kernel = nnx.Param(uniform_fan_in(rngs.params(), shape, param_dtype))
+        self.kernel = nnx.Param(jnp.zeros(shape, param_dtype))
         self.norm = BatchNorm(outputs, epsilon=1e-3, momentum=0.01, param_dtype=param_dtype)
         self.spatial_stride = spatial_stride
         self.dtype = dtype
@@ -151,10 +150,9 @@ class Inception(nnx.Module):
         pool_window: tuple[int, int, int],
         dtype,
         param_dtype,
-        rngs: nnx.Rngs,
     ):
         a, b, c, d, e, f = channels
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        types = {"dtype": dtype, "param_dtype": param_dtype}
         self.branch0 = ConvUnit(inputs, a, **types)
         self.branch1_reduce = ConvUnit(inputs, b, **types)
         self.branch1 = ConvUnit(b, c, kernel_shape, **types)

@@ -53,14 +53,15 @@ class MotionNetwork(nnx.Module):
     Args:
         config: the experiment's config; `config.model` and `config.clip.frames` are read.
         num_classes: number of classes.
-        rngs: where initial values come from (stream `params`).
+
+    A new network holds zeros and ones; `initial.initial_values` gives the values that a training starts from.
     """
 
-    def __init__(self, config: ConfigDict, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: ConfigDict, num_classes: int):
         model = config.model
         dtype = jnp.dtype(model.dtype)
         param_dtype = jnp.promote_types(dtype, jnp.float32)
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        types = {"dtype": dtype, "param_dtype": param_dtype}
         features = scaled(FEATURES, model.width)
         recoupling = {
             "heads": model.recoupling_heads,

@@ -18,9 +18,9 @@ class Recoupling(nnx.Module):
     """
 
     def __init__(
-        self, frames: int, features: int, *, heads: int, hidden: int, dropout: float, dtype, param_dtype, rngs: nnx.Rngs
+        self, frames: int, features: int, *, heads: int, hidden: int, dropout: float, dtype, param_dtype
     ):
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        types = {"dtype": dtype, "param_dtype": param_dtype}
         self.query = Linear(frames, QUERY_FEATURES * heads, use_bias=False, **types)
         self.key = Linear(frames, QUERY_FEATURES * heads, use_bias=False, **types)
         self.frame_hidden = Linear(frames, hidden, use_bias=False, **types)

@@ -22,8 +22,8 @@ GUIDED_BY_HEAT = ("mixed_3b", "mixed_4b", "mixed_5b")  # blocks whose output FRP
 class SpatialNetwork(nnx.Module):
     """Maps each frame to a feature vector; only the pools of the inception blocks mix neighbouring frames."""
 
-    def __init__(self, features: int, *, width: float, frp: bool, dtype, param_dtype, rngs: nnx.Rngs):
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+    def __init__(self, features: int, *, width: float, frp: bool, dtype, param_dtype):
+        types = {"dtype": dtype, "param_dtype": param_dtype}
         stem, wide = scaled(64, width), scaled(192, width)
         self.conv_1a_7x7 = ConvUnit(3, stem, (1, 7, 7), spatial_stride=2, **types)
         self.conv_2b_1x1 = ConvUnit(stem, stem, **types)

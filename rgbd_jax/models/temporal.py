@@ -24,12 +24,11 @@ class TemporalBranch(nnx.Module):
 
     def __init__(
         self, frames: int, features: int, *, width: float, blocks: int, heads: int, knn_attention: float,
-        dropout: float, dtype, param_dtype, rngs: nnx.Rngs,
+        dropout: float, dtype, param_dtype,
     ):  # fmt: skip
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        normal = nnx.initializers.normal(1.0)
-        self.class_token = nnx.Param(normal(rngs.params(), (features,), param_dtype))  # c
-        self.position_embedding = nnx.Param(normal(rngs.params(), (frames + 1, features), param_dtype))  # n+1 c
+        types = {"dtype": dtype, "param_dtype": param_dtype}
+        self.class_token = nnx.Param(jnp.zeros(features, param_dtype))  # c
+        self.position_embedding = nnx.Param(jnp.zeros((frames + 1, features), param_dtype))  # n+1 c
         channels = [scaled(c, width) for c in INCEPTION_CHANNELS]
         channels[-1] = features - channels[0] - channels[2] - channels[4]  # whatever the rounding, the sum is features
         self.inception = Inception(features, channels, kernel_shape=(3, 1, 1), pool_window=(3, 1, 1), **types)
@@ -60,9 +59,9 @@ class TemporalNetwork(nnx.Module):
     def __init__(
         self, frames: int, features: int, *, width: float, branch_frames: tuple[int, int, int],
         random_frames: bool, blocks: int, heads: int, knn_attention: float, dropout: float, recoupling: Mapping | None,
-        dtype, param_dtype, rngs: nnx.Rngs,
+        dtype, param_dtype,
     ):  # fmt: skip
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        types = {"dtype": dtype, "param_dtype": param_dtype}
         self.recoupling = None if recoupling is None else Recoupling(frames, features, **recoupling, **types)
         self.random_frames = random_frames
         for name, count in zip(BRANCHES, branch_frames, strict=True):

@@ -1,0 +1,39 @@
+"""The demo: 12 hand motions rendered on the spot, and a network small enough for a laptop.
+
+    python -m rgbd_jax.main --config configs/demo.py --workdir runs/demo
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(stream: str = "rgb") -> ConfigDict:
+    """Returns the config of the demo for a stream, "rgb" or "depth"."""
+    config = common.get_config()
+    config.stream = stream
+    config.clip.frames = 16
+    config.clip.size = 64
+
+    config.data.dataset = "rgbd_demo"
+    config.data.workers = 2
+    config.data.transforms.resize = (80, 60)
+    config.data.transforms.crop_size = 56
+    config.data.transforms.rotation_degrees = (-5, 6)
+    config.data.transforms.flip_probability = 0.0  # a flipped swipe is another swipe
+
+    config.model.width = 0.25
+    config.model.branch_frames = (4, 8, 12)
+    config.model.temporal_blocks = 2
+    config.model.recoupling_hidden = 64
+    config.model.frp_window = 4
+
+    config.optimizer.name = "adamw"
+    config.optimizer.weight_decay = 0.01
+    config.schedule.learning_rate = 1e-3
+    config.schedule.warm_up_epochs = 2
+    config.loss.sharpness = False
+    config.train.batch_size = 24
+    config.train.epochs = 12
+    config.eval.batch_size = 48
+    return config

@@ -1,0 +1,58 @@
+"""The training and evaluation clips that a config asks for, prepared first if need be, and checked against it."""
+
+import dataclasses
+
+from absl import logging
+from ml_collections import ConfigDict
+
+import datasets.build
+from rgbd_jax.data.pipeline import STREAMS
+from rgbd_jax.data.source import PreparedSplit, open_split, prepared_directory
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Clips of a config's data set.
+
+    Attributes:
+        training: the clips to train on.
+        evaluation: the clips to evaluate on.
+        num_classes: number of classes of the network.
+    """
+
+    training: PreparedSplit
+    evaluation: PreparedSplit
+    num_classes: int
+
+
+def open_splits(config: ConfigDict) -> Splits:
+    """Opens the training and evaluation split, building the data set first where `config.data` allows it.
+
+    Raises:
+        ValueError: the data do not fit the config (names the field), or raw clips are faulty (names the file).
+        FileNotFoundError: the data set is neither prepared nor can it be built.
+    """
+    data = config.data
+    generated = data.dataset == "rgbd_demo"
+    if data.raw_dir or (generated and prepared_directory(data.dataset, data.data_dir) is None):
+        info = datasets.build.prepare(
+            data.dataset, data_dir=data.data_dir, raw_dir=data.raw_dir or None, skip_bad_clips=data.skip_bad_clips
+        )
+        logging.info("%s is prepared in %s", data.dataset, info.directory)
+    training = open_split(data.dataset, data.data_dir, data.train_split)
+    evaluation = open_split(data.dataset, data.data_dir, data.eval_split)
+    if config.stream not in STREAMS:
+        raise ValueError(f"config.stream={config.stream!r} is not one of {', '.join(STREAMS)}")
+    for modality in STREAMS[config.stream]:
+        if modality not in training.modalities:
+            raise ValueError(
+                f"config.stream={config.stream!r} needs {modality} frames, but {training.directory} has "
+                f"{' and '.join(training.modalities)} only"
+            )
+    classes = config.model.num_classes or training.num_classes
+    if classes < training.num_classes:
+        raise ValueError(
+            f"config.model.num_classes={classes}, but {training.directory} has {training.num_classes} classes; leave "
+            "the field out to take their number"
+        )
+    return Splits(training, evaluation, classes)

@@ -1,0 +1,49 @@
+"""The command line: `python -m rgbd_jax.main --config configs/demo.py --workdir runs/demo [--mode=eval]`."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with the stream after a colon (:depth).")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, figures, config.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+_CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Which checkpoint --mode=eval takes.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+log = logging.getLogger("rgbd_jax")
+
+
+def main(argv: list[str]) -> None:
+    """Trains or evaluates; the last line on stdout is the result as one JSON object."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    _log_to_stderr()
+    from rgbd_jax.evaluate import evaluate  # after the flags are read: importing takes seconds, --help should not
+    from rgbd_jax.train import NonFiniteLossError, train
+
+    workdir = Path(_WORKDIR.value)
+    try:
+        if _MODE.value == "train":
+            result = train(_CONFIG.value, workdir)
+        else:
+            result = evaluate(_CONFIG.value, workdir, _CHECKPOINT.value)
+    except (ValueError, OSError, NonFiniteLossError) as error:
+        log.debug("where it happened:", exc_info=True)
+        sys.exit(f"error: {error}")
+    print(json.dumps({"mode": _MODE.value, "workdir": str(workdir), **result}))
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.DEBUG if flags.FLAGS.verbosity > 0 else logging.INFO)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,141 @@
+"""Training: build, restore, then step, log, evaluate and save until the last epoch is done."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from rgbd_jax.checkpoint import Checkpoints, check_workdir, write_config
+from rgbd_jax.data import pipeline
+from rgbd_jax.data.prepared import open_splits
+from rgbd_jax.evaluate import Evaluator
+from rgbd_jax.sharding import clip_mesh, global_batch, local_batch_size, replicated
+from rgbd_jax.steps import Stream, moment_at
+from rgbd_jax.writers import Progress, Writers
+
+log = logging.getLogger("rgbd_jax")
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss of a step is not a finite number; nothing after the last checkpoint is kept."""
+
+
+def train(config: ConfigDict, workdir: Path) -> dict:
+    """Trains until `config.train.epochs` are done, resuming where the workdir's latest checkpoint left off.
+
+    Returns:
+        The result: step, clips and metrics of the best checkpoint, and seconds.
+
+    Raises:
+        ValueError: the config cannot be used, the data do not fit it, or the workdir is of another config.
+        FileNotFoundError: data are missing.
+        NonFiniteLossError: the training diverged; names the step.
+    """
+    started = time.monotonic()
+
+    # Check everything that can be wrong before anything is written.
+    check_workdir(workdir, config, new_allowed=True)
+    splits = open_splits(config)
+    mesh = clip_mesh()
+    batch_size = local_batch_size(config.train.batch_size, "config.train.batch_size")
+    steps = pipeline.steps_per_epoch(splits.training, config.train.batch_size)
+    last_step = steps * config.train.epochs
+    stream = Stream(config, splits.num_classes)
+    evaluate = Evaluator(stream, splits.evaluation, mesh)
+    batches = pipeline.train_batches(
+        splits.training,
+        config,
+        batch_size=batch_size,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+    )
+
+    # Start from the latest checkpoint, or from scratch.
+    write_config(workdir, config)
+    checkpoints = Checkpoints(workdir, config.checkpoint.best_metric)
+    history = checkpoints.history()
+    if history:
+        step = history[-1]["step"]
+        state, place = checkpoints.restore(step, stream.shapes(), replicated(mesh))
+        batches.set_state(dict(place))
+        log.info("resumed from step %d of %d in %s", step, last_step, workdir)
+    else:
+        step = 0
+        state = jax.device_put(stream.init(config.seed), replicated(mesh))
+        log.info("training for %d steps on %d clips, %d devices", last_step, len(splits.training), jax.device_count())
+    train_step = jax.jit(stream.train_step, donate_argnums=0, out_shardings=replicated(mesh))
+    writers = Writers(workdir, step)
+
+    # Step, log, evaluate, save.
+    recent = Recent(step)
+    with Progress(last_step, step, "step") as progress:
+        while step < last_step:
+            moment = moment_at(config, step / steps, [epoch["top1"] for epoch in history])
+            batch = global_batch(next(batches), mesh)
+            state, measured = train_step(state, batch, moment)
+            step += 1
+            recent.add(measured)
+            progress.advance()
+            epoch_done = step % steps == 0
+
+            if epoch_done or step % config.train.log_every_steps == 0:
+                figures = recent.means(step, config.train.batch_size)
+                writers.write(step, "train", {"learning_rate": moment.learning_rate, **figures})
+                log.info("step %d/%d  epoch %.2f  %s", step, last_step, step / steps, _line(figures))
+
+            epoch = step // steps
+            if epoch_done and (epoch % config.train.evaluate_every_epochs == 0 or step == last_step):
+                figures = evaluate(state, moment)
+                writers.write(step, "validation", figures)
+                log.info("epoch %d/%d  validation  %s", epoch, config.train.epochs, _line(figures))
+                history.append({"step": step, "epoch": epoch, **figures})
+                checkpoints.save(state, batches.get_state(), history)
+                recent.restart(step)
+
+    checkpoints.close()
+    writers.close()
+    best = max(history, key=lambda epoch: epoch[config.checkpoint.best_metric])
+    return {**best, "latest_top1": history[-1]["top1"], "seconds": round(time.monotonic() - started, 1)}
+
+
+class Recent:
+    """The figures of the steps since the last log line; they stay on the device until then."""
+
+    def __init__(self, step: int):
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Forgets everything; the clock runs from here."""
+        self._figures: list[Mapping[str, jax.Array]] = []
+        self._first_step = step
+        self._started = time.monotonic()
+
+    def add(self, figures: Mapping[str, jax.Array]) -> None:
+        """Adds the figures of the next step."""
+        self._figures.append(figures)
+
+    def means(self, step: int, batch_size: int) -> dict[str, float]:
+        """Returns the mean figures and clips a second since the last call, and starts anew.
+
+        Raises:
+            NonFiniteLossError: a step's loss is not finite.
+        """
+        figures: Sequence[Mapping[str, float]] = jax.device_get(self._figures)
+        for number, of_step in enumerate(figures, start=self._first_step + 1):
+            if not math.isfinite(of_step["loss"]):
+                raise NonFiniteLossError(
+                    f"the loss of step {number} is {of_step['loss']}: lower config.schedule.learning_rate or "
+                    "config.optimizer.gradient_clip; the last checkpoint is from before that step"
+                )
+        means = {name: float(sum(of_step[name] for of_step in figures)) / len(figures) for name in figures[0]}
+        means["clips_per_second"] = batch_size * len(figures) / (time.monotonic() - self._started)
+        self.restart(step)
+        return means
+
+
+def _line(figures: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())

@@ -1,0 +1,80 @@
+"""Where a run's figures go: TensorBoard, a JSONL file, and progress for the person who watches."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+JSONL_FILE = "metrics.jsonl"
+log = logging.getLogger("rgbd_jax")
+
+
+class Writers:
+    """Writes figures of the first process; does nothing on the others.
+
+    Args:
+        workdir: the run's folder.
+        first_step: the step that the run starts or resumes from; figures of later steps, left by a run that was
+            killed, are removed.
+    """
+
+    def __init__(self, workdir: Path, first_step: int):
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        path = workdir / JSONL_FILE
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
+        path.write_text("".join(kept))
+        self._jsonl = path.open("a")
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
+        """Writes figures of one kind ("train", "validation") under a step."""
+        if not self._active:
+            return
+        self._jsonl.write(json.dumps({"step": step, "kind": kind, **figures}) + "\n")
+        self._jsonl.flush()
+        for name, value in figures.items():
+            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Puts everything on disk."""
+        if self._active:
+            self._jsonl.close()
+            self._tensorboard.close()
+
+
+def _lines(path: Path) -> list[str]:
+    """Returns the whole lines of a file; a last one that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+class Progress:
+    """A bar on a terminal; elsewhere nothing, the log's plain lines are enough."""
+
+    def __init__(self, total: int, done: int, unit: str):
+        shown = sys.stderr.isatty() and jax.process_index() == 0
+        self._bar = tqdm(total=total, initial=done, unit=unit, disable=not shown, dynamic_ncols=True, leave=False)
+        self._redirect = logging_redirect_tqdm([log])
+
+    def __enter__(self) -> "Progress":
+        self._redirect.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._bar.close()
+        self._redirect.__exit__(*error)
+
+    def advance(self, note: str = "") -> None:
+        """Moves the bar on by one; `note` is shown beside it."""
+        if note:
+            self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update()
