@@ -1,0 +1,134 @@
+"""Depth encodings, the colour map and the crop around the person."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from configs.common import get_config
+from rgbd_jax.data import depth
+
+
+def config(**fields):
+    result = get_config().data.depth
+    result.update(fields)
+    return result
+
+
+JET = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_JET)[0]  # blue, green, red
+
+frames_16 = st_numpy.arrays(np.uint16, (6, 7))
+frames_8 = st_numpy.arrays(np.uint8, (6, 7))
+
+
+@settings(deadline=None)
+@given(frame=st.one_of(frames_16, frames_8))
+def test_reference_encoding_is_255_times_depth_modulo_256(frame):
+    expected = np.array([[255 * int(value) % 256 for value in row] for row in frame])
+    np.testing.assert_array_equal(depth.encode_depth(frame, config(encoding="reference_wrapped")), expected)
+    np.testing.assert_array_equal(depth.colour_depth(frame, config(encoding="reference_wrapped")), JET[expected])
+
+
+@settings(deadline=None)
+@given(frame=frames_16, near=st.integers(0, 3000), extent=st.integers(1, 10000))
+def test_linear_encoding_falls_from_near_to_far_and_keeps_zero(frame, near, extent):
+    grey = depth.encode_depth(frame, config(range_mm=(near, near + extent))).astype(int)
+    value = frame.astype(float)
+    assert (grey[frame == 0] == 0).all()
+    measured = frame > 0
+    assert (grey[measured] >= 1).all()
+    assert (grey[measured & (value <= near)] == 255).all()
+    assert (grey[value >= near + extent] == 1).all()
+    inside = measured & (value > near) & (value < near + extent)
+    exact = 255 - 254 * (value - near) / extent
+    assert (np.abs(grey - exact)[inside] <= 0.5 + 1e-9).all()
+
+
+@given(frame=frames_8)
+def test_linear_encoding_takes_8_bit_depth_as_it_is(frame):
+    np.testing.assert_array_equal(depth.encode_depth(frame, config()), frame)
+
+
+def test_colours_keep_the_order_of_opencv():
+    near = depth.colour_depth(np.full((2, 2), 500, np.uint16), config())
+    assert near[0, 0].tolist() == JET[255].tolist() == [0, 0, 128]  # dark red, written as blue, green, red
+
+
+def person(width, height, boxes):
+    frame = np.zeros((height, width), np.uint8)
+    for left, top, right, bottom in boxes:
+        frame[top:bottom, left:right] = 90
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("boxes", "centre"),
+    [
+        ([(240, 180, 281, 261)], (260, 220)),
+        ([(200, 280, 241, 321), (300, 160, 341, 201)], (220, 180)),  # smallest x of one, smallest y of the other
+        ([(240, 180, 281, 261), (30, 30, 32, 60)], (260, 220)),  # the erosion removes the sliver
+        ([(240, 180, 281, 261), (30, 30, 45, 45)], (260, 220)),  # 15x15 grows to 23x23 at most: below 500
+    ],
+)
+def test_person_box_is_centred_on_the_smallest_centres(boxes, centre):
+    left, top, right, bottom = depth.person_box(person(512, 424, boxes))
+    assert (right - left, bottom - top) == (320, 240)
+    assert abs(left + 160 - centre[0]) <= 1  # the dilation by an even size leans to one side
+    assert abs(top + 120 - centre[1]) <= 1
+
+
+def test_person_box_is_clipped_at_the_frame():
+    left, top, right, bottom = depth.person_box(person(512, 424, [(460, 380, 501, 421)]))
+    assert (right, bottom) == (512, 424)
+    assert abs(left - 320) <= 1
+    assert abs(top - 280) <= 1
+    left, top, right, bottom = depth.person_box(person(512, 424, [(5, 5, 46, 46)]))
+    assert (left, top, right, bottom) == (0, 0, 320, 240)
+
+
+def test_a_frame_without_a_contour_takes_the_centre_crop():
+    assert depth.person_box(np.zeros((424, 512), np.uint8)) == (96, 92, 416, 332)
+    empty = np.zeros((424, 512), np.uint16)
+    coloured = depth.colour_depth(empty, config(encoding="reference_wrapped", reference_person_crop=True))
+    np.testing.assert_array_equal(coloured, np.broadcast_to(JET[0], (240, 320, 3)))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    size=st.tuples(st.integers(1, 600), st.integers(1, 500)),
+    box=st.tuples(*[st.floats(0, 1)] * 4),
+    dtype=st.sampled_from([np.uint8, np.uint16]),
+)
+def test_person_crop_never_stops_a_run(size, box, dtype):
+    width, height = size
+    (left, right), (top, bottom) = sorted(box[:2]), sorted(box[2:])
+    frame = person(
+        width, height, [(int(left * width), int(top * height), int(right * width), int(bottom * height))]
+    ).astype(dtype)
+    coloured = depth.colour_depth(frame, config(reference_person_crop=True, range_mm=(0, 255)))
+    assert coloured.dtype == np.uint8
+    assert 1 <= coloured.shape[0] <= min(height, 240)
+    assert 1 <= coloured.shape[1] <= min(width, 320)
+    if width <= 160 and height <= 120:
+        assert coloured.shape == (height, width, 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"encoding": "log"}, "config.data.depth.encoding is 'log'"),
+        ({"range_mm": (900, 900)}, r"config.data.depth.range_mm is \(900, 900\)"),
+        ({"range_mm": (-1, 900)}, "range_mm"),
+        ({"range_mm": (0, 70000)}, "range_mm"),
+    ],
+)
+def test_unusable_settings_are_errors_that_name_the_field(fields, message):
+    with pytest.raises(ValueError, match=message):
+        depth.check_settings(config(**fields))
+
+
+def test_frames_of_another_kind_are_errors():
+    with pytest.raises(ValueError, match="float32"):
+        depth.colour_depth(np.zeros((4, 4), np.float32), config())
