@@ -1,0 +1,176 @@
+"""Rotation, resize, crop, flip and blur: drawn once a clip, done to each of its frames in one warp."""
+
+import dataclasses
+import math
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+
+_NVGESTURE_CENTRE = 32  # left and top of the reference's evaluation crop for NvGesture, pixels
+_NVGESTURE_MARGIN = 10  # smallest left and top of its training crops
+_BLUR_PROBABILITY = 0.5
+_BLUR_RADIUS = (0.1, 2.0)  # standard deviation, pixels of the cropped frame
+# Frames are shrunk by area averaging to this many source pixels a result pixel before they are warped, so that fine
+# detail does not alias. Between 1.1 and 1.5 this came nearest to Pillow's antialiased bicubic resize.
+_DENSITY = 1.25
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipTransform:
+    """What is done to every frame of one clip.
+
+    Attributes:
+      resize: Width and height that a frame is resized to before the crop, pixels.
+      crop_size: Width and height of the crop, pixels.
+      size: Width and height of the result, pixels.
+      left: Left edge of the crop in the resized frame, pixels.
+      top: Top edge of the crop in the resized frame, pixels.
+      rotation: Rotation about the frame's centre before all else, degrees anticlockwise.
+      flip: Whether the crop is mirrored left to right.
+      blur_radius: Standard deviation of a Gaussian blur, pixels of the crop; None does not blur.
+    """
+
+    resize: tuple[int, int]
+    crop_size: int
+    size: int
+    left: int
+    top: int
+    rotation: int = 0
+    flip: bool = False
+    blur_radius: float | None = None
+
+    def __call__(self, frame: UInt8[np.ndarray, "h w 3"], out: UInt8[np.ndarray, "size size 3"]) -> None:
+        """Transforms one frame.
+
+        Args:
+          frame: The frame, uint8[h w 3].
+          out: Where the result goes, uint8[size size 3], contiguous.
+        """
+        height, width = frame.shape[:2]
+        matrix = self._matrix(width, height)
+        moved = _shifted_window(frame, matrix, self.size)
+        if moved is not None:  # nothing to interpolate
+            out[...] = moved
+        else:
+            shrunk = _shrink(frame, np.hypot(matrix[0, :2], matrix[1, :2]))
+            matrix = matrix @ np.diag([width / shrunk.shape[1], height / shrunk.shape[0], 1.0])
+            cv2.warpAffine(
+                shrunk,
+                (_PIXEL_TO_INDEX @ matrix @ _INDEX_TO_PIXEL)[:2],
+                (self.size, self.size),
+                dst=out,
+                flags=cv2.INTER_CUBIC,
+                borderMode=cv2.BORDER_CONSTANT if self.rotation else cv2.BORDER_REPLICATE,
+            )
+        if self.blur_radius is not None:
+            sigma = self.blur_radius * self.size / self.crop_size
+            cv2.GaussianBlur(out, (0, 0), sigma, dst=out, borderType=cv2.BORDER_REPLICATE)
+
+    def _matrix(self, width: int, height: int) -> np.ndarray:
+        """Position in a width x height frame to position in the result, both in pixels from the upper left corner."""
+        cosine, sine = math.cos(math.radians(self.rotation)), math.sin(math.radians(self.rotation))
+        x, y = width / 2, height / 2
+        rotate = np.array(
+            [
+                [cosine, sine, x - cosine * x - sine * y],
+                [-sine, cosine, y + sine * x - cosine * y],
+                [0, 0, 1],
+            ]
+        )
+        resize = np.diag([self.resize[0] / width, self.resize[1] / height, 1.0])
+        crop = np.array([[1.0, 0, -self.left], [0, 1.0, -self.top], [0, 0, 1]])
+        if self.flip:
+            crop = np.array([[-1.0, 0, self.crop_size], [0, 1, 0], [0, 0, 1]]) @ crop
+        scale = self.size / self.crop_size
+        return np.diag([scale, scale, 1.0]) @ crop @ resize @ rotate
+
+
+def check_settings(settings: ConfigDict) -> None:
+    """Checks `config.data.transforms`.
+
+    Args:
+      settings: `config.data.transforms`.
+
+    Raises:
+      ValueError: A field has a value that cannot be used; the message names it.
+    """
+    prefix = "config.data.transforms"
+    first = _NVGESTURE_CENTRE if settings.reference_nvgesture_crop else 0
+    for side, length in zip(("width", "height"), settings.resize, strict=True):
+        if settings.crop_size < 1 or length < settings.crop_size + first:
+            start = f" from {first} on ({prefix}.reference_nvgesture_crop)" if first else ""
+            raise ValueError(
+                f"{prefix}.resize is {tuple(settings.resize)}: its {side} {length} does not hold "
+                f"{prefix}.crop_size = {settings.crop_size} pixels{start}; enlarge resize or take a smaller crop_size"
+            )
+    for name in ("rotation_probability", "flip_probability"):
+        if not 0 <= settings[name] <= 1:
+            raise ValueError(f"{prefix}.{name} is {settings[name]}; a probability is between 0 and 1")
+    lowest, highest = settings.rotation_degrees
+    if settings.rotation_probability > 0 and lowest >= highest:
+        raise ValueError(
+            f"{prefix}.rotation_degrees is {tuple(settings.rotation_degrees)}; expected (lowest, highest), the highest "
+            "being larger (it is not drawn itself)"
+        )
+
+
+def draw_transform(settings: ConfigDict, size: int, rng: np.random.Generator | None) -> ClipTransform:
+    """Draws the transform of one clip.
+
+    Training draws a whole angle in [lowest, highest) with `rotation_probability`; a crop, every position in the
+    resized frame being as likely (the reference never draws the last one, and fails where there is only one); a flip
+    with `flip_probability`; and, with `blur`, a Gaussian blur for half of the clips. Evaluation takes the centre crop.
+    With `reference_nvgesture_crop` the evaluation crop starts at (32, 32) and training crops start at 10 or later, as
+    in the reference's NvGesture loader, with which its accuracies were measured.
+
+    Args:
+      settings: `config.data.transforms`, checked by `check_settings`.
+      size: Width and height of the result, pixels (`config.clip.size`).
+      rng: Source of the draws (training); None gives the transform for evaluation.
+
+    Returns:
+      The transform.
+    """
+    room = [length - settings.crop_size for length in settings.resize]  # largest left and top
+    transform = ClipTransform(
+        resize=tuple(settings.resize), crop_size=settings.crop_size, size=size, left=room[0] // 2, top=room[1] // 2
+    )
+    if rng is None:
+        if settings.reference_nvgesture_crop:
+            return dataclasses.replace(transform, left=_NVGESTURE_CENTRE, top=_NVGESTURE_CENTRE)
+        return transform
+    rotated = rng.random() < settings.rotation_probability
+    rotation = int(rng.integers(*settings.rotation_degrees)) if rotated else 0
+    first = _NVGESTURE_MARGIN if settings.reference_nvgesture_crop else 0
+    left, top = (int(rng.integers(first, last, endpoint=True)) for last in room)
+    flip = bool(rng.random() < settings.flip_probability)
+    blurred = settings.blur and rng.random() < _BLUR_PROBABILITY
+    blur_radius = float(rng.uniform(*_BLUR_RADIUS)) if blurred else None
+    return dataclasses.replace(transform, left=left, top=top, rotation=rotation, flip=flip, blur_radius=blur_radius)
+
+
+# OpenCV counts positions from the centre of the first pixel, and the matrices here from its upper left corner.
+_INDEX_TO_PIXEL = np.array([[1.0, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+_PIXEL_TO_INDEX = np.array([[1.0, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
+
+
+def _shifted_window(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray | None:
+    """The part of the frame that `matrix` moves to the result, if it only moves by whole pixels or mirrors."""
+    mirrored = matrix[0, 0] == -1
+    if not np.array_equal(matrix[:2, :2], [[-1 if mirrored else 1, 0], [0, 1]]):
+        return None
+    left = matrix[0, 2] - size if mirrored else -matrix[0, 2]
+    top = -matrix[1, 2]
+    if left != round(left) or top != round(top):
+        return None
+    window = frame[round(top) : round(top) + size, round(left) : round(left) + size]
+    return window[:, ::-1] if mirrored else window
+
+
+def _shrink(frame: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Shrinks a frame, along each axis that the warp scales by less than 1 / _DENSITY, by averaging over areas."""
+    height, width = frame.shape[:2]
+    size = tuple(max(1, min(n, round(n * s * _DENSITY))) for n, s in zip((width, height), scale, strict=True))
+    return frame if size == (width, height) else cv2.resize(frame, size, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,224 @@
+"""Transforms: geometry against Pillow's chain of single steps, draws against their ranges."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFilter
+
+from configs.common import get_config
+from rgbd_jax.data import transforms
+from rgbd_jax.data.transforms import ClipTransform
+
+GREY_LEVEL = 1.0  # of 256; 1/128 of the normalised frame
+
+
+def config(**fields):
+    result = get_config().data.transforms
+    result.update(fields)
+    return result
+
+
+def transformed(transform, frame):
+    out = np.full((transform.size, transform.size, 3), 77, np.uint8)
+    transform(frame, out)
+    return out
+
+
+def reference_chain(transform, frame):
+    """Rotation, resize, crop, blur, flip and resize one after the other, as the reference does them."""
+    height, width = frame.shape[:2]
+    if transform.rotation:
+        turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), transform.rotation, 1.0)
+        frame = cv2.warpAffine(frame, turn, (width, height))
+    left, top = transform.left, transform.top
+    image = Image.fromarray(frame).resize(transform.resize, Image.Resampling.BICUBIC)
+    image = image.crop((left, top, left + transform.crop_size, top + transform.crop_size))
+    if transform.blur_radius is not None:
+        image = image.filter(ImageFilter.GaussianBlur(transform.blur_radius))
+    if transform.flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(image.resize((transform.size, transform.size), Image.Resampling.BICUBIC))
+
+
+def scene(width, height, seed=0, detail=1.0):
+    """A frame with edges, gradients and a little noise; no two corners look alike."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    frame = np.stack([90 + 80 * x / width, 60 + 100 * y / height, 120 + 60 * np.cos((x + y) / width * 9)], axis=-1)
+    for _ in range(8):
+        colour = [int(value) for value in rng.integers(0, 256, 3)]
+        centre = (int(rng.integers(0, width)), int(rng.integers(0, height)))
+        frame = cv2.circle(np.ascontiguousarray(frame), centre, int(rng.integers(width // 20, width // 6)), colour, -1)
+    frame += rng.normal(0, 2 * detail, frame.shape[:2])[..., None]
+    return np.clip(cv2.GaussianBlur(frame, (0, 0), 0.7), 0, 255).astype(np.uint8)
+
+
+def mean_difference(one, other):
+    return np.abs(one.astype(float) - other).mean()
+
+
+def difference(transform, frame):
+    return mean_difference(transformed(transform, frame), reference_chain(transform, frame))
+
+
+CENTRE = ClipTransform(resize=(320, 240), crop_size=224, size=224, left=48, top=8)
+
+
+def test_a_frame_of_the_right_size_is_copied_exactly():
+    frame = scene(320, 240)
+    np.testing.assert_array_equal(transformed(CENTRE, frame), frame[8:232, 48:272])
+
+
+def test_a_flip_alone_is_exact():
+    frame = scene(320, 240)
+    flipped = dataclasses.replace(CENTRE, flip=True, left=3, top=16)
+    np.testing.assert_array_equal(transformed(flipped, frame), frame[16:240, 3:227][:, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("frame_size", "transform"),
+    [
+        ((320, 240), ClipTransform((256, 256), 224, 224, 32, 32)),  # NvGesture, IsoGD, Jester
+        ((320, 240), ClipTransform((256, 256), 224, 224, 0, 7, flip=True)),
+        ((320, 240), ClipTransform((320, 240), 200, 224, 60, 20)),  # THU-READ
+        ((320, 240), ClipTransform((320, 240), 224, 128, 48, 8)),
+        ((320, 240), ClipTransform((320, 240), 224, 64, 5, 9, flip=True)),
+        ((320, 240), ClipTransform((320, 240), 224, 112, 48, 8)),
+        ((640, 480), CENTRE),
+        ((1920, 1080), CENTRE),
+        ((1920, 1080), ClipTransform((320, 240), 224, 128, 96, 0)),
+        ((100, 80), CENTRE),
+    ],
+)
+def test_one_warp_gives_the_chain_of_the_reference(frame_size, transform):
+    assert difference(transform, scene(*frame_size)) < GREY_LEVEL
+
+
+@pytest.mark.parametrize("angle", [-45, -10, 3, 90])
+@pytest.mark.parametrize("flip", [False, True])
+def test_rotation_comes_first_anticlockwise_on_black(angle, flip):
+    transform = dataclasses.replace(CENTRE, resize=(256, 256), left=20, rotation=angle, flip=flip)
+    frame = scene(320, 240)
+    assert difference(transform, frame) < GREY_LEVEL
+    one_more = transformed(dataclasses.replace(transform, rotation=angle + 1), frame)
+    assert mean_difference(one_more, reference_chain(transform, frame)) > 2 * GREY_LEVEL
+
+
+def test_rotation_leaves_black_corners_and_no_rotation_none():
+    white = np.full((240, 320, 3), 255, np.uint8)
+    whole = ClipTransform((256, 256), 256, 128, 0, 0)
+    assert transformed(whole, white).min() == 255
+    turned = transformed(dataclasses.replace(whole, rotation=45), white)
+    assert turned[0, 0].max() == 0
+    assert turned[64, 64].min() == 255
+
+
+def test_fine_detail_of_a_large_frame_does_not_alias():
+    # A checkerboard of single pixels is flat grey once it is shrunk; without averaging it would leave a pattern.
+    y, x = np.mgrid[:1080, :1920]
+    board = np.repeat((255 * ((x + y) % 2)).astype(np.uint8)[..., None], 3, axis=-1)
+    for rotation in (0, 9):
+        inside = transformed(dataclasses.replace(CENTRE, rotation=rotation), board)[40:-40, 40:-40]
+        assert np.abs(inside.astype(float) - 127.5).max() < 8
+
+
+@pytest.mark.parametrize("size", [224, 112])
+@pytest.mark.parametrize("radius", [0.1, 0.8, 2.0])
+def test_blur_is_a_gaussian_of_that_many_pixels_of_the_crop(size, radius):
+    transform = dataclasses.replace(CENTRE, size=size, blur_radius=radius, flip=True)
+    frame = scene(320, 240, detail=4)
+    assert difference(transform, frame) < GREY_LEVEL
+    if radius == 2.0:
+        for other in (None, 1.2 * radius):
+            blurred = transformed(dataclasses.replace(transform, blur_radius=other), frame)
+            assert mean_difference(blurred, reference_chain(transform, frame)) > 2 * difference(transform, frame)
+
+
+def test_evaluation_takes_the_centre_crop_and_nothing_else():
+    got = transforms.draw_transform(config(blur=True), 224, None)
+    assert got == CENTRE
+    nvgesture = config(resize=(256, 256), reference_nvgesture_crop=True)
+    assert transforms.draw_transform(nvgesture, 224, None) == ClipTransform((256, 256), 224, 224, 32, 32)
+
+
+def draws(settings_, number=3000):
+    rng = np.random.default_rng(0)
+    return [transforms.draw_transform(settings_, 112, rng) for _ in range(number)]
+
+
+def test_training_draws_every_crop_with_both_ends():
+    drawn = draws(config(resize=(230, 227)))
+    assert {d.left for d in drawn} == set(range(7))
+    assert {d.top for d in drawn} == set(range(4))
+    nvgesture = draws(config(resize=(256, 256), reference_nvgesture_crop=True))
+    assert {d.left for d in nvgesture} == {d.top for d in nvgesture} == set(range(10, 33))
+
+
+def test_a_resize_that_equals_the_crop_has_one_crop():
+    assert {(d.left, d.top) for d in draws(config(resize=(224, 224)), 50)} == {(0, 0)}
+
+
+def test_training_draws_rotation_flip_and_blur_as_often_as_set():
+    drawn = draws(config(rotation_probability=0.8, rotation_degrees=(-3, 3), flip_probability=0.25, blur=True))
+    assert {d.rotation for d in drawn} == set(range(-3, 3))
+    assert np.mean([d.rotation == 0 for d in drawn]) == pytest.approx(0.2 + 0.8 / 6, abs=0.05)
+    assert np.mean([d.flip for d in drawn]) == pytest.approx(0.25, abs=0.05)
+    radii = [d.blur_radius for d in drawn if d.blur_radius is not None]
+    assert len(radii) / len(drawn) == pytest.approx(0.5, abs=0.05)
+    assert 0.1 <= min(radii) < 0.15
+    assert 1.95 < max(radii) <= 2
+
+
+def test_nothing_is_drawn_that_is_switched_off():
+    drawn = draws(config(rotation_probability=0, flip_probability=0), 200)
+    assert {(d.rotation, d.flip, d.blur_radius) for d in drawn} == {(0, False, None)}
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    frame_size=st.tuples(st.integers(8, 300), st.integers(8, 300)),
+    room=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+    crop=st.integers(4, 100),
+    size=st.integers(4, 100),
+    seed=st.integers(0, 2**32),
+)
+def test_a_flat_frame_stays_flat_but_for_black(frame_size, room, crop, size, seed):
+    drawn = transforms.draw_transform(
+        config(resize=(crop + room[0], crop + room[1]), crop_size=crop, rotation_probability=0.5, blur=True),
+        size,
+        np.random.default_rng(seed),
+    )
+    frame = np.full((frame_size[1], frame_size[0], 3), (200, 10, 90), np.uint8)
+    got = transformed(drawn, frame)
+    if drawn.rotation == 0:
+        np.testing.assert_array_equal(got, np.broadcast_to(frame[0, 0], got.shape))
+    else:  # cubic interpolation overshoots by a seventh along each axis, next to black
+        assert (got <= np.ceil(frame[0, 0] * (8 / 7) ** 2)).all()
+        assert (got[size // 2, size // 2] >= 0.7 * frame[0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"resize": (320, 200)}, r"resize is \(320, 200\): its height 200 .*crop_size = 224"),
+        ({"resize": (200, 240)}, r"its width 200"),
+        ({"resize": (250, 256), "reference_nvgesture_crop": True}, "width 250 .*from 32 on .*reference_nvgesture_crop"),
+        ({"crop_size": 0}, "crop_size = 0"),
+        ({"flip_probability": 1.5}, "flip_probability is 1.5"),
+        ({"rotation_probability": -0.1}, "rotation_probability is -0.1"),
+        ({"rotation_degrees": (5, 5)}, r"rotation_degrees is \(5, 5\)"),
+    ],
+)
+def test_unusable_settings_are_errors_that_name_the_field(fields, message):
+    with pytest.raises(ValueError, match=message):
+        transforms.check_settings(config(**fields))
+
+
+def test_usable_settings_pass():
+    transforms.check_settings(config())
+    transforms.check_settings(config(resize=(256, 256), reference_nvgesture_crop=True))
+    transforms.check_settings(config(rotation_probability=0, rotation_degrees=(0, 0)))
