@@ -1,0 +1,215 @@
+"""From encoded clips to batches on the host: decode the sampled frames, transform them, batch.
+
+Every random draw is a function of (config.seed, epoch, clip), and the order of the clips one of (config.seed, epoch),
+so that batches do not depend on the number of threads or of processes.
+"""
+
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+
+from rgbd_jax.data import depth, sampling, transforms
+from rgbd_jax.data.source import ClipRecord, ClipSource
+
+STREAMS = {"rgb": ("rgb",), "depth": ("depth",), "fusion": ("rgb", "depth")}  # stream to its modalities
+
+Batch = dict[str, Any]
+
+
+def steps_per_epoch(source: ClipSource, batch_size: int) -> int:
+    """Counts the training batches of one epoch; the remainder of the clips is left out, another one every epoch.
+
+    Args:
+      source: Training clips.
+      batch_size: Clips in a batch, over all shards.
+
+    Returns:
+      Number of batches, at least 1.
+
+    Raises:
+      ValueError: There are fewer clips than `batch_size`.
+    """
+    if len(source) < batch_size:
+        raise ValueError(
+            f"the training split has {len(source)} clips, fewer than one batch of {batch_size}: "
+            f"set config.batch_size to {len(source)} or less, or add clips"
+        )
+    return len(source) // batch_size
+
+
+def train_batches(
+    source: ClipSource, config: ConfigDict, *, batch_size: int, shard_index: int = 0, shard_count: int = 1
+) -> grain.DatasetIterator[Batch]:
+    """Starts the endless stream of training batches.
+
+    Each epoch is a fresh shuffle of all clips, of which every shard takes its part of each batch: the clips of a
+    batch over all shards are the same for every number of shards.
+
+    Args:
+      source: Training clips.
+      config: The experiment's settings: `seed`, `stream`, `clip`, `data.transforms`, `data.depth` and `data.workers`.
+      batch_size: Clips in a batch of this shard.
+      shard_index: Which shard this is, counted from 0 (one a process).
+      shard_count: Number of shards.
+
+    Returns:
+      An iterator of batches: "frames" (modality to uint8[b t h w 3]), "label" int32[b], "record" (position in
+      `source`) int32[b], "mask" bool[b], all true. Its `get_state()` is a small JSON-able dict, and `set_state()`
+      continues exactly after the batch that was last taken.
+
+    Raises:
+      ValueError: A setting cannot be used, or there are fewer clips than a batch over all shards; from the iterator:
+        a clip cannot be read.
+    """
+    loader = _Loader(source, config, training=True)
+    clips = steps_per_epoch(source, batch_size * shard_count) * batch_size * shard_count  # an epoch, over all shards
+    order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle()[:clips]
+    shard = order[_shard(shard_index, shard_count)].repeat(None)  # shuffles anew every epoch
+    epoch_clips = clips // shard_count
+    examples = shard.map_with_index(lambda index, record: loader(int(record), epoch=index // epoch_clips))
+    return iter(_batched(examples, config, batch_size))
+
+
+def eval_batches(
+    source: ClipSource, config: ConfigDict, *, batch_size: int, shard_index: int = 0, shard_count: int = 1
+) -> grain.IterDataset[Batch]:
+    """Gives every clip exactly once over all shards, in order, with evaluation's frames and transform.
+
+    Args:
+      source: Clips to evaluate.
+      config: The experiment's settings, as for `train_batches`.
+      batch_size: Clips in a batch of this shard.
+      shard_index: Which shard this is, counted from 0.
+      shard_count: Number of shards.
+
+    Returns:
+      An iterable of batches like those of `train_batches`, `eval_steps` of them on every shard. The last one is
+      filled up with black clips of label 0 and record -1, whose "mask" is false.
+
+    Raises:
+      ValueError: A setting cannot be used, or there are no clips; from the iterator: a clip cannot be read.
+    """
+    loader = _Loader(source, config, training=False)
+    places = eval_steps(source, batch_size * shard_count) * batch_size * shard_count
+    shard = grain.MapDataset.range(places)[_shard(shard_index, shard_count)]
+    examples = shard.map(lambda place: loader(int(place)) if place < len(source) else loader.padding())
+    return _batched(examples, config, batch_size)
+
+
+def eval_steps(source: ClipSource, batch_size: int) -> int:
+    """Counts the batches that evaluate every clip once.
+
+    Args:
+      source: Clips to evaluate.
+      batch_size: Clips in a batch, over all shards.
+
+    Returns:
+      Number of batches, at least 1; the last may be partly filled.
+
+    Raises:
+      ValueError: There are no clips.
+    """
+    if not len(source):
+        raise ValueError("the evaluation split has no clips")
+    return -(-len(source) // batch_size)
+
+
+def _shard(index: int, count: int) -> slice:
+    if not 0 <= index < count:
+        raise ValueError(f"shard_index is {index}; expected 0 to {count - 1}, as shard_count is {count}")
+    return slice(index, None, count)
+
+
+def _batched(examples: grain.MapDataset[Batch], config: ConfigDict, batch_size: int) -> grain.IterDataset[Batch]:
+    """Makes `config.data.workers` batches at a time, each in a thread of its own, stacking included."""
+    workers = config.data.workers
+    if workers < 1:
+        raise ValueError(f"config.data.workers is {workers}; at least 1 thread is needed to load clips")
+    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers)
+    return examples.batch(batch_size, drop_remainder=True).to_iter_dataset(options)  # there is none
+
+
+class _Loader:
+    """Loads single clips: the frames of one stream, ready for the network."""
+
+    def __init__(self, source: ClipSource, config: ConfigDict, *, training: bool):
+        """Takes all settings from `config` and checks them.
+
+        Raises:
+          ValueError: A setting cannot be used.
+        """
+        if config.stream not in STREAMS:
+            raise ValueError(f"config.stream is {config.stream!r}; expected one of {', '.join(STREAMS)}")
+        transforms.check_settings(config.data.transforms)
+        depth.check_settings(config.data.depth)
+        self._source = source
+        self._config = config.copy_and_resolve_references()
+        self._training = training
+
+    def __call__(self, record: int, epoch: int = 0) -> Batch:
+        """Loads clip number `record` as one example, an entry of a batch.
+
+        Raises:
+          ValueError: The clip lacks a modality or has no frames, or a frame cannot be decoded.
+        """
+        config = self._config
+        clip = self._source[record]
+        rng = np.random.default_rng([config.seed, epoch, record]) if self._training else None
+        modalities = STREAMS[config.stream]
+        for modality in modalities:
+            if not len(clip.frames.get(modality, ())):
+                raise ValueError(f"clip {clip.name}: no {modality} frames, which config.stream={config.stream} needs")
+        # All modalities at the same frame numbers, each with a transform of its own, as in the reference.
+        count = min(len(clip.frames[modality]) for modality in modalities)
+        numbers = sampling.sample_frames(count, config.clip.frames, rng)
+        frames = {}
+        for modality in modalities:
+            transform = transforms.draw_transform(config.data.transforms, config.clip.size, rng)
+            frames[modality] = self._frames(clip, modality, numbers, transform)
+        return _example(frames, clip.label, record, mask=True)
+
+    def padding(self) -> Batch:
+        """An example that fills up a batch and counts for nothing."""
+        clip = self._config.clip
+        black = np.zeros((clip.frames, clip.size, clip.size, 3), np.uint8)
+        return _example(dict.fromkeys(STREAMS[self._config.stream], black), label=0, record=-1, mask=False)
+
+    def _frames(
+        self, clip: ClipRecord, modality: str, numbers: np.ndarray, transform: transforms.ClipTransform
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        frames = np.empty((len(numbers), transform.size, transform.size, 3), np.uint8)
+        for i, number in enumerate(numbers):
+            if i and number == numbers[i - 1]:  # a short clip repeats frames, always side by side
+                frames[i] = frames[i - 1]
+            else:
+                transform(self._decode(clip, modality, int(number)), out=frames[i])
+        return frames
+
+    def _decode(self, clip: ClipRecord, modality: str, number: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Decodes one frame to RGB, or single-channel depth to its colour map."""
+        encoded = np.frombuffer(clip.frames[modality][number], np.uint8)
+        flags = cv2.IMREAD_UNCHANGED if modality == "depth" else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        frame = cv2.imdecode(encoded, flags) if encoded.size else None
+        if frame is None:
+            raise ValueError(
+                f"clip {clip.name}: {modality} frame {number} (counted from 0) is not a readable JPEG or PNG "
+                f"({encoded.size} bytes); restore the frame, or build the data set anew without the clip"
+            )
+        if modality != "depth":
+            return frame
+        if frame.ndim == 2:
+            return depth.colour_depth(frame, self._config.data.depth)
+        if frame.dtype != np.uint8:
+            raise ValueError(
+                f"clip {clip.name}: {modality} frame {number} (counted from 0) has several channels of {frame.dtype}; "
+                "expected one channel of 8 or 16 bit (depth), or three of 8 bit (depth that is already coloured)"
+            )
+        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+def _example(frames: dict[str, np.ndarray], label: int, record: int, *, mask: bool) -> Batch:
+    return {"frames": frames, "label": np.int32(label), "record": np.int32(record), "mask": np.bool_(mask)}
