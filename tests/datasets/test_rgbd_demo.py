@@ -1,0 +1,252 @@
+"""The properties that the demo data set promises, shown on prepared clips."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets.rgbd_demo.builder import RgbdDemo
+from datasets.rgbd_demo.clips import make_pair
+from datasets.rgbd_demo.motions import CLASS_NAMES, FRAMES, HEIGHT, WIDTH
+from rgbd_jax.data.source import ClipRecord, PreparedSplit, open_split
+
+CLIPS_PER_CLASS = {"train": 16, "validation": 10}
+PAIRS = [
+    ("swipe_left", "swipe_right"),
+    ("swipe_up", "swipe_down"),
+    ("circle_clockwise", "circle_counterclockwise"),
+    ("grab", "release"),
+    ("push", "pull"),
+    ("turn_to_back", "turn_to_palm"),
+]
+TOLD_APART_BY = {("push", "pull"): ["depth"], ("turn_to_back", "turn_to_palm"): ["rgb"]}
+BEHIND_THE_ARM_MM = 1260  # hand and arm are nearer, distractors and background are not
+TURNING, WAY_X, WAY_Y, GROWTH, SERIES = range(5)  # the features of `_signed_way`
+
+pair_cases = pytest.mark.parametrize("pair", PAIRS, ids="/".join)
+stream_cases = pytest.mark.parametrize("stream", ["rgb", "depth"])
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory) -> dict[str, list[ClipRecord]]:
+    data_dir = tmp_path_factory.mktemp("data")
+    builder = RgbdDemo(data_dir=data_dir, clips_per_class=CLIPS_PER_CLASS, file_format="array_record")
+    builder.download_and_prepare(file_format="array_record")
+    return {split: list(_open(data_dir, split)) for split in CLIPS_PER_CLASS}
+
+
+def _open(data_dir, split: str) -> PreparedSplit:
+    prepared = open_split("rgbd_demo", data_dir, split)
+    assert prepared.class_names == tuple(name for pair in PAIRS for name in pair) == CLASS_NAMES
+    return prepared
+
+
+def test_splits_are_balanced_and_hold_no_clip_twice(splits):
+    for split, clips in splits.items():
+        assert np.bincount([clip.label for clip in clips]).tolist() == [CLIPS_PER_CLASS[split]] * 12
+        assert len({clip.name for clip in clips}) == len(clips)
+        for clip in clips:
+            assert clip.name.rsplit("_", 1)[0] == CLASS_NAMES[clip.label]
+    train, validation = ({frame for c in clips for frame in c.frames["rgb"]} for clips in splits.values())
+    assert not train & validation
+
+
+def test_frames_are_small_jpeg_and_depth_in_millimetres(splits):
+    lengths = set()
+    for clip in splits["validation"]:
+        rgb, depth = _decode(clip, "rgb"), _decode(clip, "depth")
+        lengths.add(len(rgb))
+        assert rgb.dtype == np.uint8
+        assert rgb.shape == (len(depth), HEIGHT, WIDTH, 3)
+        assert depth.dtype == np.uint16
+        assert depth.shape == (len(rgb), HEIGHT, WIDTH)
+        assert 0.001 < np.mean(depth == 0) < 0.1  # holes
+        assert np.percentile(depth[depth > 0], 0.1) > 500
+        assert depth.max() < 3000
+    assert FRAMES[0] <= min(lengths) < max(lengths) <= FRAMES[1]
+
+
+@pair_cases
+@stream_cases
+def test_second_class_of_a_pair_is_the_first_in_another_order_of_time(splits, pair, stream):
+    told_apart = stream in TOLD_APART_BY.get(pair, ["rgb", "depth"])
+    for first, second in zip(*(_clips_of(splits["train"], name) for name in pair), strict=True):
+        order = -1 if told_apart else 1
+        assert second.frames[stream] == first.frames[stream][::order]
+        assert (second.frames[stream] != first.frames[stream]) == told_apart
+
+
+@stream_cases
+def test_no_classifier_of_one_stream_is_right_more_often_than_11_of_12(splits, stream):
+    """Of clips that are the same to the last bit, a function of the clip gets at most those of one class right."""
+    clips = splits["validation"]
+    assert len({clip.frames[stream] for clip in clips}) / len(clips) == pytest.approx(11 / 12)
+    assert len({(clip.frames["rgb"], clip.frames["depth"]) for clip in clips}) == len(clips)
+
+
+def test_nothing_but_the_hand_knows_the_direction_of_time(splits):
+    """Behind hand and arm a frame looks as it does as long before the end of the clip, though things move there."""
+    moving_clips = 0
+    for clip in splits["validation"]:
+        rgb, depth = _decode(clip, "rgb").astype(int), _decode(clip, "depth").astype(int)
+        window = np.ones((5, 5), np.uint8)
+        behind = np.stack([cv2.erode(np.uint8(d > BEHIND_THE_ARM_MM), window) for d in _without_holes(depth)]) > 0
+        both = behind & behind[::-1]
+        smooth = np.stack([cv2.blur(frame, (3, 3)) for frame in rgb.astype(np.uint8)]).astype(int)
+        assert np.mean(np.abs(smooth - smooth[::-1]).max(-1)[both] > 40) < 1e-3, clip.name
+        assert np.mean(np.abs(depth - depth[::-1])[both & (depth > 0) & (depth[::-1] > 0)] > 250) < 0.03, clip.name
+        half = len(rgb) // 2
+        moved = np.abs(smooth[:half] - smooth[-half:])[behind[:half] & behind[-half:]]
+        moving_clips += np.mean(moved.max(-1) > 40) > 5e-3
+    assert moving_clips > len(splits["validation"]) / 4
+
+
+def test_the_background_names_no_class(splits):
+    """Top corners, where no hand comes: the scenes of all classes are drawn alike."""
+
+    def corners(clip: ClipRecord) -> np.ndarray:
+        patches = [_decode(clip, s).mean(0)[:8, x] for s in ("rgb", "depth") for x in (slice(0, 8), slice(-8, None))]
+        return np.concatenate([patch.reshape(64, -1).mean(0) for patch in patches])[None]
+
+    # One class of each pair, 60 scenes: three standard deviations of guessing are 0.144.
+    assert _accuracy(splits, CLASS_NAMES[::2], corners) < 1 / 6 + 0.144
+
+
+@pair_cases
+@stream_cases
+def test_no_bag_of_frames_and_no_lone_frame_tells_a_pair_apart(splits, pair, stream):
+    assert _accuracy(splits, pair, lambda clip: _bag_of_frames(clip, stream)) == pytest.approx(0.5, abs=0.05)
+    assert _accuracy(splits, pair, lambda clip: _lone_frames(clip, stream)) == pytest.approx(0.5, abs=0.05)
+
+
+@stream_cases
+def test_a_bag_of_frames_tells_one_pair_from_another(splits, stream):
+    """So it is not for want of a classifier that it cannot tell the classes of a pair apart."""
+    assert _accuracy(splits, CLASS_NAMES[::2], lambda clip: _bag_of_frames(clip, stream)) > 1 / 6 + 0.144
+
+
+@pair_cases
+@stream_cases
+def test_the_way_of_the_hand_tells_a_pair_apart_in_the_streams_that_may(splits, pair, stream):
+    accuracy = _accuracy(splits, pair, _way_in_colour if stream == "rgb" else _way_in_depth)
+    if stream in TOLD_APART_BY.get(pair, ["rgb", "depth"]):
+        assert accuracy >= 0.85
+    else:
+        assert accuracy == 0.5  # the clips are the same
+
+
+def test_motions_are_what_their_names_say(splits):
+    """In the picture x runs to the right and y down, so that a positive turning is clockwise."""
+    told_by = {  # the first class of a pair; the stream, the feature and its sign
+        "swipe_left": ("depth", WAY_X, -1),
+        "swipe_up": ("depth", WAY_Y, -1),
+        "circle_clockwise": ("depth", TURNING, 1),
+        "grab": ("depth", GROWTH, -1),
+        "push": ("depth", SERIES, -1),  # distance
+        "turn_to_back": ("rgb", SERIES, 1),  # edges: the back is striped
+    }
+    for name, (stream, feature, sign) in told_by.items():
+        way = _way_in_colour if stream == "rgb" else _way_in_depth
+        for clip in _clips_of(splits["train"], name):
+            assert np.sign(way(clip)[0, feature]) == sign, clip.name
+
+
+def test_a_clip_is_a_function_of_seed_split_pair_and_number():
+    clips = make_pair(3, "train", 1, 2)
+    assert make_pair(3, "train", 1, 2) == clips
+    others = [
+        make_pair(*key) for key in ((4, "train", 1, 2), (3, "validation", 1, 2), (3, "train", 0, 2), (3, "train", 1, 0))
+    ]
+    assert all(not set(clips[0].rgb) & set(other[0].rgb) for other in others)
+
+
+def test_data_sets_of_other_splits_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"'train', 'validation'.*'test'"):
+        RgbdDemo(data_dir=tmp_path, clips_per_class={"test": 1})
+
+
+def test_unknown_split_and_pair_are_named():
+    with pytest.raises(ValueError, match=r"'test'.*'train', 'validation'"):
+        make_pair(0, "test", 0, 0)
+    with pytest.raises(ValueError, match=r"pair 6 .* 0 to 5"):
+        make_pair(0, "train", 6, 0)
+
+
+def _clips_of(clips: list[ClipRecord], class_name: str) -> list[ClipRecord]:
+    return sorted((c for c in clips if CLASS_NAMES[c.label] == class_name), key=lambda c: c.name)
+
+
+def _decode(clip: ClipRecord, stream: str) -> np.ndarray:
+    frames = [cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_UNCHANGED) for frame in clip.frames[stream]]
+    return np.stack(frames)  # t h w 3 (BGR) or t h w
+
+
+def _without_holes(depth: np.ndarray) -> np.ndarray:
+    """Fills pixels without a measurement with the median of their neighbours."""
+    return np.stack([np.where(frame == 0, cv2.medianBlur(frame.astype(np.uint16), 5), frame) for frame in depth])
+
+
+def _lone_frames(clip: ClipRecord, stream: str) -> np.ndarray:
+    """Every frame, small: one example each."""
+    return _small_frames(clip.frames[stream]).astype(float)
+
+
+@functools.cache
+def _small_frames(encoded: tuple[bytes, ...]) -> np.ndarray:
+    frames = [cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_UNCHANGED) for frame in encoded]
+    small = [cv2.resize(frame, (16, 12), interpolation=cv2.INTER_AREA) for frame in frames]
+    return np.stack(small).reshape(len(small), -1)
+
+
+def _bag_of_frames(clip: ClipRecord, stream: str) -> np.ndarray:
+    """What stays when the order of time is lost: of every pixel the mean and four quantiles. One example a clip."""
+    frames = _lone_frames(clip, stream)
+    return np.concatenate([frames.mean(0), *np.quantile(frames, (0, 0.25, 0.75, 1), axis=0)])[None]
+
+
+def _accuracy(splits, classes: Sequence[str], features: Callable[[ClipRecord], np.ndarray]) -> float:
+    """Share of validation examples that ridge regression onto the classes, fitted on training examples, gets right.
+
+    `features` maps a clip to its examples, (examples, features).
+    """
+    examples, labels = {}, {}
+    for split, clips in splits.items():
+        parts = [(features(clip), k) for k, name in enumerate(classes) for clip in _clips_of(clips, name)]
+        examples[split] = np.concatenate([part for part, _ in parts])
+        labels[split] = np.concatenate([np.full(len(part), k) for part, k in parts])
+    mean, scale = examples["train"].mean(0), examples["train"].std(0) + 1e-6
+    train, validation = ((examples[split] - mean) / scale for split in ("train", "validation"))
+    targets = np.eye(len(classes))[labels["train"]]
+    penalty = 0.1 * len(train) * np.eye(train.shape[1])
+    weights = np.linalg.solve(train.T @ train + penalty, train.T @ (targets - targets.mean(0)))
+    return float(np.mean((validation @ weights).argmax(1) == labels["validation"]))
+
+
+def _signed_way(weight: np.ndarray, series: np.ndarray) -> np.ndarray:
+    """Turning of the centre of `weight`, and change from the first to the last third: of the centre, the sum, `series`.
+
+    Every feature changes its sign when the clip is played backwards. One example a clip.
+    """
+    total = weight.sum((1, 2)) + 1e-6
+    x = (weight.sum(1) @ np.arange(weight.shape[2])) / total
+    y = (weight.sum(2) @ np.arange(weight.shape[1])) / total
+    turning = np.sum((x[:-1] - x.mean()) * np.diff(y) - (y[:-1] - y.mean()) * np.diff(x))
+    third = len(x) // 3
+    changes = [values[-third:].mean() - values[:third].mean() for values in (x, y, total, series)]
+    return np.array([[turning, *changes]])
+
+
+def _way_in_depth(clip: ClipRecord) -> np.ndarray:
+    depth = _without_holes(_decode(clip, "depth"))
+    near = (depth > 0) & (depth < BEHIND_THE_ARM_MM)
+    distance = np.array([np.percentile(frame[mask], 10) for frame, mask in zip(depth, near, strict=True)])
+    return _signed_way(near.astype(float), distance)
+
+
+def _way_in_colour(clip: ClipRecord) -> np.ndarray:
+    frames = np.stack([cv2.blur(frame, (3, 3)) for frame in _decode(clip, "rgb")]).astype(float)
+    moving = np.abs(frames - np.median(frames, axis=0)).max(-1)
+    edges = np.array([np.abs(np.diff(frame, axis=0)).sum() + np.abs(np.diff(frame, axis=1)).sum() for frame in frames])
+    return _signed_way(np.where(moving > 25, moving, 0), edges)
