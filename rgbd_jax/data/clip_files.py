@@ -5,6 +5,7 @@ is decoded once, because that is the only way to know that it can be.
 """
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -106,6 +107,9 @@ def frame_files(folder: Path, frame_count: int | None = None, pattern: str | Non
     for name in names:
         if Path(name).suffix.lower() not in FRAME_SUFFIXES:
             raise RawDataError([Problem(str(folder / name), f"is no frame ({', '.join(FRAME_SUFFIXES)})")])
+    for name, following in itertools.pairwise(names):
+        if Path(name).stem == Path(following).stem:
+            raise RawDataError([Problem(str(folder), f"holds two files of one frame, {name} and {following}")])
     if frame_count is not None and frame_count > len(names):
         raise RawDataError([Problem(str(folder), f"expected {frame_count} frames, found {len(names)}")])
     if pattern is None:
@@ -135,7 +139,7 @@ def _missing_number(names: list[str]) -> int | None:
     """
     numbers = [int(found[-1]) for name in names if (found := re.findall("[0-9]+", Path(name).stem))]
     steps = np.diff(numbers)
-    gaps = np.flatnonzero(steps != 1)
+    gaps = np.flatnonzero(steps > 1)
     if len(numbers) < len(names) or len(gaps) == 0 or 2 * len(gaps) > len(steps):
         return None
     return numbers[gaps[0]] + 1

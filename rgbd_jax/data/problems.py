@@ -39,4 +39,6 @@ class RawDataError(ValueError):
             lines.insert(0, f"{len(self.problems)} problems with the raw data:")
         if len(self.problems) > _SHOWN:
             lines.append(f"and {len(self.problems) - _SHOWN} more")
+        if all(problem.one_clip for problem in self.problems):
+            lines.append("Correct them, or set skip_bad_clips to leave bad clips out.")
         super().__init__("\n  ".join(lines))

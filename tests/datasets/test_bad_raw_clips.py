@@ -20,7 +20,8 @@ def test_fewer_frames_than_the_list_says(two_clips):
     two_clips.refuse(f"{two_clips.root / 'depth' / 'b'}: expected 4 frames, found 3")
 
 
-def test_other_numbers_of_frames_in_rgb_and_depth(raw):
+def test_other_numbers_of_frames_in_rgb_and_depth(raw, monkeypatch):
+    monkeypatch.setattr("datasets.raw_clips.read_clip", None)  # found before a frame is read
     raw.clip("train/wave/a")
     (raw.root / "rgb/train/wave/a/000003.jpg").unlink()
     raw.refuse("train/wave/a: expected as many depth frames as rgb frames, found 3 rgb and 4 depth frames")
@@ -52,6 +53,12 @@ def test_an_empty_clip(two_clips):
 def test_a_file_that_is_no_frame(two_clips):
     (two_clips.root / "rgb" / "a" / "000004.bmp").write_bytes(b"BM")
     two_clips.refuse(f"{two_clips.root}/rgb/a/000004.bmp: is no frame")
+
+
+def test_two_files_of_one_frame(two_clips):
+    for i in range(4):
+        (two_clips.root / "rgb" / "a" / f"{i:06d}.png").write_bytes(b"")
+    two_clips.refuse(f"{two_clips.root}/rgb/a: holds two files of one frame, 000000.jpg and 000000.png")
 
 
 @pytest.mark.parametrize("label", [-1, 2])
@@ -89,7 +96,8 @@ def test_a_clip_that_does_not_exist(two_clips):
 
 def test_a_list_that_is_not_utf_8(two_clips):
     (two_clips.root / "train.txt").write_bytes(b"a 4 0\n\xff 4 1\n")
-    two_clips.refuse("train.txt:2: is not UTF-8 text", skip_bad_clips=True)
+    error = two_clips.refuse("train.txt:2: is not UTF-8 text", skip_bad_clips=True)
+    assert "skip_bad_clips" not in str(error)  # it would not help
 
 
 def test_a_folder_and_a_video_of_one_name(two_clips):
@@ -171,7 +179,8 @@ def test_all_problems_are_told_together(raw):
     raw.lists(train=[f"c{i} 2 0" for i in range(25)], test=[f"c{i} 2 0" for i in range(25, 30)])
     error = raw.refuse("30 problems", "and 10 more")
     assert len(error.problems) == 30
-    assert len(str(error).splitlines()) == 22
+    assert len(str(error).splitlines()) == 23
+    assert "set skip_bad_clips to leave bad clips out" in str(error)
 
 
 def test_unreadable_frames_of_all_splits_are_told_together(raw):

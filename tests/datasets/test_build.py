@@ -85,9 +85,10 @@ def test_clips_in_two_splits_are_warned_of(two_clips, caplog):
     [
         ("rgbd_foldr", "raw", "unknown data set 'rgbd_foldr'; there are nvgesture, rgbd_demo, rgbd_folder"),
         ("rgbd_folder", "", "raw_dir must name the folder"),
+        ("rgbd_demo", "raw", "rgbd_demo is generated: it takes no raw_dir, found 'raw'"),
     ],
 )
-def test_an_unknown_data_set_or_no_raw_folder(tmp_path, dataset, raw_dir, expected):
+def test_an_unknown_data_set_and_raw_folders_that_do_not_fit(tmp_path, dataset, raw_dir, expected):
     with pytest.raises(ValueError, match=expected):
         prepare(dataset, raw_dir=raw_dir, data_dir=tmp_path)
 
