@@ -17,9 +17,10 @@ def get_config(stream: str = "rgb") -> ConfigDict:
 
     config.data.dataset = "rgbd_demo"
     config.data.workers = 2
-    config.data.transforms.resize = (80, 60)
-    config.data.transforms.crop_size = 56
-    config.data.transforms.rotation_degrees = (-5, 6)
+    config.data.depth.range_mm = (500, 2500)
+    config.data.transforms.resize = (72, 72)
+    config.data.transforms.crop_size = 64
+    config.data.transforms.rotation_probability = 0.0
     config.data.transforms.flip_probability = 0.0  # a flipped swipe is another swipe
 
     config.model.width = 0.25
@@ -29,11 +30,11 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.model.frp_window = 4
 
     config.optimizer.name = "adamw"
-    config.optimizer.weight_decay = 0.01
-    config.schedule.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.05
+    config.schedule.learning_rate = 2e-3
     config.schedule.warm_up_epochs = 2
     config.loss.sharpness = False
-    config.train.batch_size = 24
-    config.train.epochs = 12
+    config.train.batch_size = 20
+    config.train.epochs = 20
     config.eval.batch_size = 48
     return config

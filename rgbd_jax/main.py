@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with the stream after a colon (:depth).")
@@ -38,6 +39,9 @@ def main(argv: list[str]) -> None:
 
 
 def _log_to_stderr() -> None:
+    """Shows this package's progress, and of the libraries the warnings (all with --verbosity=1)."""
+    if not flags.FLAGS["verbosity"].present:
+        absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.addHandler(handler)

@@ -1,13 +1,15 @@
 """The training and evaluation clips that a config asks for, prepared first if need be, and checked against it."""
 
 import dataclasses
+import logging
 
-from absl import logging
 from ml_collections import ConfigDict
 
 import datasets.build
 from rgbd_jax.data.pipeline import STREAMS
 from rgbd_jax.data.source import PreparedSplit, open_split, prepared_directory
+
+log = logging.getLogger("rgbd_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ def open_splits(config: ConfigDict) -> Splits:
         info = datasets.build.prepare(
             data.dataset, data_dir=data.data_dir, raw_dir=data.raw_dir or None, skip_bad_clips=data.skip_bad_clips
         )
-        logging.info("%s is prepared in %s", data.dataset, info.directory)
+        log.info("%s is prepared in %s", data.dataset, info.directory)
     training = open_split(data.dataset, data.data_dir, data.train_split)
     evaluation = open_split(data.dataset, data.data_dir, data.eval_split)
     if config.stream not in STREAMS:

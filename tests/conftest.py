@@ -1,0 +1,30 @@
+"""What all tests share: a compilation cache, parsed flags, and a small prepared demo data set."""
+
+import os
+from pathlib import Path
+
+# Before JAX is imported, here and in the processes that tests start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "xla"))
+
+import pytest
+from absl import flags
+
+from datasets.rgbd_demo.builder import RgbdDemo
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parsed_flags():
+    """Grain reads absl flags."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["pytest"])
+
+
+@pytest.fixture(scope="session")
+def small_demo(tmp_path_factory) -> Path:
+    """The data_dir of a demo data set of 4 clips a class for training and 2 (24 in all) for validation."""
+    data_dir = tmp_path_factory.mktemp("small_demo")
+    builder = RgbdDemo(data_dir=data_dir, clips_per_class={"train": 4, "validation": 2}, file_format="array_record")
+    builder.download_and_prepare(file_format="array_record")
+    return data_dir

@@ -1,0 +1,152 @@
+"""The loop: training, resuming, evaluating, and what it leaves in the workdir."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rgbd_jax import train as train_module
+from rgbd_jax.checkpoint import Checkpoints
+from rgbd_jax.evaluate import evaluate
+from rgbd_jax.sharding import clip_mesh, replicated
+from rgbd_jax.steps import Stream
+from rgbd_jax.train import NonFiniteLossError, train
+from tests.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def trained(small_demo, tmp_path_factory):
+    """A finished run of two epochs: config, workdir, result."""
+    config = tiny_config(small_demo)
+    workdir = tmp_path_factory.mktemp("runs") / "two_epochs"
+    return config, workdir, train(config, workdir)
+
+
+def final_state(config, workdir):
+    checkpoints = Checkpoints(workdir, "top1", read_only=True)
+    stream = Stream(config, 12)
+    return checkpoints.restore(checkpoints.step_of("latest"), stream.shapes(), replicated(clip_mesh()))[0]
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_result_and_figures(trained):
+    config, workdir, result = trained
+    assert result["clips"] == 24
+    assert 0 <= result["top1"] <= result["top5"] <= 1
+    for name in ("top1_small", "top1_medium", "top1_large", "mean_per_class", "reference_protocol", "loss", "seconds"):
+        assert np.isfinite(result[name]), name
+    written = lines(workdir)
+    assert [line["step"] for line in written if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in written if line["kind"] == "validation"] == [3, 6]
+    assert all(line["gradient_norm"] > 0 for line in written if line["kind"] == "train")
+    assert list((workdir / "tensorboard").glob("events*"))
+    best = max((line for line in written if line["kind"] == "validation"), key=lambda line: line["top1"])
+    assert best["step"] == result["step"]
+
+
+def test_training_moves_every_weight_and_statistic(trained):
+    config, workdir, _ = trained
+    start, end = Stream(config, 12).init(config.seed), final_state(config, workdir)
+    for before, after in ((start.params, end.params), (start.batch_stats, end.batch_stats)):
+        still = [
+            jax.tree_util.keystr(path)
+            for path, (a, b) in jax.tree_util.tree_leaves_with_path(
+                jax.tree.map(lambda a, b: (np.asarray(a), np.asarray(b)), before, after),
+                is_leaf=lambda x: isinstance(x, tuple),
+            )
+            if np.array_equal(a, b)
+        ]
+        assert not still
+
+
+@pytest.mark.parametrize("which", ["best", "latest"])
+def test_evaluation_gives_the_figures_of_the_training(trained, which):
+    config, workdir, _ = trained
+    validation = [line for line in lines(workdir) if line["kind"] == "validation"]
+    expected = max(validation, key=lambda line: line["top1"]) if which == "best" else validation[-1]
+    found = evaluate(config, workdir, which)
+    for name in expected.keys() - {"kind", "seconds"}:
+        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(trained):
+    config, workdir, _ = trained
+    results = []
+    for batch_size in (24, 7):
+        with config.unlocked():
+            changed = config.copy_and_resolve_references()
+        changed.eval.batch_size = batch_size
+        results.append(evaluate(changed, workdir, "best"))
+    for name in results[0].keys() - {"seconds"}:
+        assert results[0][name] == pytest.approx(results[1][name], rel=1e-5), name
+
+
+def test_interrupted_and_resumed_run_ends_bit_identical(trained, tmp_path, monkeypatch):
+    config, workdir, result = trained
+    calls = 0
+
+    class Interrupted(Exception):
+        pass
+
+    original = train_module.Recent.add
+
+    def add(self, figures):
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # in the middle of the second epoch
+            raise Interrupted
+        original(self, figures)
+
+    monkeypatch.setattr(train_module.Recent, "add", add)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run")
+    monkeypatch.undo()
+    resumed = train(config, tmp_path / "run")
+
+    for a, b in zip(jax.tree.leaves(final_state(config, workdir)), jax.tree.leaves(final_state(config, tmp_path / "run")), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert {k: v for k, v in resumed.items() if k != "seconds"} == {k: v for k, v in result.items() if k != "seconds"}
+    timeless = [[{k: v for k, v in line.items() if k != "clips_per_second"} for line in lines(w)] for w in (workdir, tmp_path / "run")]
+    assert timeless[0] == timeless[1]
+
+
+def test_finished_run_is_not_trained_again(trained):
+    config, workdir, result = trained
+    again = train(config, workdir)
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in result.items() if k != "seconds"}
+
+
+def test_workdir_of_another_config_is_refused_and_left_alone(trained, small_demo):
+    _, workdir, _ = trained
+    other = tiny_config(small_demo)
+    other.loss.label_smoothing = 0.2
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    for run in (lambda: train(other, workdir), lambda: evaluate(other, workdir, "best")):
+        with pytest.raises(ValueError, match=r"config.loss.label_smoothing: 0.1 there, 0.2 here"):
+            run()
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+def test_non_finite_loss_names_the_step(small_demo, tmp_path, monkeypatch):
+    config = tiny_config(small_demo)
+    original = train_module.moment_at
+
+    def poisoned(config, epoch, accuracies=()):
+        moment = original(config, epoch, accuracies)
+        return dataclasses.replace(moment, learning_rate=float("nan")) if epoch > 1 / 3 - 1e-6 else moment
+
+    monkeypatch.setattr(train_module, "moment_at", poisoned)
+    with pytest.raises(NonFiniteLossError, match="the loss of step 3 is nan"):
+        train(config, tmp_path / "run")
+    assert Checkpoints(tmp_path / "run", "top1", read_only=True).step_of("latest") is None
+
+
+def test_depth_stream_trains(small_demo, tmp_path):
+    config = tiny_config(small_demo, "depth")
+    config.train.epochs = 1
+    assert train(config, tmp_path / "run")["clips"] == 24

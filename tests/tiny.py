@@ -1,0 +1,25 @@
+"""The demo's config, shrunk so that a training takes seconds."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs import demo
+
+
+def tiny_config(data_dir: Path, stream: str = "rgb") -> ConfigDict:
+    """Returns a config of 8 frames of 32x32 pixels, an eighth of the width, 3 steps of 16 clips an epoch."""
+    config = demo.get_config(stream)
+    config.data.data_dir = str(data_dir)
+    config.clip.frames = 8
+    config.clip.size = 32
+    config.model.width = 0.125
+    config.model.branch_frames = (2, 4, 6)
+    config.model.temporal_blocks = 1
+    config.model.recoupling_hidden = 16
+    config.train.batch_size = 16
+    config.train.epochs = 2
+    config.train.log_every_steps = 1
+    config.eval.batch_size = 16
+    config.lock()
+    return config
