@@ -36,7 +36,7 @@ def steps_per_epoch(source: ClipSource, batch_size: int) -> int:
     if len(source) < batch_size:
         raise ValueError(
             f"the training split has {len(source)} clips, fewer than one batch of {batch_size}: "
-            f"set config.batch_size to {len(source)} or less, or add clips"
+            f"set config.train.batch_size to {len(source)} or less, or add clips"
         )
     return len(source) // batch_size
 
@@ -130,7 +130,7 @@ def _batched(examples: grain.MapDataset[Batch], config: ConfigDict, batch_size: 
     if workers < 1:
         raise ValueError(f"config.data.workers is {workers}; at least 1 thread is needed to load clips")
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers)
-    return examples.batch(batch_size, drop_remainder=True).to_iter_dataset(options)  # there is none
+    return examples.batch(batch_size, drop_remainder=True).to_iter_dataset(options)  # no remainder is left
 
 
 class _Loader:
