@@ -1,6 +1,6 @@
 """The demo: 12 hand motions rendered on the spot, and a network small enough for a laptop.
 
-    python -m rgbd_jax.main --config configs/demo.py --workdir runs/demo
+python -m rgbd_jax.main --config configs/demo.py --workdir runs/demo
 """
 
 from ml_collections import ConfigDict

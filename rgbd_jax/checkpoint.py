@@ -59,7 +59,7 @@ class Checkpoints:
         if which == "latest":
             return self._manager.latest_step()
         history = self.history()
-        return max(history, key=lambda epoch: epoch[self._best_metric])["step"] if history else None
+        return best_epoch(history, self._best_metric)["step"] if history else None
 
     def history(self) -> list[dict]:
         """Returns step and validation metrics of every finished epoch, as the latest checkpoint has them."""
@@ -88,6 +88,11 @@ class Checkpoints:
         """Waits until every save is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def best_epoch(history: list[dict], metric: str) -> dict:
+    """Returns the epoch with the highest metric, of equals the latest, which is the one that is kept."""
+    return max(history, key=lambda epoch: (epoch[metric], epoch["step"]))
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:

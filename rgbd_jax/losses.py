@@ -12,9 +12,7 @@ from rgbd_jax.models.network import NetworkOutput
 from rgbd_jax.models.temporal import BRANCHES
 
 
-def smoothed_cross_entropy(
-    logits: Float[Array, "b k"], labels: Int[Array, "b"], smoothing: float
-) -> Float[Array, "b"]:
+def smoothed_cross_entropy(logits: Float[Array, "b k"], labels: Int[Array, "b"], smoothing: float) -> Float[Array, "b"]:
     """Returns the cross entropy of each clip against its label, a share `smoothing` of it spread over all classes."""
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)  # b k
     return optax.softmax_cross_entropy(logits, targets)

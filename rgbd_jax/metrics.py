@@ -77,9 +77,7 @@ def summarise(totals: Sums) -> dict[str, float]:
     confusion = np.asarray(totals["confusion"])
     per_class = confusion.sum(1)
     present = per_class > 0
-    result = {
-        name: float(value) / clips for name, value in totals.items() if name not in ("clips", "confusion")
-    }
+    result = {name: float(value) / clips for name, value in totals.items() if name not in ("clips", "confusion")}
     result["reference_protocol"] = max(result.pop(name) for name in REFERENCE_PROTOCOL)
     result["mean_per_class"] = float(np.mean(confusion.diagonal()[present] / per_class[present]))
     return result

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from rgbd_jax.checkpoint import Checkpoints, check_workdir, write_config
+from rgbd_jax.checkpoint import Checkpoints, best_epoch, check_workdir, write_config
 from rgbd_jax.data import pipeline
 from rgbd_jax.data.prepared import open_splits
 from rgbd_jax.evaluate import Evaluator
@@ -98,8 +98,11 @@ def train(config: ConfigDict, workdir: Path) -> dict:
 
     checkpoints.close()
     writers.close()
-    best = max(history, key=lambda epoch: epoch[config.checkpoint.best_metric])
-    return {**best, "latest_top1": history[-1]["top1"], "seconds": round(time.monotonic() - started, 1)}
+    return {
+        **best_epoch(history, config.checkpoint.best_metric),
+        "latest_top1": history[-1]["top1"],
+        "seconds": round(time.monotonic() - started, 1),
+    }
 
 
 class Recent:

@@ -1,9 +1,10 @@
 """Learning rates, temperature and clipping against recorded tables and independent computations."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pathlib import Path
 
 from configs import common
 from rgbd_jax import optim

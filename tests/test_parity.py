@@ -117,9 +117,7 @@ def assert_close(found, recorded, tolerance, name):
 
 @functools.partial(jax.jit, static_argnums=(0, 6))
 def evaluate(stream, state, clip, heat, labels, moment, names):
-    output, _ = stream.forward(
-        state.params, state.batch_stats, clip, heat, moment.temperature, intermediates=names
-    )
+    output, _ = stream.forward(state.params, state.batch_stats, clip, heat, moment.temperature, intermediates=names)
     return output, unimodal_losses(output, labels, stream.config, distillation_weight=moment.distillation_weight)
 
 

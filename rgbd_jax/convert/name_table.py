@@ -121,7 +121,9 @@ def _layout(path: tuple[str, ...], dimensions: int) -> Layout:
     leaf = path[-1]
     if leaf == "kernel":
         return CONVOLUTION if dimensions == 5 else LINEAR
-    return {"class_token": CLASS_TOKEN, "position_embedding": POSITION_EMBEDDING, "mixture": FRP_MIXTURE}.get(leaf, SAME)
+    return {"class_token": CLASS_TOKEN, "position_embedding": POSITION_EMBEDDING, "mixture": FRP_MIXTURE}.get(
+        leaf, SAME
+    )
 
 
 def to_pytorch(params: Tree, batch_stats: Tree, *, batches_tracked: int) -> dict[str, np.ndarray]:

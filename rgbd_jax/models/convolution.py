@@ -23,7 +23,9 @@ def convolve(
         return _convolve_frames(x, kernel[0], spatial_stride)
     if height == width == spatial_stride == 1:
         return _convolve_time(x, kernel[:, 0, 0])
-    raise ValueError(f"kernel {kernel.shape[:3]} with stride {spatial_stride} is neither pointwise, spatial nor temporal")
+    raise ValueError(
+        f"kernel {kernel.shape[:3]} with stride {spatial_stride} is neither pointwise, spatial nor temporal"
+    )
 
 
 def _convolve_frames(x: Array, kernel: Array, stride: int) -> Array:

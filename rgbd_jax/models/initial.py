@@ -32,7 +32,7 @@ def initial_values(params: Tree, batch_stats: Tree, seed: int) -> tuple[dict, di
         elif path[-1] == "mixture":
             value = np.asarray([1.0, 0.0])
         elif kernel is not None:
-            stacked = path[-1] == "bias" and leaf.ndim == 2 or path[-1] == "kernel" and leaf.ndim == 3
+            stacked = (path[-1] == "bias" and leaf.ndim == 2) or (path[-1] == "kernel" and leaf.ndim == 3)
             bound = np.prod(kernel.shape[stacked:-1]) ** -0.5
             value = rng.uniform(-bound, bound, leaf.shape)
         else:

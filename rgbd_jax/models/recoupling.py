@@ -17,9 +17,7 @@ class Recoupling(nnx.Module):
     mean_i(q_i . k_j) = mean_i(q_i) . k_j, so neither the scores nor q and k themselves are ever formed here.
     """
 
-    def __init__(
-        self, frames: int, features: int, *, heads: int, hidden: int, dropout: float, dtype, param_dtype
-    ):
+    def __init__(self, frames: int, features: int, *, heads: int, hidden: int, dropout: float, dtype, param_dtype):
         types = {"dtype": dtype, "param_dtype": param_dtype}
         self.query = Linear(frames, QUERY_FEATURES * heads, use_bias=False, **types)
         self.key = Linear(frames, QUERY_FEATURES * heads, use_bias=False, **types)

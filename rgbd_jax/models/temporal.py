@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from rgbd_jax.data.sampling import intervals, sample_frames
 from rgbd_jax.models.attention import TransformerStack
 from rgbd_jax.models.intermediates import Intermediates
-from rgbd_jax.models.layers import Inception, LayerNorm, Linear, max_pool, scaled
+from rgbd_jax.models.layers import Inception, max_pool, scaled
 from rgbd_jax.models.recoupling import Recoupling
 
 BRANCHES = ("small", "medium", "large")
@@ -84,7 +84,9 @@ class TemporalNetwork(nnx.Module):
         features = {}
         for name in BRANCHES:
             branch = getattr(self, name)
-            chosen = choose_frames(x.shape[0], x.shape[1], branch.frames, rngs if train and self.random_frames else None)  # b n
+            chosen = choose_frames(
+                x.shape[0], x.shape[1], branch.frames, rngs if train and self.random_frames else None
+            )  # b n
             seen = jnp.take_along_axis(x, chosen[:, :, None], axis=1)  # b n c
             features[name] = branch(seen, train=train, rngs=rngs, intermediates=intermediates, name=name)
         return features, spatial
