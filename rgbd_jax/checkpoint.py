@@ -1,4 +1,4 @@
-"""Checkpoints of a workdir: train state, place in the data and history in one save; the latest and the best are kept."""
+"""Checkpoints of a workdir: state, place in the data and history in one save; the latest and the best are kept."""
 
 import json
 from collections.abc import Mapping

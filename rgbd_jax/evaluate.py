@@ -35,7 +35,7 @@ class Evaluator:
             shard_index=jax.process_index(),
             shard_count=jax.process_count(),
         )
-        totals: metrics.Sums | None = None
+        totals: dict | None = None
         for batch in batches:
             sums = self._step(state.params, state.batch_stats, global_batch(batch, self._mesh), moment)
             totals = metrics.add(totals, jax.device_get(sums))

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     from rgbd_jax.evaluate import evaluate  # after the flags are read: importing takes seconds, --help should not
     from rgbd_jax.train import NonFiniteLossError, train
 
-    workdir = Path(_WORKDIR.value)
+    workdir = Path(str(_WORKDIR.value))
     try:
         if _MODE.value == "train":
             result = train(_CONFIG.value, workdir)

@@ -49,7 +49,7 @@ def sums(
     for name, logits in output.branch_logits.items():
         totals[f"top1_{name}"] = hits(logits)
     for name, parts in REFERENCE_PROTOCOL.items():
-        totals[name] = hits(sum(heads[part] for part in parts))
+        totals[name] = hits(jnp.sum(jnp.stack([heads[part] for part in parts]), axis=0))
     predicted = jnp.argmax(output.logits, axis=1)  # b
     classes = output.logits.shape[1]
     cells = jnp.where(mask, labels * classes + predicted, classes * classes)  # b; the last cell takes the padding
@@ -59,7 +59,7 @@ def sums(
     return totals
 
 
-def add(total: Sums | None, more: Sums) -> dict[str, np.ndarray]:
+def add(total: Mapping[str, np.ndarray] | None, more: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the sums over two disjoint sets of clips, on the host in float64 and int64."""
     wide = {
         name: np.asarray(value, np.float64 if np.issubdtype(value.dtype, np.floating) else np.int64)
@@ -68,7 +68,7 @@ def add(total: Sums | None, more: Sums) -> dict[str, np.ndarray]:
     return wide if total is None else {name: np.asarray(total[name]) + value for name, value in wide.items()}
 
 
-def summarise(totals: Sums) -> dict[str, float]:
+def summarise(totals: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Returns the metrics of all clips: top-1, top-5, each branch, mean per class, the reference's protocol, losses.
 
     `mean_per_class` averages over the classes that have clips.

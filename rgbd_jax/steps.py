@@ -1,6 +1,6 @@
 """The train, evaluation and prediction step of one stream, as pure functions of a train state and a batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,7 +40,7 @@ class Moment:
     temperature: Float[Array, ""] | float
 
 
-def moment_at(config: ConfigDict, epoch: float, accuracies=()) -> Moment:
+def moment_at(config: ConfigDict, epoch: float, accuracies: Sequence[float] = ()) -> Moment:
     """Returns the settings at a moment of the training (see `optim.learning_rate` for the arguments)."""
     return Moment(
         learning_rate=optim.learning_rate(config, epoch, accuracies),
@@ -62,7 +62,8 @@ class Stream:
         self.num_classes = num_classes
         self.optimizer = optim.make_optimizer(config)
         network = nnx.eval_shape(lambda: MotionNetwork(config, num_classes))
-        self.graph, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+        self.graph, *states = nnx.split(network, nnx.Param, nnx.BatchStat)
+        params, batch_stats = states
         self._shapes = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
     def init(self, seed: int) -> TrainState:
@@ -136,7 +137,8 @@ class Stream:
         self, state: TrainState, batch: Batch, moment: Moment
     ) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
         """Trains on one batch; returns the new state and the step's metrics."""
-        return self.update(state, *self.inputs(batch), batch["label"], moment, self.config.seed)
+        clip, heat = self.inputs(batch)
+        return self.update(state, clip, heat, batch["label"], moment, self.config.seed)
 
     def evaluation_step(self, params: Tree, batch_stats: Tree, batch: Batch, moment: Moment) -> metrics.Sums:
         """Returns the sums over the batch's clips (padding left out) that the metrics are made of."""
@@ -149,9 +151,6 @@ class Stream:
     ) -> NetworkOutput:
         """Returns the network's output at temperature 1, with intermediate results by name."""
         return self.forward(params, batch_stats, *self.inputs(batch), 1.0, intermediates=intermediates)[0]
-
-
-Step = Callable[..., Any]
 
 
 def normalise(frames: UInt8[Array, "b t h w 3"], dtype: jnp.dtype) -> Float[Array, "b t h w 3"]:

@@ -84,7 +84,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
 
             if epoch_done or step % config.train.log_every_steps == 0:
                 figures = recent.means(step, config.train.batch_size)
-                writers.write(step, "train", {"learning_rate": moment.learning_rate, **figures})
+                writers.write(step, "train", {"learning_rate": float(moment.learning_rate), **figures})
                 log.info("step %d/%d  epoch %.2f  %s", step, last_step, step / steps, _line(figures))
 
             epoch = step // steps

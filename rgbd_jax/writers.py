@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from tensorboardX import SummaryWriter
@@ -69,7 +70,7 @@ class Progress:
         self._redirect.__enter__()
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._bar.close()
         self._redirect.__exit__(*error)
 

@@ -53,10 +53,10 @@ def test_plateau_needs_every_finished_epoch():
 def test_unknown_names_are_named():
     config = common.get_config()
     config.schedule.name = "linear"
-    with pytest.raises(ValueError, match="config.schedule.name='linear'"):
+    with pytest.raises(ValueError, match=r"config.schedule.name='linear'"):
         optim.learning_rate(config, 0)
     config.optimizer.name = "lion"
-    with pytest.raises(ValueError, match="config.optimizer.name='lion'"):
+    with pytest.raises(ValueError, match=r"config.optimizer.name='lion'"):
         optim.make_optimizer(config)
 
 

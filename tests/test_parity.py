@@ -121,12 +121,9 @@ def evaluate(stream, state, clip, heat, labels, moment, names):
     return output, unimodal_losses(output, labels, stream.config, distillation_weight=moment.distillation_weight)
 
 
-def assert_logits(output, case, prefix, tolerance):
-    heads = {"logits": output.logits, **output.branch_logits}
-    recorded = [name for name in heads if f"{prefix}/{name}" in case.recorded]
-    assert "logits" in recorded
-    for name in recorded:
-        assert_close(heads[name], case.recorded[f"{prefix}/{name}"], tolerance, f"{prefix}/{name}")
+def assert_logits(output, case, tolerance):
+    for name, logits in {"logits": output.logits, **output.branch_logits}.items():
+        assert_close(logits, case.recorded[f"eval/{name}"], tolerance, f"eval/{name}")
 
 
 def test_parity_forward_float64(case):
@@ -145,35 +142,38 @@ def test_parity_forward_float64(case):
             probe = tensor.reshape(-1)[recipe.probe_index(key, tensor.size, 64)]
             difference = np.abs(probe - case.recorded[f"{key}/probe"]).max() / scale
             assert difference <= FORWARD, f"{key}: probes differ by {difference:.2e} of the tensor's scale"
-            found = np.array([tensor.mean(), tensor.std(ddof=1), np.linalg.norm(tensor.ravel()) / np.sqrt(tensor.size)])
-            biased = np.array([tensor.mean(), tensor.std(), found[2]])
-            error = min(np.abs(f - [mean, std, scale]).max() / scale for f in (found, biased))
+            found = np.array([tensor.mean(), tensor.std(), np.linalg.norm(tensor.ravel()) / np.sqrt(tensor.size)])
+            error = np.abs(found - [mean, std, scale]).max() / scale
             assert error <= FORWARD, f"{key}: statistics differ by {error:.2e} of the tensor's scale"
-        assert_logits(output, case, "eval", FORWARD)
+        assert_logits(output, case, FORWARD)
         assert_close(losses["cross_entropy"].mean(), case.recorded["eval/ce"], FORWARD, "eval/ce")
-        assert_close(losses["distillation"].mean(), case.recorded["eval/distill"], FORWARD, "eval/distill")
+        distillation = case.recorded["eval/distill"].squeeze()  # without recoupling: a vector of one zero
+        assert_close(losses["distillation"].mean(), distillation, FORWARD, "eval/distill")
 
 
-def test_parity_training_float64(case):
+def test_parity_training_float64(case, monkeypatch):
     if not case.meta["steps"]:
         pytest.skip("the case records no training step")
     with jax.enable_x64(True):
         stream, state, clip, heat, labels, moment = case.build("float64")
+        gradients, seen = stream.gradients, []
+        # The step's own gradient and output, kept as it is traced: computing them beside it would compile all twice.
+        monkeypatch.setattr(stream, "gradients", lambda *arguments: seen.append(gradients(*arguments)) or seen[-1])
 
-        @jax.jit
         def step(state):
-            gradient, _, output, _ = stream.gradients(
-                state.params, state.batch_stats, clip, heat, labels, moment, jax.random.key(0)
-            )
             state, measured = stream.update(state, clip, heat, labels, moment, 0)
-            return state, gradient, output, measured
+            gradient, _, output, _ = seen.pop()
+            return state, gradient, output.logits, measured
 
+        # A small case compiles longer than it runs, unless XLA leaves the program as it is.
+        step = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0} if len(clip[0, 0]) < 128 else {})
         for number in range(case.meta["steps"]):
-            state, gradient, output, measured = step(state)
+            state, gradient, logits, measured = step(state)
             recorded = case.recorded[f"train/step{number}"]
             found = [measured[name] for name in ("cross_entropy", "distillation", "loss", "gradient_norm")]
-            np.testing.assert_allclose(found, recorded, rtol=FORWARD if number == 0 else TRAJECTORY)
-            assert_logits(output, case, f"train/step{number}", FORWARD if number == 0 else TRAJECTORY)
+            tolerance = FORWARD if number == 0 else TRAJECTORY
+            np.testing.assert_allclose(found, recorded, rtol=tolerance)
+            assert_close(logits, case.recorded[f"train/step{number}/logits"], tolerance, f"train/step{number}/logits")
             if number == 0:
                 named = name_table.to_pytorch(gradient, {}, batches_tracked=0)
                 assert set(named) == set(case.recorded["train/grad_names"])
@@ -188,4 +188,4 @@ def test_parity_training_float64(case):
 def test_parity_logits_float32(case):
     stream, state, clip, heat, labels, moment = case.build("float32")
     output, _ = evaluate(stream, state, clip, heat, labels, moment, ())
-    assert_logits(output, case, "eval", FLOAT32)
+    assert_logits(output, case, FLOAT32)

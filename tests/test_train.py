@@ -35,7 +35,7 @@ def lines(workdir):
 
 
 def test_result_and_figures(trained):
-    config, workdir, result = trained
+    _, workdir, result = trained
     assert result["clips"] == 24
     assert 0 <= result["top1"] <= result["top5"] <= 1
     for name in ("top1_small", "top1_medium", "top1_large", "mean_per_class", "reference_protocol", "loss", "seconds"):
@@ -92,7 +92,7 @@ def test_interrupted_and_resumed_run_ends_bit_identical(trained, tmp_path, monke
     config, workdir, result = trained
     calls = 0
 
-    class Interrupted(Exception):
+    class InterruptedRunError(Exception):
         pass
 
     original = train_module.Recent.add
@@ -101,11 +101,11 @@ def test_interrupted_and_resumed_run_ends_bit_identical(trained, tmp_path, monke
         nonlocal calls
         calls += 1
         if calls == 5:  # in the middle of the second epoch
-            raise Interrupted
+            raise InterruptedRunError
         original(self, figures)
 
     monkeypatch.setattr(train_module.Recent, "add", add)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         train(config, tmp_path / "run")
     monkeypatch.undo()
     resumed = train(config, tmp_path / "run")

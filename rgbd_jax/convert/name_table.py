@@ -10,6 +10,7 @@ from flax import traverse_util
 Tree = Mapping[str, Any]
 
 BRANCH = r"(small|medium|large)"
+LAYERS = rf"temporal\.{BRANCH}\.transformer\.layers"
 UNIT_LEAVES = {
     "kernel": "conv3d.weight",
     "norm.scale": "bn.weight",
@@ -46,12 +47,12 @@ TABLE = (
     (rf"temporal\.{BRANCH}\.class_token", r"dtn.cls_token_\1"),
     (rf"temporal\.{BRANCH}\.position_embedding", r"dtn.pos_embedding_\1"),
     (rf"temporal\.{BRANCH}\.inception\.<path>\.<unit>", r"dtn.multi_scale_transformers.0.Mixed_\1.<path>.<unit>"),
-    (rf"temporal\.{BRANCH}\.transformer\.layers\.attention_norm\.<leaf>", r"<block>_\1.layers.0.0.norm.<leaf>"),
-    (rf"temporal\.{BRANCH}\.transformer\.layers\.attention\.query_key_value\.<leaf>", r"<block>_\1.layers.0.0.fn.to_qkv.<leaf>"),
-    (rf"temporal\.{BRANCH}\.transformer\.layers\.attention\.output\.<leaf>", r"<block>_\1.layers.0.0.fn.to_out.0.<leaf>"),
-    (rf"temporal\.{BRANCH}\.transformer\.layers\.perceptron_norm\.<leaf>", r"<block>_\1.layers.0.1.norm.<leaf>"),
-    (rf"temporal\.{BRANCH}\.transformer\.layers\.perceptron_hidden\.<leaf>", r"<block>_\1.layers.0.1.fn.fc1.<leaf>"),
-    (rf"temporal\.{BRANCH}\.transformer\.layers\.perceptron_output\.<leaf>", r"<block>_\1.layers.0.1.fn.fc2.<leaf>"),
+    (rf"{LAYERS}\.attention_norm\.<leaf>", r"<block>_\1.layers.0.0.norm.<leaf>"),
+    (rf"{LAYERS}\.attention\.query_key_value\.<leaf>", r"<block>_\1.layers.0.0.fn.to_qkv.<leaf>"),
+    (rf"{LAYERS}\.attention\.output\.<leaf>", r"<block>_\1.layers.0.0.fn.to_out.0.<leaf>"),
+    (rf"{LAYERS}\.perceptron_norm\.<leaf>", r"<block>_\1.layers.0.1.norm.<leaf>"),
+    (rf"{LAYERS}\.perceptron_hidden\.<leaf>", r"<block>_\1.layers.0.1.fn.fc1.<leaf>"),
+    (rf"{LAYERS}\.perceptron_output\.<leaf>", r"<block>_\1.layers.0.1.fn.fc2.<leaf>"),
     (rf"head_{BRANCH}\.norm\.<leaf>", r"dtn.mlp_head_\1.0.<leaf>"),
     (rf"head_{BRANCH}\.linear\.<leaf>", r"dtn.mlp_head_\1.1.<leaf>"),
 )  # fmt: skip

@@ -1,12 +1,15 @@
 """The transformer layer of the temporal branches: attention over the strongest keys, then a perceptron."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from rgbd_jax.models.layers import LayerNorm, Linear
+from rgbd_jax.models.layers import LayerNorm, Linear, Types
 
 
 class KeptKeysAttention(nnx.Module):
@@ -17,9 +20,9 @@ class KeptKeysAttention(nnx.Module):
 
     def __init__(
         self, features: int, heads: int, head_features: int, knn_attention: float, dropout: float, *,
-        dtype, param_dtype,
+        dtype: DTypeLike, param_dtype: DTypeLike,
     ):  # fmt: skip
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
         self.query_key_value = Linear(features, 3 * heads * head_features, use_bias=False, **types)
         self.output = Linear(heads * head_features, features, **types)
         self.dropout = nnx.Dropout(dropout)
@@ -63,9 +66,9 @@ class TransformerLayer(nnx.Module):
 
     def __init__(
         self, features: int, heads: int, head_features: int, hidden: int, knn_attention: float, dropout: float, *,
-        dtype, param_dtype,
+        dtype: DTypeLike, param_dtype: DTypeLike,
     ):  # fmt: skip
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
         self.attention_norm = LayerNorm(features, **types)
         self.attention = KeptKeysAttention(features, heads, head_features, knn_attention, dropout, **types)
         self.perceptron_norm = LayerNorm(features, **types)
@@ -87,7 +90,7 @@ class TransformerLayer(nnx.Module):
 class TransformerStack(nnx.Module):
     """N transformer layers whose parameters are stacked along a first axis, so that one layer is compiled, not N."""
 
-    def __init__(self, depth: int, *layer_arguments, **layer_options):
+    def __init__(self, depth: int, *layer_arguments: Any, **layer_options: Any):
         graph, state = nnx.split(TransformerLayer(*layer_arguments, **layer_options))
         self.layers = nnx.merge(graph, jax.tree.map(lambda x: jnp.broadcast_to(x, (depth, *x.shape)), state))
         self.depth = depth

@@ -40,4 +40,5 @@ def _convolve_frames(x: Array, kernel: Array, stride: int) -> Array:
 def _convolve_time(x: Array, kernel: Array) -> Array:
     length, size = x.shape[1], kernel.shape[0]
     padded = jnp.pad(x, [(0, 0), same_padding(length, size, 1), (0, 0), (0, 0), (0, 0)])
-    return sum(padded[:, start : start + length] @ kernel[start] for start in range(size))
+    taps = jnp.stack([padded[:, start : start + length] for start in range(size)])  # k b t h w i
+    return jnp.einsum("kbthwi,kio->bthwo", taps, kernel)

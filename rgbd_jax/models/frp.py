@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from rgbd_jax.models.layers import max_pool
@@ -10,7 +11,7 @@ from rgbd_jax.models.layers import max_pool
 class FRP(nnx.Module):
     """Adds to x a learned mixture of x and of x weighted by the heat map: x + (w0 x + w1 x (heat + 1))."""
 
-    def __init__(self, *, dtype, param_dtype):
+    def __init__(self, *, dtype: DTypeLike, param_dtype: DTypeLike):
         self.mixture = nnx.Param(jnp.asarray([1.0, 0.0], param_dtype))
         self.dtype = dtype
 

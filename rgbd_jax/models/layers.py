@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Sequence
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from rgbd_jax.models.convolution import convolve, same_padding
@@ -16,10 +18,17 @@ def scaled(channels: int, width: float) -> int:
     return channels if width == 1 else max(4, 4 * round(channels * width / 4))
 
 
+class Types(TypedDict):
+    """What a layer computes in, and what its parameters are kept in."""
+
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+
 class Linear(nnx.Module):
     """A linear map of the last axis, with or without bias."""
 
-    def __init__(self, inputs: int, outputs: int, *, use_bias: bool = True, dtype, param_dtype):
+    def __init__(self, inputs: int, outputs: int, *, use_bias: bool = True, dtype: DTypeLike, param_dtype: DTypeLike):
         self.kernel = nnx.Param(jnp.zeros((inputs, outputs), param_dtype))
         self.bias = nnx.Param(jnp.zeros(outputs, param_dtype)) if use_bias else None
         self.dtype = dtype
@@ -33,7 +42,7 @@ class Linear(nnx.Module):
 class LayerNorm(nnx.Module):
     """Normalisation of the last axis, with PyTorch's epsilon; the statistics are taken in the parameters' type."""
 
-    def __init__(self, features: int, *, dtype, param_dtype):
+    def __init__(self, features: int, *, dtype: DTypeLike, param_dtype: DTypeLike):
         self.scale = nnx.Param(jnp.ones(features, param_dtype))
         self.bias = nnx.Param(jnp.zeros(features, param_dtype))
         self.dtype = dtype
@@ -53,7 +62,7 @@ class BatchNorm(nnx.Module):
     Statistics are taken in the type of the parameters, whatever the compute type is.
     """
 
-    def __init__(self, features: int, *, epsilon: float, momentum: float, param_dtype):
+    def __init__(self, features: int, *, epsilon: float, momentum: float, param_dtype: DTypeLike):
         self.scale = nnx.Param(jnp.ones(features, param_dtype))
         self.bias = nnx.Param(jnp.zeros(features, param_dtype))
         self.mean = nnx.BatchStat(jnp.zeros(features, param_dtype))
@@ -123,8 +132,8 @@ class ConvUnit(nnx.Module):
         kernel_shape: tuple[int, int, int] = (1, 1, 1),
         spatial_stride: int = 1,
         *,
-        dtype,
-        param_dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
     ):
         shape = (*kernel_shape, inputs, outputs)  # t h w i o
         self.kernel = nnx.Param(jnp.zeros(shape, param_dtype))
@@ -179,11 +188,11 @@ class Inception(nnx.Module):
         *,
         kernel_shape: tuple[int, int, int],
         pool_window: tuple[int, int, int],
-        dtype,
-        param_dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
     ):
         a, b, c, d, e, f = channels
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
         self.branch0 = ConvUnit(inputs, a, **types)
         self.branch1_reduce = ConvUnit(inputs, b, **types)
         self.branch1 = ConvUnit(b, c, kernel_shape, **types)

@@ -1,6 +1,7 @@
 """The whole unimodal network: spatial network, recoupling, three temporal branches and their class heads."""
 
 from collections.abc import Mapping
+from typing import Unpack
 
 import jax.numpy as jnp
 from flax import nnx, struct
@@ -8,7 +9,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from rgbd_jax.models.intermediates import Intermediates
-from rgbd_jax.models.layers import LayerNorm, Linear, scaled
+from rgbd_jax.models.layers import LayerNorm, Linear, Types, scaled
 from rgbd_jax.models.spatial import SpatialNetwork
 from rgbd_jax.models.temporal import BRANCHES, TemporalNetwork
 
@@ -37,7 +38,7 @@ class NetworkOutput:
 class ClassHead(nnx.Module):
     """LayerNorm and a linear map from a class feature to logits."""
 
-    def __init__(self, features: int, classes: int, **types):
+    def __init__(self, features: int, classes: int, **types: Unpack[Types]):
         self.norm = LayerNorm(features, **types)
         self.linear = Linear(features, classes, **types)
 
@@ -61,7 +62,7 @@ class MotionNetwork(nnx.Module):
         model = config.model
         dtype = jnp.dtype(model.dtype)
         param_dtype = jnp.promote_types(dtype, jnp.float32)
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
         features = scaled(FEATURES, model.width)
         recoupling = {
             "heads": model.recoupling_heads,
@@ -112,7 +113,7 @@ class MotionNetwork(nnx.Module):
         return NetworkOutput(
             logits=jnp.max(jnp.stack(list(branch_logits.values())), axis=0),
             branch_logits=branch_logits,
-            class_feature=sum(features.values()) / len(features),
+            class_feature=jnp.mean(jnp.stack(list(features.values())), axis=0),
             spatial=spatial,
             intermediates=record.collected(),
         )

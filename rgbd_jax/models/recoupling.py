@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from rgbd_jax.models.layers import LayerNorm, Linear
+from rgbd_jax.models.layers import LayerNorm, Linear, Types
 
 QUERY_FEATURES = 64
 
@@ -17,8 +18,18 @@ class Recoupling(nnx.Module):
     mean_i(q_i . k_j) = mean_i(q_i) . k_j, so neither the scores nor q and k themselves are ever formed here.
     """
 
-    def __init__(self, frames: int, features: int, *, heads: int, hidden: int, dropout: float, dtype, param_dtype):
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+    def __init__(
+        self,
+        frames: int,
+        features: int,
+        *,
+        heads: int,
+        hidden: int,
+        dropout: float,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+    ):
+        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
         self.query = Linear(frames, QUERY_FEATURES * heads, use_bias=False, **types)
         self.key = Linear(frames, QUERY_FEATURES * heads, use_bias=False, **types)
         self.frame_hidden = Linear(frames, hidden, use_bias=False, **types)

@@ -1,11 +1,12 @@
 """Spatial network (the paper's DSN): a GoogLeNet-like network on every frame, guided by the motion heat map."""
 
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from rgbd_jax.models.frp import FRP, pool_heat_map
 from rgbd_jax.models.intermediates import Intermediates
-from rgbd_jax.models.layers import ConvUnit, Inception, LayerNorm, Linear, max_pool, scaled
+from rgbd_jax.models.layers import ConvUnit, Inception, LayerNorm, Linear, Types, max_pool, scaled
 
 INCEPTION_CHANNELS = {  # name -> channels of the six convolutions, in the order of the paper's network
     "mixed_3b": (64, 96, 128, 16, 32, 32),
@@ -22,8 +23,8 @@ GUIDED_BY_HEAT = ("mixed_3b", "mixed_4b", "mixed_5b")  # blocks whose output FRP
 class SpatialNetwork(nnx.Module):
     """Maps each frame to a feature vector; only the pools of the inception blocks mix neighbouring frames."""
 
-    def __init__(self, features: int, *, width: float, frp: bool, dtype, param_dtype):
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+    def __init__(self, features: int, *, width: float, frp: bool, dtype: DTypeLike, param_dtype: DTypeLike):
+        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
         stem, wide = scaled(64, width), scaled(192, width)
         self.conv_1a_7x7 = ConvUnit(3, stem, (1, 7, 7), spatial_stride=2, **types)
         self.conv_2b_1x1 = ConvUnit(stem, stem, **types)
@@ -59,6 +60,8 @@ class SpatialNetwork(nnx.Module):
             train: whether BatchNorm uses (and moves to) the statistics of the batch.
             intermediates: collects the output of each stage under its name.
         """
+        if self.frp is not None and heat is None:
+            raise ValueError("this network has FRP (config.model.frp=True): it needs heat maps")
         stage_pool = {"stride": (1, 2, 2)}
         x = self._offer(intermediates, "conv_1a_7x7", self.conv_1a_7x7(clip, train=train))  # b t h/2 w/2 64
         x = self._offer(intermediates, "max_pool_2a", max_pool(x, (1, 3, 3), **stage_pool))  # b t h/4 w/4 64
@@ -69,7 +72,7 @@ class SpatialNetwork(nnx.Module):
             if window := POOL_BEFORE.get(name):
                 x = max_pool(x, (1, window, window), **stage_pool)
             x = self._offer(intermediates, name, getattr(self, name)(x, train=train))
-            if self.frp is not None and name in GUIDED_BY_HEAT:
+            if self.frp is not None and heat is not None and name in GUIDED_BY_HEAT:
                 heat = pool_heat_map(heat, *x.shape[2:4])
                 x = self._offer(intermediates, f"{name}_guided", self.frp(x, heat))
         pooled = x.mean((2, 3))  # b t 1024

@@ -1,16 +1,17 @@
-"""Temporal network (the paper's DTN): recoupling, then three transformer branches that see few, more and most frames."""
+"""Temporal network (the paper's DTN): recoupling, then three transformer branches that see ever more frames."""
 
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from rgbd_jax.data.sampling import intervals, sample_frames
 from rgbd_jax.models.attention import TransformerStack
 from rgbd_jax.models.intermediates import Intermediates
-from rgbd_jax.models.layers import Inception, max_pool, scaled
+from rgbd_jax.models.layers import Inception, Types, max_pool, scaled
 from rgbd_jax.models.recoupling import Recoupling
 
 BRANCHES = ("small", "medium", "large")
@@ -24,9 +25,9 @@ class TemporalBranch(nnx.Module):
 
     def __init__(
         self, frames: int, features: int, *, width: float, blocks: int, heads: int, knn_attention: float,
-        dropout: float, dtype, param_dtype,
+        dropout: float, dtype: DTypeLike, param_dtype: DTypeLike,
     ):  # fmt: skip
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
         self.class_token = nnx.Param(jnp.zeros(features, param_dtype))  # c
         self.position_embedding = nnx.Param(jnp.zeros((frames + 1, features), param_dtype))  # n+1 c
         channels = [scaled(c, width) for c in INCEPTION_CHANNELS]
@@ -59,9 +60,9 @@ class TemporalNetwork(nnx.Module):
     def __init__(
         self, frames: int, features: int, *, width: float, branch_frames: tuple[int, int, int],
         random_frames: bool, blocks: int, heads: int, knn_attention: float, dropout: float, recoupling: Mapping | None,
-        dtype, param_dtype,
+        dtype: DTypeLike, param_dtype: DTypeLike,
     ):  # fmt: skip
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
         self.recoupling = None if recoupling is None else Recoupling(frames, features, **recoupling, **types)
         self.random_frames = random_frames
         for name, count in zip(BRANCHES, branch_frames, strict=True):
