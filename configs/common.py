@@ -54,6 +54,7 @@ def get_config() -> ConfigDict:
     config.model.frp = True
     config.model.frp_window = 10  # w: frames that a heat map pools
     config.model.dropout = 0.1  # in the transformer layers
+    config.model.batch_norm_momentum = 0.01  # share of a batch in the running statistics; short runs need more
     config.model.dtype = "float32"  # compute type: "float32", "bfloat16" or "float64"
 
     config.loss = ConfigDict()

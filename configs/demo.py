@@ -28,6 +28,7 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.model.temporal_blocks = 2
     config.model.recoupling_hidden = 64
     config.model.frp_window = 4
+    config.model.batch_norm_momentum = 0.05
 
     config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 0.05

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -132,12 +132,13 @@ class ConvUnit(nnx.Module):
         kernel_shape: tuple[int, int, int] = (1, 1, 1),
         spatial_stride: int = 1,
         *,
+        momentum: float,
         dtype: DTypeLike,
         param_dtype: DTypeLike,
     ):
         shape = (*kernel_shape, inputs, outputs)  # t h w i o
         self.kernel = nnx.Param(jnp.zeros(shape, param_dtype))
-        self.norm = BatchNorm(outputs, epsilon=1e-3, momentum=0.01, param_dtype=param_dtype)
+        self.norm = BatchNorm(outputs, epsilon=1e-3, momentum=momentum, param_dtype=param_dtype)
         self.spatial_stride = spatial_stride
         self.dtype = dtype
 
@@ -188,17 +189,17 @@ class Inception(nnx.Module):
         *,
         kernel_shape: tuple[int, int, int],
         pool_window: tuple[int, int, int],
-        dtype: DTypeLike,
-        param_dtype: DTypeLike,
+        momentum: float,
+        **types: Unpack[Types],
     ):
         a, b, c, d, e, f = channels
-        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
-        self.branch0 = ConvUnit(inputs, a, **types)
-        self.branch1_reduce = ConvUnit(inputs, b, **types)
-        self.branch1 = ConvUnit(b, c, kernel_shape, **types)
-        self.branch2_reduce = ConvUnit(inputs, d, **types)
-        self.branch2 = ConvUnit(d, e, kernel_shape, **types)
-        self.branch3 = ConvUnit(inputs, f, **types)
+        unit = functools.partial(ConvUnit, momentum=momentum, **types)
+        self.branch0 = unit(inputs, a)
+        self.branch1_reduce = unit(inputs, b)
+        self.branch1 = unit(b, c, kernel_shape)
+        self.branch2_reduce = unit(inputs, d)
+        self.branch2 = unit(d, e, kernel_shape)
+        self.branch3 = unit(inputs, f)
         self.pool_window = pool_window
         self.outputs = a + c + e + f
 

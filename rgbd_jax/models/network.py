@@ -69,7 +69,9 @@ class MotionNetwork(nnx.Module):
             "hidden": model.recoupling_hidden,
             "dropout": model.recoupling_dropout,
         }
-        self.spatial = SpatialNetwork(features, width=model.width, frp=model.frp, **types)
+        self.spatial = SpatialNetwork(
+            features, width=model.width, frp=model.frp, momentum=model.batch_norm_momentum, **types
+        )
         self.temporal = TemporalNetwork(
             config.clip.frames,
             features,
@@ -81,6 +83,7 @@ class MotionNetwork(nnx.Module):
             knn_attention=model.knn_attention,
             dropout=model.dropout,
             recoupling=recoupling if model.recoupling else None,
+            momentum=momentum,
             **types,
         )
         for name in BRANCHES:

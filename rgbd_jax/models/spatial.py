@@ -1,7 +1,8 @@
 """Spatial network (the paper's DSN): a GoogLeNet-like network on every frame, guided by the motion heat map."""
 
+from typing import Unpack
+
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from rgbd_jax.models.frp import FRP, pool_heat_map
@@ -23,12 +24,11 @@ GUIDED_BY_HEAT = ("mixed_3b", "mixed_4b", "mixed_5b")  # blocks whose output FRP
 class SpatialNetwork(nnx.Module):
     """Maps each frame to a feature vector; only the pools of the inception blocks mix neighbouring frames."""
 
-    def __init__(self, features: int, *, width: float, frp: bool, dtype: DTypeLike, param_dtype: DTypeLike):
-        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
+    def __init__(self, features: int, *, width: float, frp: bool, momentum: float, **types: Unpack[Types]):
         stem, wide = scaled(64, width), scaled(192, width)
-        self.conv_1a_7x7 = ConvUnit(3, stem, (1, 7, 7), spatial_stride=2, **types)
-        self.conv_2b_1x1 = ConvUnit(stem, stem, **types)
-        self.conv_2c_3x3 = ConvUnit(stem, wide, (1, 3, 3), **types)
+        self.conv_1a_7x7 = ConvUnit(3, stem, (1, 7, 7), spatial_stride=2, momentum=momentum, **types)
+        self.conv_2b_1x1 = ConvUnit(stem, stem, momentum=momentum, **types)
+        self.conv_2c_3x3 = ConvUnit(stem, wide, (1, 3, 3), momentum=momentum, **types)
         inputs = wide
         for name, channels in INCEPTION_CHANNELS.items():
             block = Inception(
@@ -36,11 +36,12 @@ class SpatialNetwork(nnx.Module):
                 [scaled(c, width) for c in channels],
                 kernel_shape=(1, 3, 3),
                 pool_window=(3, 3, 3),
+                momentum=momentum,
                 **types,
             )
             setattr(self, name, block)
             inputs = block.outputs
-        self.frp = FRP(dtype=dtype, param_dtype=param_dtype) if frp else None
+        self.frp = FRP(**types) if frp else None
         self.projection_norm = LayerNorm(inputs, **types)
         self.projection = Linear(inputs, features, **types)
 

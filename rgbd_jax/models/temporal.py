@@ -1,11 +1,11 @@
 """Temporal network (the paper's DTN): recoupling, then three transformer branches that see ever more frames."""
 
 from collections.abc import Mapping
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from rgbd_jax.data.sampling import intervals, sample_frames
@@ -25,14 +25,16 @@ class TemporalBranch(nnx.Module):
 
     def __init__(
         self, frames: int, features: int, *, width: float, blocks: int, heads: int, knn_attention: float,
-        dropout: float, dtype: DTypeLike, param_dtype: DTypeLike,
+        dropout: float, momentum: float, **types: Unpack[Types],
     ):  # fmt: skip
-        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
+        param_dtype = types["param_dtype"]
         self.class_token = nnx.Param(jnp.zeros(features, param_dtype))  # c
         self.position_embedding = nnx.Param(jnp.zeros((frames + 1, features), param_dtype))  # n+1 c
         channels = [scaled(c, width) for c in INCEPTION_CHANNELS]
         channels[-1] = features - channels[0] - channels[2] - channels[4]  # whatever the rounding, the sum is features
-        self.inception = Inception(features, channels, kernel_shape=(3, 1, 1), pool_window=(3, 1, 1), **types)
+        self.inception = Inception(
+            features, channels, kernel_shape=(3, 1, 1), pool_window=(3, 1, 1), momentum=momentum, **types
+        )
         self.transformer = TransformerStack(
             blocks, features, heads, scaled(ATTENTION_HEAD_FEATURES, width), scaled(PERCEPTRON_FEATURES, width),
             knn_attention, dropout, **types,
@@ -60,15 +62,14 @@ class TemporalNetwork(nnx.Module):
     def __init__(
         self, frames: int, features: int, *, width: float, branch_frames: tuple[int, int, int],
         random_frames: bool, blocks: int, heads: int, knn_attention: float, dropout: float, recoupling: Mapping | None,
-        dtype: DTypeLike, param_dtype: DTypeLike,
+        momentum: float, **types: Unpack[Types],
     ):  # fmt: skip
-        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
         self.recoupling = None if recoupling is None else Recoupling(frames, features, **recoupling, **types)
         self.random_frames = random_frames
         for name, count in zip(BRANCHES, branch_frames, strict=True):
             branch = TemporalBranch(
                 count, features, width=width, blocks=blocks, heads=heads, knn_attention=knn_attention,
-                dropout=dropout, **types,
+                dropout=dropout, momentum=momentum, **types,
             )  # fmt: skip
             setattr(self, name, branch)
 

@@ -1,0 +1,80 @@
+"""The full network on two real gesture clips, from raw frames to both told apart, for each stream and builder.
+
+Runs where `shared/sample_rgbd` lies beside the checkout; about four minutes on two cores.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import folder, nvgesture
+from rgbd_jax.data import pipeline
+from rgbd_jax.data.prepared import open_splits
+from rgbd_jax.steps import Stream
+from rgbd_jax.train import train
+
+SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "sample_rgbd"
+CLIPS = [("subject11_r0", 80, 0), ("subject11_r1", 80, 1)]
+
+needs_sample = pytest.mark.skipif(not SAMPLE.exists(), reason=f"the sample clips are not there: {SAMPLE}")
+
+
+@pytest.fixture(scope="module")
+def configs_by_builder(tmp_path_factory):
+    """Builder -> stream -> config of the full network at 128x128 on the sample clips."""
+    root = tmp_path_factory.mktemp("sample")
+    split_list = "".join(f"{name} {count} {label}\n" for name, count, label in CLIPS)
+    made = {}
+    for module, lists in ((folder, "."), (nvgesture, "dataset_splits")):
+        raw_dir = root / module.__name__ / "raw"
+        (raw_dir / lists).mkdir(parents=True)
+        for modality in ("rgb", "depth"):
+            (raw_dir / modality).symlink_to(SAMPLE / modality)
+        for split in ("train", "valid"):
+            (raw_dir / lists / f"{split}.txt").write_text(split_list)
+        for stream in ("rgb", "depth"):
+            config = module.get_config(stream)
+            config.data.raw_dir = str(raw_dir)
+            config.data.data_dir = str(root / module.__name__ / "prepared")
+            config.data.transforms.resize = (146, 146)
+            config.data.transforms.crop_size = 128
+            config.data.transforms.reference_nvgesture_crop = False
+            config.clip.size = 128
+            config.model.batch_norm_momentum = 0.3
+            config.optimizer.name = "adamw"
+            config.schedule.name = "cosine"
+            config.schedule.learning_rate = 3e-4
+            config.train.batch_size = 2
+            config.eval.batch_size = 2
+            config.train.epochs = 16
+            config.train.evaluate_every_epochs = 4
+            made[module.__name__.removeprefix("configs."), stream] = config.lock()
+    return made
+
+
+@needs_sample
+@pytest.mark.parametrize("stream", ["rgb", "depth"])
+def test_both_builders_give_the_same_clips(configs_by_builder, stream):
+    batches = []
+    for builder in ("folder", "nvgesture"):
+        config = configs_by_builder[builder, stream]
+        (batch,) = pipeline.eval_batches(open_splits(config).evaluation, config, batch_size=2)
+        batches.append(batch)
+    np.testing.assert_array_equal(batches[0]["frames"][stream], batches[1]["frames"][stream])
+    assert batches[0]["frames"][stream].shape == (2, 64, 128, 128, 3)
+    assert [batch["label"].tolist() for batch in batches] == [[0, 1], [0, 1]]
+
+
+@needs_sample
+@pytest.mark.slow
+@pytest.mark.parametrize(("builder", "stream"), [("folder", "rgb"), ("nvgesture", "depth")])
+def test_full_network_tells_two_real_clips_apart(configs_by_builder, tmp_path, builder, stream):
+    config = configs_by_builder[builder, stream]
+    classes = open_splits(config).num_classes
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(Stream(config, classes).shapes().params))
+    assert parameters > 38e6
+    result = train(config, tmp_path / "run")
+    assert result["clips"] == 2
+    assert result["latest_top1"] == 1.0
