@@ -49,5 +49,16 @@ def _log_to_stderr() -> None:
     log.setLevel(logging.DEBUG if flags.FLAGS.verbosity > 0 else logging.INFO)
 
 
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags; a config field that does not exist ends the program with one line, not with a traceback."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        detail = " ".join(str(error).strip("\"'").replace("\\n", " ").split())
+        sys.exit(f"error: a --config. flag names a field that the config does not have: {detail}")
+    except (TypeError, ValueError) as error:
+        sys.exit(f"error: a --config. flag has a value that its field cannot take: {error}")
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse_flags)

@@ -160,13 +160,12 @@ def test_parity_training_float64(case, monkeypatch):
         # The step's own gradient and output, kept as it is traced: computing them beside it would compile all twice.
         monkeypatch.setattr(stream, "gradients", lambda *arguments: seen.append(gradients(*arguments)) or seen[-1])
 
+        @jax.jit
         def step(state):
             state, measured = stream.update(state, clip, heat, labels, moment, 0)
             gradient, _, output, _ = seen.pop()
             return state, gradient, output.logits, measured
 
-        # A small case compiles longer than it runs, unless XLA leaves the program as it is.
-        step = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0} if len(clip[0, 0]) < 128 else {})
         for number in range(case.meta["steps"]):
             state, gradient, logits, measured = step(state)
             recorded = case.recorded[f"train/step{number}"]

@@ -69,9 +69,8 @@ class MotionNetwork(nnx.Module):
             "hidden": model.recoupling_hidden,
             "dropout": model.recoupling_dropout,
         }
-        self.spatial = SpatialNetwork(
-            features, width=model.width, frp=model.frp, momentum=model.batch_norm_momentum, **types
-        )
+        momentum = model.batch_norm_momentum
+        self.spatial = SpatialNetwork(features, width=model.width, frp=model.frp, momentum=momentum, **types)
         self.temporal = TemporalNetwork(
             config.clip.frames,
             features,
