@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from rgbd_jax import metrics
 from rgbd_jax.checkpoint import Checkpoints, check_workdir
 from rgbd_jax.data import pipeline
-from rgbd_jax.data.prepared import open_splits
 from rgbd_jax.data.source import ClipSource
+from rgbd_jax.dataset import open_splits
 from rgbd_jax.sharding import clip_mesh, global_batch, local_batch_size, replicated
 from rgbd_jax.steps import Moment, Stream, TrainState, moment_at
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     _log_to_stderr()
+    _keep_compiled_programs()
     from rgbd_jax.evaluate import evaluate  # after the flags are read: importing takes seconds, --help should not
     from rgbd_jax.train import NonFiniteLossError, train
 
@@ -47,6 +49,14 @@ def _log_to_stderr() -> None:
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.DEBUG if flags.FLAGS.verbosity > 0 else logging.INFO)
+
+
+def _keep_compiled_programs() -> None:
+    """Keeps what XLA compiles for the next run, unless JAX_COMPILATION_CACHE_DIR says where to."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "rgbd_jax" / "xla"))
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from rgbd_jax.data.heatmap import heat_maps
 from rgbd_jax.losses import unimodal_losses
 from rgbd_jax.models.initial import initial_values
 from rgbd_jax.models.network import MotionNetwork, NetworkOutput
+from rgbd_jax.settings import check_config
 
 Tree = Mapping[str, Any]
 Batch = Mapping[str, Any]
@@ -55,9 +56,13 @@ class Stream:
     Args:
         config: the experiment's config.
         num_classes: number of classes.
+
+    Raises:
+        ValueError: the config cannot be used; names every field that is wrong.
     """
 
     def __init__(self, config: ConfigDict, num_classes: int):
+        check_config(config)
         self.config = config
         self.num_classes = num_classes
         self.optimizer = optim.make_optimizer(config)

@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 from rgbd_jax.checkpoint import Checkpoints, best_epoch, check_workdir, write_config
 from rgbd_jax.data import pipeline
-from rgbd_jax.data.prepared import open_splits
+from rgbd_jax.dataset import open_splits
 from rgbd_jax.evaluate import Evaluator
+from rgbd_jax.settings import check_config
 from rgbd_jax.sharding import clip_mesh, global_batch, local_batch_size, replicated
 from rgbd_jax.steps import Stream, moment_at
 from rgbd_jax.writers import Progress, Writers
@@ -38,6 +39,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     started = time.monotonic()
 
     # Check everything that can be wrong before anything is written.
+    check_config(config)
     check_workdir(workdir, config, new_allowed=True)
     splits = open_splits(config)
     mesh = clip_mesh()

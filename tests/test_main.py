@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 TINY = (
     "clip.frames=8", "clip.size=32", "model.width=0.125", "model.branch_frames=(2, 4, 6)", "model.temporal_blocks=1",
     "model.recoupling_hidden=16", "train.batch_size=16", "train.epochs=2", "train.log_every_steps=1",
-    "eval.batch_size=16",
+    "schedule.warm_up_epochs=0", "eval.batch_size=16",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from configs import folder, nvgesture
 from rgbd_jax.data import pipeline
-from rgbd_jax.data.prepared import open_splits
+from rgbd_jax.dataset import open_splits
 from rgbd_jax.steps import Stream
 from rgbd_jax.train import train
 
@@ -38,9 +38,10 @@ def configs_by_builder(tmp_path_factory):
             config = module.get_config(stream)
             config.data.raw_dir = str(raw_dir)
             config.data.data_dir = str(root / module.__name__ / "prepared")
-            config.data.transforms.resize = (146, 146)
+            config.data.transforms.resize = (132, 132)
             config.data.transforms.crop_size = 128
             config.data.transforms.reference_nvgesture_crop = False
+            config.data.transforms.rotation_probability = 0.0
             config.clip.size = 128
             config.model.batch_norm_momentum = 0.3
             config.optimizer.name = "adamw"
@@ -48,8 +49,10 @@ def configs_by_builder(tmp_path_factory):
             config.schedule.learning_rate = 3e-4
             config.train.batch_size = 2
             config.eval.batch_size = 2
-            config.train.epochs = 16
-            config.train.evaluate_every_epochs = 4
+            config.schedule.warm_up_epochs = 2
+            config.loss.sharpness = False
+            config.train.epochs = 24
+            config.train.evaluate_every_epochs = 8
             made[module.__name__.removeprefix("configs."), stream] = config.lock()
     return made
 

@@ -17,6 +17,7 @@ def tiny_config(data_dir: Path, stream: str = "rgb") -> ConfigDict:
     config.model.branch_frames = (2, 4, 6)
     config.model.temporal_blocks = 1
     config.model.recoupling_hidden = 16
+    config.schedule.warm_up_epochs = 0
     config.train.batch_size = 16
     config.train.epochs = 2
     config.train.log_every_steps = 1

@@ -1,0 +1,67 @@
+"""Checks of a config's values that would otherwise fail late, or worse, not at all."""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+DTYPES = ("float32", "bfloat16", "float64")
+
+
+def check_config(config: ConfigDict) -> None:
+    """Checks the fields of model, loss and loop; those of the data are checked where the data are read.
+
+    Raises:
+        ValueError: names every field whose value cannot be used, what it is and what it may be.
+    """
+    problems = [
+        f"config.{field}={value!r}: {expected}" for field, value, allowed, expected in _rules(config) if not allowed
+    ]
+    if problems:
+        raise ValueError("\n  ".join(["the config cannot be used:", *problems]))
+
+
+def _rules(config: ConfigDict) -> Iterator[tuple[str, object, bool, str]]:
+    model, loss, train, schedule = config.model, config.loss, config.train, config.schedule
+    for field, value in {
+        "clip.frames": config.clip.frames,
+        "clip.size": config.clip.size,
+        "model.temporal_blocks": model.temporal_blocks,
+        "model.attention_heads": model.attention_heads,
+        "model.recoupling_heads": model.recoupling_heads,
+        "model.recoupling_hidden": model.recoupling_hidden,
+        "model.frp_window": model.frp_window,
+        "loss.reference_device_batch": loss.reference_device_batch,
+        "loss.temperature_epochs": loss.temperature_epochs,
+        "train.batch_size": train.batch_size,
+        "train.epochs": train.epochs,
+        "train.log_every_steps": train.log_every_steps,
+        "train.evaluate_every_epochs": train.evaluate_every_epochs,
+        "eval.batch_size": config.eval.batch_size,
+    }.items():
+        yield field, value, value >= 1, "expected at least 1"
+    for field, value in {
+        "model.width": model.width,
+        "model.batch_norm_momentum": model.batch_norm_momentum,
+        "loss.distillation_temperature": loss.distillation_temperature,
+        "schedule.learning_rate": schedule.learning_rate,
+    }.items():
+        yield field, value, value > 0, "expected more than 0"
+    for field, value in {
+        "model.dropout": model.dropout,
+        "model.recoupling_dropout": model.recoupling_dropout,
+        "loss.label_smoothing": loss.label_smoothing,
+    }.items():
+        yield field, value, 0 <= value < 1, "expected at least 0 and less than 1"
+    yield "model.dtype", model.dtype, model.dtype in DTYPES, f"expected one of {', '.join(DTYPES)}"
+    branches = tuple(model.branch_frames)
+    yield "model.branch_frames", branches, len(branches) == 3 and min(branches) >= 1, "expected three numbers from 1 on"
+    # The class token is a key too.
+    kept = int((min(branches) + 1) * model.knn_attention)
+    usable = model.knn_attention == 0 or (kept >= 1 and model.knn_attention <= 1)
+    yield "model.knn_attention", model.knn_attention, usable, "expected 0, or at most 1 and so much that a key is kept"
+    yield "loss.branch_weights", loss.branch_weights, len(loss.branch_weights) == 4, "expected four numbers"
+    yield "loss.temperature", loss.temperature, min(loss.temperature) > 0, "expected two numbers above 0"
+    warm_up = 0 <= schedule.warm_up_epochs < train.epochs
+    yield "schedule.warm_up_epochs", schedule.warm_up_epochs, warm_up, "expected less than config.train.epochs"
+    every_epoch = schedule.name != "plateau" or train.evaluate_every_epochs == 1
+    yield "schedule.name", schedule.name, every_epoch, 'expected config.train.evaluate_every_epochs=1 with "plateau"'
