@@ -44,7 +44,7 @@ class KeptKeysAttention(nnx.Module):
 
 
 def keep_strongest(scores: Float[Array, "*rows n"], share: float) -> Float[Array, "*rows n"]:
-    """Sets all but the int(n * share) highest scores of a row to -inf (ties with the last stay); a share of 0 keeps all."""
+    """Sets all but the int(n * share) highest scores of a row (and ties) to -inf; a share of 0 keeps all."""
     if not share:
         return scores
     kept = int(scores.shape[-1] * share)
