@@ -49,7 +49,7 @@ def test_train_and_evaluate_end_with_one_json_line(small_demo, tmp_path):
         results.append(json.loads(finished.stdout.splitlines()[-1]))
     trained, evaluated = results
     assert (trained["mode"], evaluated["mode"]) == ("train", "eval")
-    for name in evaluated.keys() - {"mode", "seconds"}:
+    for name in evaluated.keys() - {"mode", "workdir", "seconds"}:
         assert evaluated[name] == pytest.approx(trained[name], rel=1e-5), name
     assert {"workdir", "step", "clips", "top1", "top5", "reference_protocol", "mean_per_class"} <= evaluated.keys()
 
