@@ -1,0 +1,21 @@
+"""The package stands on its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+for name in ("tensorflow", "torch"):
+    sys.modules[name] = None  # importing it raises ImportError
+for package in ("rgbd_jax", "datasets", "configs"):
+    root = importlib.import_module(package)
+    for module in pkgutil.walk_packages(root.__path__, package + "."):
+        importlib.import_module(module.name)
+"""
+
+
+def test_every_module_imports_without_tensorflow_and_pytorch():
+    subprocess.run([sys.executable, "-c", IMPORT_ALL], check=True, cwd=ROOT)
