@@ -44,7 +44,7 @@ def test_convolve_refuses_other_kernels():
         convolve(random(1, 3, 4, 4, 2), random(3, 3, 3, 2, 2))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     window=st.sampled_from(
         [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (1, 1, 1)), ((1, 2, 2), (1, 2, 2)), ((3, 1, 1), (1, 1, 1))]
@@ -142,7 +142,7 @@ def test_recoupling_equals_the_scores_of_all_pairs_of_channels_without_forming_t
 
 
 @given(size=st.integers(1, 300), halvings=st.integers(0, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_heat_map_meets_every_size_that_strided_layers_make(size, halvings):
     target = size
     for _ in range(halvings):
