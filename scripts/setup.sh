@@ -23,6 +23,6 @@ fi
 
 echo "setting up .venv from requirements.lock (once, a minute or two)" >&2
 [ -x .venv/bin/python ] || "$python" -m venv --clear .venv
-.venv/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock >&2
-.venv/bin/python -m pip install --quiet --no-deps --editable . >&2
+.venv/bin/python -m pip install -qq --require-hashes --requirement requirements.lock >&2
+.venv/bin/python -m pip install -qq --no-deps --editable . >&2
 printf '%s' "$wanted" >"$stamp"
