@@ -1,5 +1,6 @@
 """Training: build, restore, then step, log, evaluate and save until the last epoch is done."""
 
+import contextlib
 import logging
 import math
 import time
@@ -74,7 +75,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
 
     # Step, log, evaluate, save.
     recent = Recent(step)
-    with Progress(last_step, step, "step") as progress:
+    progress = Progress(last_step, step, "step")
+    with contextlib.closing(checkpoints), contextlib.closing(writers), progress:
         while step < last_step:
             moment = moment_at(config, step / steps, [epoch["top1"] for epoch in history])
             batch = global_batch(next(batches), mesh)
@@ -98,8 +100,6 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                 checkpoints.save(state, batches.get_state(), history)
                 recent.restart(step)
 
-    checkpoints.close()
-    writers.close()
     return {
         **best_epoch(history, config.checkpoint.best_metric),
         "latest_top1": history[-1]["top1"],
