@@ -74,8 +74,6 @@ class Progress:
         self._bar.close()
         self._redirect.__exit__(*error)
 
-    def advance(self, note: str = "") -> None:
-        """Moves the bar on by one; `note` is shown beside it."""
-        if note:
-            self._bar.set_postfix_str(note, refresh=False)
+    def advance(self) -> None:
+        """Moves the bar on by one."""
         self._bar.update()
