@@ -3,17 +3,24 @@
 import io
 import mmap
 import os
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rgbd_jax.convert.checkpoint_file import RefusedError, format_of, naming
+import numpy as np
+
+from rgbd_jax.convert.checkpoint_file import RefusedError, format_of, naming, replacing
 from rgbd_jax.convert.pytorch_pickle import MAX_PICKLE_BYTES, PickleMachine, plain
+from rgbd_jax.convert.pytorch_pickle_writer import PickleWriter
 from rgbd_jax.convert.pytorch_tensor import TensorViews
-from rgbd_jax.convert.pytorch_zip import INCOMPLETE, read_directory
+from rgbd_jax.convert.pytorch_zip import CHUNK_BYTES, INCOMPLETE, read_directory
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
 ZIP_VERSIONS = range(1, 11)
+ROOT = "archive"
+ALIGNMENT = 64
 
 Ranges = dict[str, tuple[int, int]]
 
@@ -124,3 +131,47 @@ def _other_byte_order(found: str) -> str:
         f"its numbers are stored in the byte order {found!r}, expected 'little': load and save it with PyTorch "
         f"on a little-endian machine (x86 or ARM)"
     )
+
+
+def write_pytorch(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes a file that torch.load reads, also with weights_only=True, in PyTorch's zip format.
+
+    The file appears under its name only when it is complete and on the disk. The same value always gives the same
+    bytes. Arrays are written one after the other; only one whose values are not contiguous is copied for it.
+
+    Args:
+        path: the file; one that exists is replaced.
+        value: dict, OrderedDict, list, tuple, set, str, bytes, int, float, bool, None and NumPy arrays of float64, 32,
+            16, bfloat16, complex64, 128, int64, 32, 16, 8, uint8 or bool, which become tensors of the same shape and
+            type. NumPy scalars become plain numbers.
+
+    Raises:
+        TypeError: the value contains anything else; says where.
+        ValueError: it is nested too deeply, or too large for `read_pytorch`.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    writer = PickleWriter()
+    pickled = writer.dump(value)
+    if len(pickled) > MAX_PICKLE_BYTES:
+        raise ValueError(f"{path}: {len(pickled)} bytes of values besides tensors, expected at most {MAX_PICKLE_BYTES}")
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "x") as archive:
+        _write_entry(archive, "data.pkl", pickled)
+        _write_entry(archive, "byteorder", b"little")
+        for key, array in enumerate(writer.storages):
+            little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+            _write_entry(archive, f"data/{key}", little.reshape(-1).view(np.uint8).data)
+        _write_entry(archive, "version", b"3\n")
+
+
+def _write_entry(archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> None:
+    """Writes an uncompressed entry whose data begin at a multiple of 64 bytes, as in PyTorch's own files."""
+    info = zipfile.ZipInfo(f"{ROOT}/{name}")
+    info.file_size = len(content)
+    wide = len(content) >= 1 << 30  # sizes of 64 bits, which put 20 bytes more before the data
+    header_end = archive.start_dir + 30 + len(info.filename) + (20 if wide else 0) + 4
+    padding = -header_end % ALIGNMENT
+    info.extra = struct.pack("<2sH", b"FB", padding) + bytes(padding)
+    with archive.open(info, "w", force_zip64=wide) as entry:
+        for start in range(0, len(content), CHUNK_BYTES):
+            entry.write(content[start : start + CHUNK_BYTES])

@@ -113,9 +113,9 @@ class PickleMachine:
         container = self._stack[-1]
         if type(container) is not kind:
             raise RefusedError(f"its pickle is damaged (it adds an item to a {type(container).__name__})")
-        if kind is set:
+        if isinstance(container, set):
             container.update(hashable(item) for item in items)
-        else:
+        elif isinstance(container, list):
             container.extend(items)
 
     def _set_items(self, items: list[Any]) -> None:

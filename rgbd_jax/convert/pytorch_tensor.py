@@ -60,7 +60,7 @@ class Storage:
     length: int
 
     def __post_init__(self) -> None:
-        if not (0 <= self.first and 0 <= self.length and self.first + self.length <= self.numel < 1 << 60):
+        if not (min(self.first, self.length) >= 0 and self.first + self.length <= self.numel < 1 << 60):
             raise RefusedError(
                 f"storage {self.key[:40]!r}: elements {self.first} to {self.first + self.length} of {self.numel} do "
                 f"not exist"
