@@ -94,8 +94,11 @@ def replacing(path: Path) -> Iterator[Path]:
     Only a complete file, safe on the disk, ever gets the name; after an error `path` is as before and nothing is left.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode & 0o777
     try:
         yield temporary
+        temporary.chmod(mode)  # some writers make a file of their own, readable for its owner only
         _sync(temporary)
         os.replace(temporary, path)
     except BaseException:

@@ -64,11 +64,6 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[Any, Ranges]:
             f"a zip archive that torch.save did not write: expected one folder with data.pkl and version, found "
             f"{', '.join(map(repr, sorted(entries)[:4]))[:200]}. If the checkpoint is inside, unpack it first"
         )
-    if f"{root}/constants.pkl" in entries:
-        raise RefusedError(
-            "a TorchScript archive (torch.jit.save), which contains a program; save the weights instead: "
-            "torch.save(torch.jit.load(path).state_dict(), new_path)"
-        )
 
     def content(name: str, limit: int) -> bytes:
         entry = entries[f"{root}/{name}"]
@@ -155,7 +150,7 @@ def write_pytorch(path: str | os.PathLike[str], value: Any) -> None:
     pickled = writer.dump(value)
     if len(pickled) > MAX_PICKLE_BYTES:
         raise ValueError(f"{path}: {len(pickled)} bytes of values besides tensors, expected at most {MAX_PICKLE_BYTES}")
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "x") as archive:
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _write_entry(archive, "data.pkl", pickled)
         _write_entry(archive, "byteorder", b"little")
         for key, array in enumerate(writer.storages):

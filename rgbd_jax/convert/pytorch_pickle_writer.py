@@ -82,7 +82,9 @@ class PickleWriter:
             self._out += pickle.TUPLE
         elif isinstance(value, set):
             self._out += b"c__builtin__\nset\n" + pickle.EMPTY_LIST + pickle.MARK
-            self._items([self._key(member, place) for member in value], place, depth)
+            # Sorted, since the order of a set is another in every process.
+            members = sorted((self._key(member, place) for member in value), key=lambda x: (type(x).__name__, repr(x)))
+            self._items(members, place, depth)
             self._out += pickle.APPENDS + pickle.TUPLE1 + pickle.REDUCE
         else:
             raise TypeError(

@@ -116,6 +116,11 @@ def _listed_entry(directory: bytes, at: int) -> tuple[Entry, int]:
     if signature != b"PK\x01\x02" or end > len(directory) or disk:
         raise RefusedError(f"the zip archive's directory is damaged; {INCOMPLETE}")
     name = _checked_name(directory[at + CENTRAL.size : name_end])
+    if name.split("/")[1:2] in (["code"], ["constants.pkl"]):
+        raise RefusedError(
+            "a TorchScript archive (torch.jit.save), which contains a program; save the weights instead: "
+            "torch.save(torch.jit.load(path).state_dict(), new_path)"
+        )
     size, packed, header = _widened(directory[name_end : name_end + extra_length], size, packed, header)
     if method or packed != size:
         raise RefusedError(

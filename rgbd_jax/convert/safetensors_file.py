@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from rgbd_jax.convert.checkpoint_file import RefusedError, format_of, naming, replacing
 from rgbd_jax.convert.pytorch_tensor import DTYPES
 
+METADATA = "__metadata__"
 TYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -88,14 +89,21 @@ def write_safetensors(
 
     Raises:
         TypeError: an array has a type that the format lacks, or metadata is not text.
+        ValueError: a tensor has the one name that the format keeps for itself.
         OSError: the file cannot be written.
     """
     path = Path(path)
     known = {DTYPES[name] for name in TYPES.values()}
     for name, array in tensors.items():
+        if name == METADATA:
+            raise ValueError(f"a tensor cannot be named {METADATA}, which is where the format keeps its metadata")
         if array.dtype.newbyteorder("=") not in known:
             raise TypeError(f"{name} is an array of {array.dtype}, expected one of {', '.join(map(str, known))}")
     # The library takes the memory as it lies, so a transposed array would be stored wrongly without this.
     contiguous = {name: np.asarray(array, array.dtype.newbyteorder("="), order="C") for name, array in tensors.items()}
     with replacing(path) as temporary:
-        save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        try:
+            # None, since safetensors 0.8 writes a header that it cannot read for no tensors with empty metadata.
+            save_file(contiguous, temporary, metadata=dict(metadata) if metadata else None)
+        except SafetensorError as error:
+            raise OSError(f"{path}: {error}") from error
