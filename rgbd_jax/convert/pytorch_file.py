@@ -11,9 +11,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from rgbd_jax.convert.checkpoint_file import RefusedError, format_of, naming, replacing
-from rgbd_jax.convert.pytorch_pickle import MAX_PICKLE_BYTES, PickleMachine, plain
+from rgbd_jax.convert.pytorch_pickle import MAX_PICKLE_BYTES, PickleMachine
 from rgbd_jax.convert.pytorch_pickle_writer import PickleWriter
 from rgbd_jax.convert.pytorch_tensor import TensorViews
+from rgbd_jax.convert.pytorch_values import PlainValues
 from rgbd_jax.convert.pytorch_zip import CHUNK_BYTES, INCOMPLETE, read_directory
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -50,9 +51,9 @@ def read_pytorch(path: str | os.PathLike[str]) -> Any:
         found = format_of(file.read(512), size)
         if found == "safetensors":
             raise RefusedError("a safetensors file, not one of PyTorch: read it with read_safetensors")
-        with_arrays = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         value, ranges = _read_zip(file, size) if found == "pytorch_zip" else _read_legacy(file, size)
-        return plain(value, TensorViews(with_arrays, ranges).array)
+        return PlainValues(TensorViews(mapped, ranges).array).convert(value)
 
 
 def _read_zip(file: BinaryIO, size: int) -> tuple[Any, Ranges]:
@@ -92,7 +93,7 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[Any, Ranges]:
 
 def _read_legacy(file: BinaryIO, size: int) -> tuple[Any, Ranges]:
     file.seek(0)
-    stream = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+    stream = io.BytesIO(file.read(min(MAX_PICKLE_BYTES, size)))
     machine = PickleMachine(stream, view_metadata=True)
     magic, version, system, value, keys = (machine.load() for _ in range(5))
     if (type(magic), type(version)) != (int, int) or (magic, version) != (LEGACY_MAGIC, LEGACY_VERSION):
@@ -170,3 +171,4 @@ def _write_entry(archive: zipfile.ZipFile, name: str, content: bytes | memoryvie
     with archive.open(info, "w", force_zip64=wide) as entry:
         for start in range(0, len(content), CHUNK_BYTES):
             entry.write(content[start : start + CHUNK_BYTES])
+    info.extra = b""  # the space belongs before the data, not into the directory as well

@@ -46,7 +46,8 @@ class ScalarType:
 
     def build(self, state: Any) -> None:
         """Takes the state of a plain NumPy dtype: version, byte order, then nothing that a plain type has."""
-        if type(state) is not tuple or len(state) < 5 or state[1] not in ("<", ">", "|", "=") or any(state[2:5]):
+        plain = type(state) is tuple and len(state) >= 5 and all(part is None for part in state[2:5])
+        if not plain or state[1] not in ("<", ">", "|", "="):
             raise RefusedError("a numpy.dtype that is not one of a plain number")
         self.dtype = self.dtype.newbyteorder(state[1])
 

@@ -4,11 +4,10 @@ A pickle is a program for a small stack machine. The machine here knows the inst
 numbers, text and tensors, and no other; the functions that a pickle names are looked up in our own table
 (pytorch_globals). So no instruction can import, call or change anything, and every size is bounded:
 
-- a pickle may have MAX_PICKLE_BYTES and MAX_INSTRUCTIONS (a network of 1,000 tensors with its optimizer has about
-  60,000), so however it is made the machine holds no more than about 250 bytes an instruction;
+- a pickle may have MAX_PICKLE_BYTES, MAX_INSTRUCTIONS and MAX_CONTAINERS (a network of 1,000 tensors with its
+  optimizer has about 60,000 instructions and 14,000 containers, most of them shapes and strides);
 - text and bytes are taken from what the file holds, whatever length it declares;
-- values may be nested MAX_DEPTH deep, and the tree of values, shared ones counted as often as they occur, may have
-  MAX_VALUES.
+- how deep values are nested and how many they are written out in full is bounded in pytorch_values.
 """
 
 import io
@@ -17,16 +16,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from rgbd_jax.convert.checkpoint_file import RefusedError
-from rgbd_jax.convert.pytorch_globals import GLOBALS, Constructor, ScalarType, StorageType, TorchDtype, hashable
-from rgbd_jax.convert.pytorch_tensor import Storage, Tensor
+from rgbd_jax.convert.pytorch_globals import GLOBALS, Constructor, ScalarType, StorageType, hashable
+from rgbd_jax.convert.pytorch_tensor import Storage
 
 MAX_PICKLE_BYTES = 16 << 20
 MAX_INSTRUCTIONS = 1_000_000
-MAX_VALUES = 1_000_000
-MAX_DEPTH = 64
+MAX_CONTAINERS = 250_000
 
 TRUSTED_WAY = (
     "If you trust the file, load it with PyTorch elsewhere and save only what is needed: "
@@ -50,6 +46,7 @@ class PickleMachine:
         self._stream = stream
         self._storage_items = 6 if view_metadata else 5
         self._instructions = 0
+        self._containers = 0
         self._stack: list[Any] = []
         self._outer: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -66,6 +63,9 @@ class PickleMachine:
                 self._instructions += 1
                 if self._instructions > MAX_INSTRUCTIONS:
                     raise RefusedError(f"the pickle has more than {MAX_INSTRUCTIONS} instructions")
+                self._containers += instruction.name in CONTAINERS
+                if self._containers > MAX_CONTAINERS:
+                    raise RefusedError(f"the pickle has more than {MAX_CONTAINERS} containers")
                 if instruction.name in VALUES:
                     self._stack.append(argument)
                 elif instruction.name in CONSTANTS:
@@ -187,6 +187,12 @@ VALUES = frozenset(
         "SHORT_BINBYTES",
     )
 )
+# Instructions that make something larger than a number.
+CONTAINERS = frozenset(
+    (
+        "EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "MARK", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "BINPERSID",
+    )
+)  # fmt: skip
 CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -221,47 +227,3 @@ INSTRUCTIONS: dict[str, Callable[[PickleMachine, Any], None]] = {
     "BUILD": lambda machine, _: machine._build(),
     "BINPERSID": lambda machine, _: machine._persistent(),
 }
-
-
-def plain(value: Any, array: Callable[[Tensor], np.ndarray]) -> Any:
-    """Returns the value of a pickle as new plain containers with arrays in place of tensors.
-
-    A torch.dtype becomes its name ("torch.float32"), as a torch.device has become its ("cuda:0").
-
-    Args:
-        value: what `PickleMachine.load` returned.
-        array: gives the array of a tensor.
-
-    Raises:
-        RefusedError: the value is nested too deeply, contains itself, is too large written out in full, or holds
-            something that is no value (a function, say).
-    """
-    left = MAX_VALUES
-
-    def converted(value: Any, depth: int) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0 or depth > MAX_DEPTH:
-            raise RefusedError(
-                f"its values are nested deeper than {MAX_DEPTH}, or are more than {MAX_VALUES} when shared ones are "
-                f"counted as often as they occur"
-            )
-        kind = type(value)
-        if kind in (str, bytes, int, float, bool, type(None)):
-            return value
-        if kind in (dict, OrderedDict):
-            return kind((key, converted(item, depth + 1)) for key, item in value.items())
-        if kind in (list, tuple):
-            return kind(converted(item, depth + 1) for item in value)
-        if kind is set:
-            return {converted(item, depth + 1) for item in value}
-        if kind is Tensor:
-            return array(value)
-        if kind is Storage:
-            return array(Tensor(value, value.dtype, 0, (value.length,), (1,)))
-        if kind is TorchDtype:
-            return f"torch.{value.name}"
-        name = value.name if kind is Constructor else f"a {kind.__name__}"
-        raise RefusedError(f"the pickle holds {name} as a value, which is not a tensor or plain value; nothing was run")
-
-    return converted(value, 0)

@@ -9,8 +9,8 @@ import numpy as np
 
 from rgbd_jax.convert.checkpoint_file import RefusedError
 from rgbd_jax.convert.pytorch_globals import hashable
-from rgbd_jax.convert.pytorch_pickle import MAX_DEPTH
 from rgbd_jax.convert.pytorch_tensor import DTYPES, STORAGE_DTYPES
+from rgbd_jax.convert.pytorch_values import MAX_DEPTH
 
 STORAGE_NAMES = {DTYPES[dtype]: name for name, dtype in reversed(STORAGE_DTYPES.items())}
 EMPTY_ORDERED_DICT = b"ccollections\nOrderedDict\n" + pickle.EMPTY_TUPLE + pickle.REDUCE

@@ -76,7 +76,7 @@ def _central_directory(file: BinaryIO, size: int) -> tuple[list[Entry], int]:
         narrow, wide = (listed, total, length, begin), (listed_64, total_64, length_64, begin_64)
         agree = all(a in (b, full) for a, b, full in zip(narrow, wide, (FULL_16,) * 2 + (FULL_32,) * 2, strict=True))
         ends = position_64 + END_64.size == position - END_64_LOCATOR.size and record_size == END_64.size - 12
-        if signature != b"PK\x06\x06" or disk or disk_count > 1 or any(disks_64) or not agree or not ends:
+        if signature != b"PK\x06\x06" or disk or disk_count != 1 or any(disks_64) or not agree or not ends:
             raise RefusedError(f"the two end records of the zip archive disagree; {INCOMPLETE}")
         position, (listed, total, length, begin) = position_64, wide
     if any(disks) or comment or listed != total or begin + length != position or length < total * CENTRAL.size:
