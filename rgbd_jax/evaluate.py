@@ -1,69 +1,155 @@
-"""Evaluation: every clip of a split counted once, in batches over all devices."""
+"""Evaluation: every clip of a split counted once, in batches over all devices.
 
+`python -m rgbd_jax.evaluate fuse A B --split validation` fuses the scores of runs that were evaluated.
+"""
+
+import logging
+import operator
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, SupportsIndex
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rgbd_jax import metrics
+from rgbd_jax import metrics, score_fusion
 from rgbd_jax.checkpoint import Checkpoints, check_workdir
 from rgbd_jax.data import pipeline
-from rgbd_jax.data.source import ClipSource
+from rgbd_jax.data.source import ClipRecord, PreparedSplit
 from rgbd_jax.dataset import open_splits
+from rgbd_jax.scores import Scores, scores_file
+from rgbd_jax.settings import check_config
 from rgbd_jax.sharding import clip_mesh, global_batch, local_batch_size, replicated
-from rgbd_jax.steps import Moment, Stream, TrainState, moment_at
+from rgbd_jax.steps import Batch, Moment, Stream, TrainState, Tree, moment_at
+
+log = logging.getLogger("rgbd_jax")
 
 
 class Evaluator:
     """Measures a network on the clips of one split."""
 
-    def __init__(self, stream: Stream, source: ClipSource, mesh: Mesh):
+    def __init__(self, stream: Stream, source: PreparedSplit, mesh: Mesh):
+        self._stream = stream
         self._config = stream.config
         self._source = source
         self._mesh = mesh
         self._batch_size = local_batch_size(self._config.eval.batch_size, "config.eval.batch_size")
-        self._step = jax.jit(stream.evaluation_step, out_shardings=replicated(mesh))
+        self._step = jax.jit(self._scored_batch, out_shardings=replicated(mesh))
 
     def __call__(self, state: TrainState, moment: Moment) -> dict[str, float]:
-        """Returns the metrics over all clips (see `metrics.summarise`) and their number, `clips`."""
+        """Returns the metrics over all clips (see `metrics.measure`) and their number, `clips`."""
+        return self.measure(state, moment)[0]
+
+    def measure(self, state: TrainState, moment: Moment) -> tuple[dict[str, float], Scores]:
+        """Returns the metrics over all clips, as a call does, and the scores that they are computed from.
+
+        Every process returns the same, with the clips in the order of the split.
+        """
+        source = _NamedClips(self._source)
         batches = pipeline.eval_batches(
-            self._source,
+            source,
             self._config,
             batch_size=self._batch_size,
             shard_index=jax.process_index(),
             shard_count=jax.process_count(),
         )
-        totals: dict | None = None
-        for batch in batches:
-            sums = self._step(state.params, state.batch_stats, global_batch(batch, self._mesh), moment)
-            totals = metrics.add(totals, jax.device_get(sums))
-        assert totals is not None  # eval_batches gives at least one batch
-        return {"clips": int(totals["clips"]), **metrics.summarise(totals)}
+        found = [
+            jax.device_get(self._step(state.params, state.batch_stats, global_batch(batch, self._mesh), moment))
+            for batch in batches
+        ]
+        scored = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        real = np.flatnonzero(scored["mask"])
+        order = real[np.argsort(scored["record"][real])]
+        assert np.array_equal(scored["record"][order], np.arange(len(source))), "every clip is evaluated once"
+        scores = Scores(
+            names=source.names(),
+            labels=scored["label"][order],
+            heads={name: logits[order].astype(np.float32) for name, logits in scored["heads"].items()},
+            stream=self._config.stream,
+            dataset=self._config.data.dataset,
+            split=self._source.split,
+            step=int(state.step),
+            class_names=self._source.class_names,
+        )
+        losses = {name: values[order] for name, values in scored["losses"].items()}
+        return {"clips": len(order), **metrics.measure(scores.heads, scores.labels, losses)}, scores
+
+    def _scored_batch(self, params: Tree, batch_stats: Tree, batch: Batch, moment: Moment) -> Mapping[str, Any]:
+        """Returns heads and losses clip by clip, and which clips these are: of all processes, not just of this one."""
+        scored = self._stream.evaluation_step(params, batch_stats, batch, moment)
+        return {**scored, **{name: batch[name] for name in ("label", "record", "mask")}}
+
+
+class _NamedClips:
+    """Clips that keep their names when they are read: reading them again for the names alone would take minutes."""
+
+    def __init__(self, source: PreparedSplit):
+        self._source = source
+        self._names = [""] * len(source)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: SupportsIndex) -> ClipRecord:
+        clip = self._source[index]
+        self._names[operator.index(index)] = clip.name
+        return clip
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the names of all clips, once every clip was read by one of the processes; all have to call it."""
+        if jax.process_count() == 1:
+            return tuple(self._names)
+        # Only arrays travel between processes: a row of UTF-8 bytes for each clip, zeros for the clips of others.
+        encoded = [name.encode() for name in self._names]
+        longest = int(np.max(multihost_utils.process_allgather(np.array(max(map(len, encoded))))))
+        rows = np.zeros((len(encoded), longest), np.uint8)
+        for row, name in zip(rows, encoded, strict=True):
+            row[: len(name)] = np.frombuffer(name, np.uint8)
+        merged = np.max(multihost_utils.process_allgather(rows), axis=0)
+        return tuple(row.tobytes().rstrip(b"\0").decode() for row in merged)
 
 
 def evaluate(config: ConfigDict, workdir: Path, which: str) -> dict:
     """Evaluates the "best" or "latest" checkpoint of a workdir on `config.data.eval_split`.
+
+    The scores of all clips are left in the workdir (see `scores.scores_file`).
 
     Returns:
         The result: step, clips, metrics and seconds.
 
     Raises:
         FileNotFoundError: there is no run or no checkpoint.
-        ValueError: the workdir is of another config, or the data do not fit it.
+        ValueError: the config cannot be used, the workdir is of another config, or the data do not fit it.
     """
     started = time.monotonic()
+    check_config(config)
     check_workdir(workdir, config, new_allowed=False)
     splits = open_splits(config)
     mesh = clip_mesh()
     stream = Stream(config, splits.num_classes)
-    checkpoints = Checkpoints(workdir, config.checkpoint.best_metric, read_only=True)
+    state, moment = _restore(stream, workdir, which, mesh)
+    measured, scores = Evaluator(stream, splits.evaluation, mesh).measure(state, moment)
+    if jax.process_index() == 0:
+        file = scores_file(workdir, scores.split)
+        scores.save(file)
+        log.info("the scores of all clips are in %s", file)
+    return {"step": int(state.step), **measured, "seconds": round(time.monotonic() - started, 1)}
+
+
+def _restore(stream: Stream, workdir: Path, which: str, mesh: Mesh) -> tuple[TrainState, Moment]:
+    """Returns the state of a checkpoint, on all devices, and the moment of the training that it is of."""
+    checkpoints = Checkpoints(workdir, stream.config.checkpoint.best_metric, read_only=True)
     step = checkpoints.step_of(which)
     if step is None:
         raise FileNotFoundError(f"{workdir} has no checkpoint yet; train until the first evaluation is done")
     state, _ = checkpoints.restore(step, stream.shapes(), replicated(mesh))
     history = [epoch for epoch in checkpoints.history() if epoch["step"] <= step]
-    moment = moment_at(config, history[-1]["epoch"] - 1, [epoch["top1"] for epoch in history])
-    measured = Evaluator(stream, splits.evaluation, mesh)(state, moment)
-    return {"step": step, **measured, "seconds": round(time.monotonic() - started, 1)}
+    return state, moment_at(stream.config, history[-1]["epoch"] - 1, [epoch["top1"] for epoch in history])
+
+
+if __name__ == "__main__":
+    score_fusion.main()

@@ -1,83 +1,90 @@
-"""Accuracies as sums over clips that are divided once: every clip counts once, whatever the batch or device count."""
+"""Figures of merit, computed once from what the network says of each clip: every clip counts once."""
 
 from collections.abc import Mapping
+from types import ModuleType
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from rgbd_jax.models.network import NetworkOutput
-
-Sums = Mapping[str, Array]
-
-# What the reference reports as its accuracy: it unpacks the network's four outputs shifted by one at evaluation, so
-# that its four figures are those of the branch `large` and of these sums of logits; the best of them is published.
-REFERENCE_PROTOCOL = {
-    "reference_large": ("large",),
-    "reference_logits_small": ("logits", "small"),
-    "reference_logits_medium": ("logits", "medium"),
-    "reference_medium_small": ("medium", "small"),
-}
+# What the reference reports as its accuracy is the best of the figures of several sums of heads. For one stream it
+# unpacks the network's four outputs shifted by one, so that these are the branch `large` and three sums.
+ONE_STREAM_PROTOCOL = (("large",), ("logits", "small"), ("logits", "medium"), ("medium", "small"))
+FUSION_PROTOCOL = (("logits",), ("rgb", "depth"), ("rgb", "depth", "logits"))
+# Accuracies of the fusion network that are those of no single head.
+FUSION_SUMS = {"top1_rgb_depth": ("rgb", "depth"), "top1_all": ("rgb", "depth", "logits")}
 
 
-def rank_of_label(logits: Float[Array, "b k"], labels: Int[Array, "b"]) -> Int[Array, "b"]:
+def rank_of_label(
+    logits: Float[Array | np.ndarray, "b k"], labels: Int[Array | np.ndarray, "b"]
+) -> Int[Array | np.ndarray, "b"]:
     """Returns how many classes score higher than the true one (0: the clip is recognised).
 
-    Of classes with equal scores the first counts as higher, as for an argmax; a non-finite score is never right.
+    Of classes with equal scores the first counts as higher, as for an argmax. A score that is not a number counts as
+    higher than every other; a true class whose score is not finite has rank k, below all.
+
+    Args:
+        logits: scores of the classes, of JAX or of NumPy; the result is of the same.
+        labels: true classes, from 0 to k - 1.
     """
-    score = jnp.take_along_axis(logits, labels[:, None], axis=1)  # b 1
-    earlier = jnp.arange(logits.shape[1]) < labels[:, None]  # b k
-    higher = jnp.sum((logits > score) | ((logits == score) & earlier), axis=1)
-    return jnp.where(jnp.isfinite(score[:, 0]), higher, logits.shape[1])
+    xp: ModuleType = logits.__array_namespace__()
+    score = xp.take_along_axis(logits, labels[:, None], axis=1)  # b 1
+    earlier = xp.arange(logits.shape[1]) < labels[:, None]  # b k
+    higher = xp.sum(~(logits <= score) | ((logits == score) & earlier), axis=1)
+    return xp.where(xp.isfinite(score[:, 0]), higher, logits.shape[1])
 
 
-def sums(
-    output: NetworkOutput, losses: Mapping[str, Float[Array, "b"]], labels: Int[Array, "b"], mask: Bool[Array, "b"]
-) -> Sums:
-    """Returns the sums over the clips where mask is true that `summarise` makes metrics of."""
-    heads = {"logits": output.logits, **output.branch_logits}
-    clips = len(labels)
-    labels = jnp.where(mask, labels, 0)
-    totals = {name: jnp.sum(jnp.where(mask, values, 0)) for name, values in losses.items()}
+def accuracies(scores: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> dict[str, float]:
+    """Returns `top1`, `top5` and `mean_per_class` of one head: shares from 0 to 1.
 
-    def hits(logits: Array, k: int = 1) -> Array:
-        return jnp.sum(mask & (rank_of_label(logits, labels) < k))
+    `mean_per_class` is the top-1 accuracy of each class, averaged over the classes that have clips.
 
-    totals["top1"] = hits(output.logits)
-    totals["top5"] = hits(output.logits, 5)
-    for name, logits in output.branch_logits.items():
-        totals[f"top1_{name}"] = hits(logits)
-    for name, parts in REFERENCE_PROTOCOL.items():
-        totals[name] = hits(jnp.sum(jnp.stack([heads[part] for part in parts]), axis=0))
-    predicted = jnp.argmax(output.logits, axis=1)  # b
-    classes = output.logits.shape[1]
-    cells = jnp.where(mask, labels * classes + predicted, classes * classes)  # b; the last cell takes the padding
-    confusion = jax.ops.segment_sum(jnp.ones(clips, jnp.int32), cells, classes * classes + 1)[:-1]
-    totals["confusion"] = confusion.reshape(classes, classes)  # true class, predicted class
-    totals["clips"] = jnp.sum(mask)
-    return totals
-
-
-def add(total: Mapping[str, np.ndarray] | None, more: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the sums over two disjoint sets of clips, on the host in float64 and int64."""
-    wide = {
-        name: np.asarray(value, np.float64 if np.issubdtype(value.dtype, np.floating) else np.int64)
-        for name, value in more.items()
+    Args:
+        scores: of the classes: logits, probabilities or sums of them.
+        labels: true classes, from 0 to k - 1.
+    """
+    classes = scores.shape[1]
+    ranks = rank_of_label(scores, labels)
+    clips = np.bincount(labels, minlength=classes)  # k
+    hits = np.bincount(labels[ranks < 1], minlength=classes)  # k
+    present = clips > 0
+    return {
+        "top1": float(np.mean(ranks < 1)),
+        "top5": float(np.mean(ranks < min(5, classes))),
+        "mean_per_class": float(np.mean(hits[present] / clips[present])),
     }
-    return wide if total is None else {name: np.asarray(total[name]) + value for name, value in wide.items()}
 
 
-def summarise(totals: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns the metrics of all clips: top-1, top-5, each branch, mean per class, the reference's protocol, losses.
+def measure(
+    heads: Mapping[str, Float[np.ndarray, "n k"]],
+    labels: Int[np.ndarray, "n"],
+    losses: Mapping[str, Float[np.ndarray, "n"]],
+) -> dict[str, float]:
+    """Returns the metrics of all clips.
 
-    `mean_per_class` averages over the classes that have clips.
+    Args:
+        heads: logits of every head; "logits" decides. The others are "small", "medium" and "large" (one stream), or
+            "rgb" and "depth" (fusion).
+        labels: true classes, from 0 to k - 1.
+        losses: losses of each clip.
+
+    Returns:
+        The mean of each loss; `top1`, `top5` and `mean_per_class` of the head "logits"; `top1_<head>` of every other;
+        with fusion also `top1_rgb_depth` and `top1_all` of the sum of two and of three heads; and
+        `reference_protocol`, the accuracy as the reference reports it.
     """
-    clips = int(totals["clips"])
-    confusion = np.asarray(totals["confusion"])
-    per_class = confusion.sum(1)
-    present = per_class > 0
-    result = {name: float(value) / clips for name, value in totals.items() if name not in ("clips", "confusion")}
-    result["reference_protocol"] = max(result.pop(name) for name in REFERENCE_PROTOCOL)
-    result["mean_per_class"] = float(np.mean(confusion.diagonal()[present] / per_class[present]))
+    wide = {name: np.asarray(logits, np.float64) for name, logits in heads.items()}
+
+    def top1(*names: str) -> float:
+        with np.errstate(invalid="ignore"):  # inf - inf is no number, and so not right
+            summed = np.sum([wide[name] for name in names], axis=0)
+        return float(np.mean(rank_of_label(summed, labels) < 1))
+
+    fusion = "rgb" in heads
+    result = {name: float(np.mean(values, dtype=np.float64)) for name, values in losses.items()}
+    decided = accuracies(wide["logits"], labels)
+    result["top1"] = decided["top1"]
+    result |= {f"top1_{name}": top1(name) for name in heads if name != "logits"}
+    result |= {name: top1(*names) for name, names in FUSION_SUMS.items() if fusion}
+    result |= {"top5": decided["top5"], "mean_per_class": decided["mean_per_class"]}
+    result["reference_protocol"] = max(top1(*names) for names in (FUSION_PROTOCOL if fusion else ONE_STREAM_PROTOCOL))
     return result

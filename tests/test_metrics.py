@@ -1,0 +1,171 @@
+"""Metrics against plain loops over the clips, and by hand."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rgbd_jax.metrics import accuracies, measure, rank_of_label
+
+ONE_STREAM = ("logits", "small", "medium", "large")
+FUSION = ("logits", "rgb", "depth")
+# Few values, so that scores often tie; their sums are exact.
+VALUES = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0, math.nan, math.inf, -math.inf])
+
+
+@st.composite
+def scored(draw, heads):
+    clips, classes = draw(st.integers(1, 8)), draw(st.integers(1, 7))
+    logits = {
+        head: np.array(
+            draw(st.lists(st.lists(VALUES, min_size=classes, max_size=classes), min_size=clips, max_size=clips)),
+            np.float32,
+        )
+        for head in heads
+    }
+    labels = draw(st.lists(st.integers(0, classes - 1), min_size=clips, max_size=clips))
+    return logits, np.array(labels, np.int32)
+
+
+def classes_in_order(row):
+    """Classes from the highest score to the lowest; of equals the first, what is not a number before all."""
+    return sorted(range(len(row)), key=lambda c: (-math.inf if math.isnan(row[c]) else -row[c], c))
+
+
+def right(row, label, k=1):
+    """Whether the label is among the first k."""
+    if not math.isfinite(row[label]):
+        return False
+    numbers = [c for c in range(len(row)) if math.isnan(row[c])]
+    order = numbers + [c for c in classes_in_order(row) if c not in numbers]
+    return label in order[:k]
+
+
+def share(rows, labels, k=1):
+    return sum(right(row, label, k) for row, label in zip(rows, labels, strict=True)) / len(labels)
+
+
+def per_class(rows, labels):
+    shares = []
+    for label in set(labels):
+        mine = [row for row, other in zip(rows, labels, strict=True) if other == label]
+        shares.append(sum(right(row, label) for row in mine) / len(mine))
+    return sum(shares) / len(shares)
+
+
+def summed(heads, *names):
+    clips, classes = heads[names[0]].shape
+    return [[sum(float(heads[name][i, c]) for name in names) for c in range(classes)] for i in range(clips)]
+
+
+@given(scored(ONE_STREAM), st.lists(st.floats(-100, 100, width=32), min_size=8, max_size=8))
+def test_one_stream_equals_loops(case, losses):
+    heads, labels = case
+    losses = np.array(losses[: len(labels)], np.float32)
+    expected = {
+        "loss": sum(map(float, losses)) / len(labels),
+        "top1": share(summed(heads, "logits"), labels.tolist()),
+        "top5": share(summed(heads, "logits"), labels.tolist(), 5),
+        "mean_per_class": per_class(summed(heads, "logits"), labels.tolist()),
+        **{f"top1_{head}": share(summed(heads, head), labels.tolist()) for head in ONE_STREAM[1:]},
+        "reference_protocol": max(
+            share(summed(heads, *names), labels.tolist())
+            for names in (["large"], ["logits", "small"], ["logits", "medium"], ["medium", "small"])
+        ),
+    }
+    found = measure(heads, labels, {"loss": losses})
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@given(scored(FUSION))
+def test_fusion_equals_loops(case):
+    heads, labels = case
+    expected = {
+        "top1": share(summed(heads, "logits"), labels.tolist()),
+        "top5": share(summed(heads, "logits"), labels.tolist(), 5),
+        "mean_per_class": per_class(summed(heads, "logits"), labels.tolist()),
+        "top1_rgb": share(summed(heads, "rgb"), labels.tolist()),
+        "top1_depth": share(summed(heads, "depth"), labels.tolist()),
+        "top1_rgb_depth": share(summed(heads, "rgb", "depth"), labels.tolist()),
+        "top1_all": share(summed(heads, "rgb", "depth", "logits"), labels.tolist()),
+    }
+    expected["reference_protocol"] = max(expected[name] for name in ("top1", "top1_rgb_depth", "top1_all"))
+    assert measure(heads, labels, {}) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@settings(deadline=None)  # JAX compiles for every shape
+@given(scored(("logits",)))
+def test_rank_is_the_place_in_the_order_with_jax_and_numpy(case):
+    heads, labels = case
+    logits = heads["logits"]
+    ranks = rank_of_label(logits, labels)
+    assert isinstance(ranks, np.ndarray)
+    for row, label, rank in zip(logits.tolist(), labels.tolist(), ranks.tolist(), strict=True):
+        if math.isfinite(row[label]):
+            assert right(row, label, rank + 1)
+            assert not right(row, label, rank)
+        else:
+            assert rank == len(row)
+    with_jax = jax.jit(rank_of_label)(jnp.asarray(logits), jnp.asarray(labels))
+    assert isinstance(with_jax, jax.Array)
+    np.testing.assert_array_equal(with_jax, ranks)
+
+
+def test_five_accuracies_of_fusion_by_hand():
+    # Four clips of class 0 and class 1; each sum of heads recognises another number of them.
+    heads = {
+        "logits": np.array([[1, 0], [1, 0], [1, 0], [0, 3]], np.float32),
+        "rgb": np.array([[0, 5], [0, 1], [0, 1], [2, 0]], np.float32),
+        "depth": np.array([[0, 1], [3, 0], [1.5, 0], [0, 1]], np.float32),
+    }
+    found = measure(heads, np.array([0, 0, 0, 1]), {})
+    assert found == {
+        "top1": 1.0,
+        "top1_rgb": 0.0,
+        "top1_depth": 0.75,
+        "top1_rgb_depth": 0.5,
+        "top1_all": 0.75,
+        "top5": 1.0,
+        "mean_per_class": 1.0,
+        "reference_protocol": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("heads", "names"),
+    [
+        *(
+            (ONE_STREAM, names)
+            for names in (("large",), ("logits", "small"), ("logits", "medium"), ("medium", "small"))
+        ),
+        *((FUSION, names) for names in (("logits",), ("rgb", "depth"), ("rgb", "depth", "logits"))),
+    ],
+)
+def test_reference_protocol_takes_each_of_its_sums(heads, names):
+    # One clip of class 0 that these heads recognise together, but none of them alone, nor all without the last; what
+    # other heads say of it is so wrong that no other sum will do.
+    scores = {head: np.array([[0, 0, 0, 50]], np.float32) for head in heads}
+    for head in names[:-1]:
+        scores[head] = np.array([[2, 3, 0, 0]], np.float32)
+    scores[names[-1]] = np.array([[4, 0, 5 if len(names) > 1 else 0, 0]], np.float32)
+    found = measure(scores, np.array([0]), {})
+    assert found["reference_protocol"] == 1.0
+    scores[names[0]] = np.array([[-9, 0, 0, 0]], np.float32)
+    assert measure(scores, np.array([0]), {})["reference_protocol"] == 0.0
+
+
+def test_mean_per_class_leaves_out_classes_without_clips():
+    scores = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]], np.float64)  # always the first of three classes
+    assert accuracies(scores, np.array([0, 0, 0, 1])) == {"top1": 0.75, "top5": 1.0, "mean_per_class": 0.5}
+
+
+def test_mean_loss_of_many_clips_is_summed_in_float64():
+    losses = np.full(100_000, 0.1, np.float32)
+    losses[0] = 1e6  # in float32 the sum would lose the small ones
+    heads = dict.fromkeys(ONE_STREAM, np.zeros((100_000, 2), np.float32))
+    found = measure(heads, np.zeros(100_000, np.int32), {"loss": losses})
+    assert found["loss"] == pytest.approx((1e6 + 99_999 * float(np.float32(0.1))) / 100_000, rel=1e-12)

@@ -1,0 +1,343 @@
+"""Score fusion: weights that are known, every refusal, and the command line."""
+
+import dataclasses
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rgbd_jax.score_fusion import fuse, search_weights, table
+from rgbd_jax.scores import Scores, scores_file
+
+ROOT = Path(__file__).parents[1]
+CLASSES = 4
+
+
+def scores_of(logits, labels, split="validation", names=None, **changed):
+    scores = Scores(
+        names=tuple(names or (f"{split}_{i}" for i in range(len(labels)))),
+        labels=np.asarray(labels),
+        heads={"logits": np.asarray(logits, np.float32)},
+        stream="rgb",
+        dataset="rgbd_folder",
+        split=split,
+        step=100,
+        class_names=("wave", "point", "circle", "stop")[: np.shape(logits)[1]],
+    )
+    return dataclasses.replace(scores, **changed)
+
+
+def write(workdir, scores):
+    scores.save(scores_file(workdir, scores.split))
+    return workdir
+
+
+def noisy(seed, labels, sharpness):
+    """Logits that favour the label by `sharpness`, over noise."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(len(labels), CLASSES))
+    logits[np.arange(len(labels)), labels] += sharpness
+    return logits
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    """Workdirs of a better and a worse run, each with scores of two splits of 60 clips."""
+    workdirs = [tmp_path / "rgb", tmp_path / "depth"]
+    for split, seed in (("test", 10), ("validation", 20)):
+        labels = np.random.default_rng(seed).integers(0, CLASSES, 60)
+        for number, workdir in enumerate(workdirs):
+            write(workdir, scores_of(noisy(seed + number, labels, 2.0 - number), labels, split))
+    return workdirs
+
+
+def plain_probabilities(row):
+    powers = [math.exp(float(x)) for x in row]
+    return [power / sum(powers) for power in powers]
+
+
+def plain_top1(runs, weights, labels):
+    """Accuracy of the weighted sum of probabilities, clip by clip and class by class."""
+    hits = 0
+    for clip, label in enumerate(labels):
+        rows = [plain_probabilities(logits[clip]) for logits in runs]
+        summed = [sum(w * row[c] for w, row in zip(weights, rows, strict=True)) for c in range(len(rows[0]))]
+        hits += summed.index(max(summed)) == label
+    return hits / len(labels)
+
+
+def probabilities_of(*runs):
+    return np.array([[plain_probabilities(row) for row in logits] for logits in runs])
+
+
+def test_given_weights_equal_a_plain_computation(two_runs):
+    runs = [Scores.load(scores_file(workdir, "test")) for workdir in two_runs]
+    logits = [run.heads["logits"] for run in runs]
+    labels = runs[0].labels.tolist()
+    for weights in (None, (1, 3), (0.9, 0.1), (0, 2)):
+        result = fuse(two_runs, "test", weights=weights)
+        plain = weights or (1, 1)
+        assert result["weights"] == pytest.approx([w / sum(plain) for w in plain])
+        assert result["top1"] == plain_top1(logits, plain, labels)
+        assert [run["top1"] for run in result["runs"]] == [plain_top1([one], [1], labels) for one in logits]
+        assert result["clips"] == 60
+        assert result["tune_split"] is None
+    assert fuse(two_runs, "test", weights=(0, 2))["top1"] == result["runs"][1]["top1"]
+
+
+def test_order_of_the_clips_does_not_matter(two_runs, tmp_path):
+    scores = Scores.load(scores_file(two_runs[1], "test"))
+    order = np.random.default_rng(0).permutation(len(scores.names))
+    shuffled = dataclasses.replace(
+        scores,
+        names=tuple(scores.names[i] for i in order),
+        labels=scores.labels[order],
+        heads={name: logits[order] for name, logits in scores.heads.items()},
+    )
+    other = write(tmp_path / "shuffled", shuffled)
+    expected, found = fuse(two_runs, "test"), fuse([two_runs[0], other], "test")
+    for name in ("top1", "top5", "mean_per_class"):
+        assert found[name] == expected[name]
+    assert found["top1"] != found["runs"][0]["top1"]
+
+
+def test_run_of_chance_gets_no_weight():
+    # One run is right and sure by little, the other is wrong and sure of it.
+    labels = np.arange(40) % CLASSES
+    good, bad = np.full((2, 40, CLASSES), 0.0)
+    good[np.arange(40), labels] = 0.2
+    bad[np.arange(40), (labels + 1) % CLASSES] = 5.0
+    for runs in ((good, bad), (bad, good), (bad, good, bad)):
+        weights = search_weights(probabilities_of(*runs), labels)
+        expected = [float(run is good) for run in runs]
+        assert weights == pytest.approx(expected, abs=1e-9)
+
+
+def test_complementary_runs_share_the_weight():
+    # Each run knows half of the clips and says nothing of the others; every positive weight recognises all, and the
+    # cross entropy, alike in both, is lowest with equal weights.
+    labels = np.arange(40) % CLASSES
+    one, other = np.zeros((2, 40, CLASSES))
+    one[np.arange(20), labels[:20]] = 3.0
+    other[np.arange(20, 40), labels[20:]] = 3.0
+    assert search_weights(probabilities_of(one, other), labels) == pytest.approx((0.5, 0.5), abs=1e-9)
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5, 12])
+def test_same_run_several_times_gets_equal_weights(runs):
+    labels = np.arange(40) % CLASSES
+    probabilities = probabilities_of(*[noisy(0, labels, 1.0)] * runs)
+    assert search_weights(probabilities, labels) == (1 / runs,) * runs
+
+
+def test_weight_between_two_bounds_is_found():
+    # Clip 0 needs a weight of the first run above 0.712, clip 1 one below 0.7135: no multiple of 0.01 will do,
+    # nor one of 0.005.
+    # With weight w, run one adds w * p to the label where run two adds 1 - w times q to the other class.
+    def rows(first, second):
+        return [[first, 1 - first, 0, 0], [second, 1 - second, 0, 0]]
+
+    bound_0, bound_1 = 0.712, 0.7135
+    # (2 p - 1) w + (2 q - 1) (1 - w) = 0 at the bound: with 2 p - 1 = a and 2 q - 1 = -a w / (1 - w)
+    a = 0.3
+    clip_0 = rows((1 + a) / 2, (1 - a * bound_0 / (1 - bound_0)) / 2)
+    clip_1 = rows((1 - a) / 2, (1 + a * bound_1 / (1 - bound_1)) / 2)
+    probabilities = np.array([clip_0, clip_1]).transpose(1, 0, 2)
+    weights = search_weights(probabilities, np.array([0, 0]))
+    assert bound_0 < weights[0] < bound_1
+    assert sum(weights) == pytest.approx(1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 4))
+def test_no_weights_of_a_plain_search_are_better(seed, runs):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, 12)
+    logits = [noisy([seed, run], labels, 0.7) for run in range(runs)]
+    weights = search_weights(probabilities_of(*logits), labels)
+    assert sum(weights) == pytest.approx(1)
+    assert min(weights) >= 0
+    found = plain_top1(logits, weights, labels)
+    others = [w for w in itertools.product(range(6), repeat=runs) if sum(w) == 5]
+    if runs == 4:
+        others = [w for w in others if all(part in (0, 5) for part in w)]
+    assert found >= max(plain_top1(logits, other, labels) for other in [*others, (1,) * runs])
+    assert weights == search_weights(probabilities_of(*logits), labels)
+
+
+def test_weights_are_found_on_the_tuning_split_alone(two_runs):
+    result = fuse(two_runs, "test", tune_split="validation")
+    tuning = [Scores.load(scores_file(workdir, "validation")) for workdir in two_runs]
+    logits = [run.heads["logits"] for run in tuning]
+    labels = tuning[0].labels.tolist()
+    assert result["tune_top1"] == plain_top1(logits, result["weights"], labels)
+    assert result["tune_top1"] >= max(plain_top1(logits, (w, 10 - w), labels) for w in range(11))
+    assert result["tune_clips"] == 60
+    # Other labels of the reported clips do not change the weights.
+    for workdir in two_runs:
+        scores = Scores.load(scores_file(workdir, "test"))
+        write(workdir, dataclasses.replace(scores, labels=(scores.labels + 1) % CLASSES))
+    changed = fuse(two_runs, "test", tune_split="validation")
+    assert changed["weights"] == result["weights"]
+    assert changed["top1"] < result["top1"]
+
+
+def change(workdir, split="test", **changed):
+    write(workdir, dataclasses.replace(Scores.load(scores_file(workdir, split)), **changed))
+
+
+def test_runs_that_do_not_fit_together(two_runs):
+    one, other = two_runs
+    scores = Scores.load(scores_file(other, "test"))
+    files = rf"{scores_file(one, 'test')} and {scores_file(other, 'test')} cannot be fused: "
+
+    def assert_refused(said, **changed):
+        change(other, **changed)
+        with pytest.raises(ValueError, match=files + said):
+            fuse(two_runs, "test")
+        write(other, scores)
+
+    names = scores.names
+    assert_refused(
+        r"they are not of the same clips: the first alone has clip test_59, and the second alone has clip new",
+        names=(*names[:-1], "new"),
+    )
+    assert_refused(
+        r"they are not of the same clips: the first alone has 58 clips \(test_10, test_11, test_12, \.\.\.\)$",
+        names=names[:2],
+        labels=scores.labels[:2],
+        heads={"logits": scores.heads["logits"][:2]},
+    )
+    labels = scores.labels.copy()
+    labels[7] = (labels[7] + 1) % CLASSES
+    assert_refused(rf"they disagree on the labels of clip test_7 \({scores.labels[7]} and {labels[7]}\)", labels=labels)
+    assert_refused("class 1 is 'point' in one and 'aim' in the other", class_names=("wave", "aim", "circle", "stop"))
+    wider = np.pad(scores.heads["logits"], ((0, 0), (0, 1)))
+    assert_refused("one has 4 classes, the other 5", heads={"logits": wider})
+    change(other, class_names=())
+    assert fuse(two_runs, "test")["clips"] == 60
+
+
+def test_diverged_run_is_refused(two_runs):
+    logits = Scores.load(scores_file(two_runs[1], "test")).heads["logits"]
+    logits[3, 1] = np.nan
+    change(two_runs[1], heads={"logits": logits})
+    with pytest.raises(
+        ValueError, match=rf"{scores_file(two_runs[1], 'test')}: the logits of clip test_3 are not finite"
+    ):
+        fuse(two_runs, "test")
+
+
+def test_tuning_on_reported_clips_is_refused(two_runs):
+    with pytest.raises(ValueError, match="--tune_split=test is the split that is reported"):
+        fuse(two_runs, "test", tune_split="test")
+    for workdir in two_runs:
+        scores = Scores.load(scores_file(workdir, "test"))
+        part = dataclasses.replace(
+            scores,
+            split="test[:10%]",
+            names=scores.names[:6],
+            labels=scores.labels[:6],
+            heads={name: logits[:6] + 1 for name, logits in scores.heads.items()},
+        )
+        write(workdir, part)
+        write(workdir, dataclasses.replace(scores, split="everything"))
+        write(workdir, dataclasses.replace(scores, split="validation+test[50%:]"))
+    with pytest.raises(ValueError, match=r"share clips: 6 clips \(test_0, test_1, test_2, \.\.\.\)"):
+        fuse(two_runs, "test", tune_split="test[:10%]")
+    # Another split, but the runs say the same of the same names; rounding does not hide it.
+    for workdir in two_runs:
+        logits = Scores.load(scores_file(workdir, "everything")).heads["logits"]
+        change(workdir, "everything", heads={"logits": logits + np.float32(1e-5)})
+    with pytest.raises(ValueError, match=r"are the same clips: 60 clips"):
+        fuse(two_runs, "test", tune_split="everything")
+    with pytest.raises(ValueError, match=r"are the same clips: 60 clips"):
+        fuse(two_runs, "test", tune_split="validation+test[50%:]")
+
+
+def test_names_that_recur_in_another_split_are_other_clips(two_runs):
+    for workdir in two_runs:
+        change(workdir, "validation", names=Scores.load(scores_file(workdir, "test")).names)
+    assert fuse(two_runs, "test", tune_split="validation")["tune_clips"] == 60
+
+
+def test_tuning_on_another_checkpoint_is_refused(two_runs):
+    change(two_runs[1], "validation", step=200)
+    with pytest.raises(ValueError, match=r"validation\.npz is of step 200, but the reported .* of step 100"):
+        fuse(two_runs, "test", tune_split="validation")
+
+
+@pytest.mark.parametrize("weights", [(1,), (1, 2, 3), (1, -1), (0, 0), (1, math.nan), (1, math.inf)])
+def test_weights_that_cannot_be_used(two_runs, weights):
+    with pytest.raises(ValueError, match="expected 2 numbers from 0 on"):
+        fuse(two_runs, "test", weights=weights)
+
+
+def test_runs_that_are_missing_or_given_twice(two_runs, tmp_path):
+    with pytest.raises(ValueError, match="two or more"):
+        fuse(two_runs[:1], "test")
+    with pytest.raises(ValueError, match="given twice"):
+        fuse([two_runs[0], two_runs[1], two_runs[0]], "test")
+    with pytest.raises(ValueError, match="leave one of the two out"):
+        fuse(two_runs, "test", tune_split="validation", weights=(1, 1))
+    with pytest.raises(FileNotFoundError, match=r"absent/scores/test\.npz does not exist.*--config\.data\.eval_split"):
+        fuse([two_runs[0], tmp_path / "absent"], "test")
+    scores_file(two_runs[0], "test").replace(scores_file(two_runs[0], "validation"))
+    with pytest.raises(ValueError, match=r"validation\.npz holds the scores of split 'test'"):
+        fuse(two_runs, "validation")
+
+
+def test_table_is_aligned(two_runs):
+    lines = table(fuse(two_runs, "test", weights=(0.25, 0.75))).splitlines()
+    assert len(lines) == 4
+    assert len({len(line) for line in lines}) == 1
+    for title in ("weight", "top-1", "top-5", "mean per class", "clips"):
+        end = lines[0].index(title) + len(title)
+        assert all(line[end - 1] != " " and line[end : end + 1] in ("", " ") for line in lines)
+    assert [line.split()[-1] for line in lines[1:]] == ["60"] * 3
+    assert lines[-1].startswith("fused ")
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "rgbd_jax.evaluate", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_command_line(two_runs):
+    finished = run("fuse", *two_runs, "--split", "test", "--tune_split", "validation")
+    assert finished.returncode == 0, finished.stderr
+    *lines, last = finished.stdout.splitlines()
+    expected = fuse(two_runs, "test", tune_split="validation")
+    assert json.loads(last) == {"mode": "fuse", **expected}
+    assert lines == table(expected).splitlines()
+
+    finished = run("fuse", *two_runs, "--split=test", "--weights=1,3")
+    assert json.loads(finished.stdout.splitlines()[-1])["weights"] == [0.25, 0.75]
+
+
+def test_command_line_errors_and_help(two_runs):
+    for arguments, said in (
+        (("--split=train",), "train.npz does not exist"),
+        (("--split=test", "--weights=1,x"), "--weights=1,x: expected numbers"),
+        (("--split=test", "--tune_split=test"), "--tune_split=test is the split that is reported"),
+    ):
+        finished = run("fuse", *two_runs, *arguments)
+        assert finished.returncode == 1
+        assert finished.stdout == ""
+        assert finished.stderr.splitlines()[-1].startswith("error: ")
+        assert said in finished.stderr
+        assert "Traceback" not in finished.stderr
+    finished = run()
+    assert finished.returncode != 0
+    assert "usage: python -m rgbd_jax.evaluate" in finished.stderr
+    finished = run("fuse", "--help")
+    assert finished.returncode == 0
+    for text in ("--tune_split", "--weights", "example:"):
+        assert text in finished.stdout
