@@ -6,11 +6,13 @@ A config file of this folder calls `get_config()` here, changes what its data se
 from ml_collections import ConfigDict, config_dict
 
 
-def get_config() -> ConfigDict:
+def get_config(stream: str = "rgb") -> ConfigDict:
     """Returns the paper's network, transforms, losses and recipe; every field can be overridden by a flag."""
     config = ConfigDict()
     config.seed = 0
-    config.stream = "rgb"  # "rgb" or "depth"
+    config.stream = stream  # "rgb", "depth" or "fusion" of both
+    config.init_from = ""  # weights to start from: a workdir, a converted checkpoint, a *.pth.tar or *.safetensors
+    config.continue_from = ""  # a PyTorch training to go on with: epoch and momentum too; the same kinds
 
     config.clip = ConfigDict()
     config.clip.frames = 64  # T: frames sampled from a clip
@@ -33,6 +35,7 @@ def get_config() -> ConfigDict:
     config.data.transforms.rotation_degrees = (-10, 10)
     config.data.transforms.flip_probability = 0.5
     config.data.transforms.blur = False
+    config.data.transforms.reference_separate_draws = False  # fusion: each modality draws its own crop, flip, rotation
 
     config.data.depth = ConfigDict()  # single-channel depth only; coloured depth is taken as it is
     config.data.depth.encoding = "linear"  # "linear" or "reference_wrapped"
@@ -57,6 +60,13 @@ def get_config() -> ConfigDict:
     config.model.batch_norm_momentum = 0.01  # share of a batch in the running statistics; short runs need more
     config.model.dtype = "float32"  # compute type: "float32", "bfloat16" or "float64"
 
+    config.fusion = ConfigDict()  # of the stream "fusion" alone
+    config.fusion.reference_layout = False  # the first exchange mixes up frames and channels; converted weights need it
+    config.fusion.init_rgb_from = ""  # weights of the RGB stream to start from, as config.init_from
+    config.fusion.init_depth_from = ""  # weights of the depth stream
+    config.fusion.exchange_dropout = 0.4
+    config.fusion.modality_dropout = 0.5
+
     config.loss = ConfigDict()
     config.loss.label_smoothing = 0.1
     config.loss.branch_weights = (1.0, 0.5, 0.5, 0.5)  # cross entropy of the logits, small, medium, large
@@ -79,7 +89,7 @@ def get_config() -> ConfigDict:
     config.schedule.learning_rate = 0.01
     config.schedule.minimum = 1e-5
     config.schedule.warm_up_epochs = 3
-    config.schedule.reference_warm_up_to_peak = False  # reference schedules: the fusion network's warm-up
+    config.schedule.reference_warm_up_to_peak = stream == "fusion"  # reference schedules: where the warm-up ends
     config.schedule.patience = 4  # "plateau": epochs without a better accuracy before the rate falls by `factor`
     config.schedule.factor = 0.1
     config.schedule.cooldown = 3

@@ -10,8 +10,7 @@ from configs import common
 
 def get_config(stream: str = "rgb") -> ConfigDict:
     """Returns the config of the demo for a stream, "rgb" or "depth"."""
-    config = common.get_config()
-    config.stream = stream
+    config = common.get_config(stream)
     config.clip.frames = 16
     config.clip.size = 64
 

@@ -17,8 +17,7 @@ from configs import common
 
 def get_config(stream: str = "rgb") -> ConfigDict:
     """Returns the config for a folder of clips and a stream, "rgb" or "depth"."""
-    config = common.get_config()
-    config.stream = stream
+    config = common.get_config(stream)
     config.data.dataset = "rgbd_folder"
     config.data.transforms.flip_probability = 0.0  # a flipped "swipe left" is a swipe right: turn it on if that is fine
     return config

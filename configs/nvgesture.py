@@ -16,8 +16,7 @@ from configs import common
 
 def get_config(stream: str = "rgb") -> ConfigDict:
     """Returns the config of NvGesture for a stream, "rgb" or "depth"."""
-    config = common.get_config()
-    config.stream = stream
+    config = common.get_config(stream)
     config.data.dataset = "nvgesture"
     config.data.transforms.resize = (256, 256)
     config.data.transforms.reference_nvgesture_crop = True

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from datasets.raw_clips import RawClipsBuilder
-from rgbd_jax.data.source import MODALITIES
+from rgbd_jax.modalities import MODALITIES
 
 BUILDERS = {
     "nvgesture": "datasets.nvgesture.builder:NvGesture",

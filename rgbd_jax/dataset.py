@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 import datasets.build
 from rgbd_jax.data.source import PreparedSplit, open_split, prepared_directory
+from rgbd_jax.modalities import STREAMS
 
 log = logging.getLogger("rgbd_jax")
 
@@ -33,8 +34,6 @@ def open_splits(config: ConfigDict) -> Splits:
         ValueError: the data do not fit the config (names the field), or raw clips are faulty (names the file).
         FileNotFoundError: the data set is neither prepared nor can it be built.
     """
-    if config.stream not in ("rgb", "depth"):
-        raise ValueError(f"config.stream={config.stream!r} is neither 'rgb' nor 'depth'")
     data = config.data
     generated = data.dataset == "rgbd_demo"
     if data.raw_dir or (generated and prepared_directory(data.dataset, data.data_dir) is None):
@@ -44,7 +43,7 @@ def open_splits(config: ConfigDict) -> Splits:
         log.info("%s is prepared in %s", data.dataset, info.directory)
     training = open_split(data.dataset, data.data_dir, data.train_split)
     evaluation = open_split(data.dataset, data.data_dir, data.eval_split)
-    if config.stream not in training.modalities:
+    if not set(STREAMS[config.stream]) <= set(training.modalities):
         raise ValueError(
             f"config.stream={config.stream!r}, but {training.directory} has {' and '.join(training.modalities)} only"
         )

@@ -18,13 +18,16 @@ from ml_collections import ConfigDict
 
 from rgbd_jax import metrics, score_fusion
 from rgbd_jax.checkpoint import Checkpoints, check_workdir
+from rgbd_jax.convert.converted import is_converted
+from rgbd_jax.convert.files import read_weights
 from rgbd_jax.data import pipeline
 from rgbd_jax.data.source import ClipRecord, PreparedSplit
 from rgbd_jax.dataset import open_splits
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.settings import check_config
 from rgbd_jax.sharding import clip_mesh, global_batch, local_batch_size, replicated
-from rgbd_jax.steps import Batch, Moment, Stream, TrainState, Tree, moment_at
+from rgbd_jax.start import weights_for
+from rgbd_jax.steps import Batch, Moment, Stream, TrainState, Tree, evaluation_moment
 
 log = logging.getLogger("rgbd_jax")
 
@@ -114,12 +117,12 @@ class _NamedClips:
 
 
 def evaluate(config: ConfigDict, workdir: Path, which: str) -> dict:
-    """Evaluates the "best" or "latest" checkpoint of a workdir on `config.data.eval_split`.
+    """Evaluates the "best" or "latest" checkpoint of a workdir, or a converted one, on `config.data.eval_split`.
 
     The scores of all clips are left in the workdir (see `scores.scores_file`).
 
     Returns:
-        The result: step, clips, metrics and seconds.
+        The result: step (0 for a converted checkpoint), clips, metrics and seconds.
 
     Raises:
         FileNotFoundError: there is no run or no checkpoint.
@@ -127,7 +130,8 @@ def evaluate(config: ConfigDict, workdir: Path, which: str) -> dict:
     """
     started = time.monotonic()
     check_config(config)
-    check_workdir(workdir, config, new_allowed=False)
+    if not is_converted(workdir):
+        check_workdir(workdir, config, new_allowed=False)
     splits = open_splits(config)
     mesh = clip_mesh()
     stream = Stream(config, splits.num_classes)
@@ -142,13 +146,18 @@ def evaluate(config: ConfigDict, workdir: Path, which: str) -> dict:
 
 def _restore(stream: Stream, workdir: Path, which: str, mesh: Mesh) -> tuple[TrainState, Moment]:
     """Returns the state of a checkpoint, on all devices, and the moment of the training that it is of."""
+    if is_converted(workdir):
+        trained = read_weights(workdir)
+        state = stream.state_of(*weights_for(stream, trained, str(workdir)))
+        epoch = stream.config.train.epochs if trained.epoch is None else trained.epoch
+        return jax.device_put(state, replicated(mesh)), evaluation_moment(stream.config, epoch - 1)
     checkpoints = Checkpoints(workdir, stream.config.checkpoint.best_metric, read_only=True)
     step = checkpoints.step_of(which)
     if step is None:
         raise FileNotFoundError(f"{workdir} has no checkpoint yet; train until the first evaluation is done")
     state, _ = checkpoints.restore(step, stream.shapes(), replicated(mesh))
     history = [epoch for epoch in checkpoints.history() if epoch["step"] <= step]
-    return state, moment_at(stream.config, history[-1]["epoch"] - 1, [epoch["top1"] for epoch in history])
+    return state, evaluation_moment(stream.config, history[-1]["epoch"] - 1)
 
 
 if __name__ == "__main__":

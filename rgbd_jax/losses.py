@@ -1,4 +1,4 @@
-"""Losses of one stream: label-smoothed cross entropy of every branch, and the recoupling distillation."""
+"""Losses: label-smoothed cross entropies, the recoupling distillation, and what ties two streams together."""
 
 from collections.abc import Mapping
 
@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
+from rgbd_jax.models.fusion import FusionOutput
 from rgbd_jax.models.network import NetworkOutput
 from rgbd_jax.models.temporal import BRANCHES
 
@@ -63,5 +64,42 @@ def unimodal_losses(
     return {
         "loss": cross_entropy + distillation_weight * distillation,
         "cross_entropy": cross_entropy,
+        "distillation": distillation,
+    }
+
+
+def fusion_losses(
+    output: FusionOutput, labels: Int[Array, "b"], config: ConfigDict, *, distillation_weight: Float[Array, ""] | float
+) -> Mapping[str, Float[Array, "b"]]:
+    """Returns the losses of each clip: `loss` (to be averaged over clips and minimised) and its parts.
+
+    Cross entropy of the fused and of both streams' logits; `modality`, whether a feature tells which stream it is
+    of; `reconstruction`, the mean squared distance of the decoded feature to either stream's; and the distillation of
+    both streams.
+
+    Args:
+        output: what the fusion network says of the clips.
+        labels: true classes.
+        config: `config.loss` is read (`branch_weights` and `multi_branch` are of one stream alone).
+        distillation_weight: weight of the distillation in this epoch (see `optim.distillation_weight`).
+    """
+    loss = config.loss
+    cross_entropies = [smoothed_cross_entropy(logits, labels, loss.label_smoothing) for logits in output.heads.values()]
+    cross_entropy = jnp.sum(jnp.stack(cross_entropies), axis=0)
+    modality = optax.sigmoid_binary_cross_entropy(output.modality_guess["rgb"], jnp.ones(len(labels)))
+    modality += optax.sigmoid_binary_cross_entropy(output.modality_guess["depth"], jnp.zeros(len(labels)))
+    errors = [(output.decoded - feature).astype(cross_entropy.dtype) for feature in output.features.values()]  # b c
+    reconstruction = jnp.sum(jnp.mean(jnp.square(jnp.stack(errors)), axis=-1), axis=0)
+    distillation = jnp.zeros_like(cross_entropy)
+    for name, spatial in output.spatial.items():
+        if spatial is not None:
+            distillation += loss.reference_device_batch * recoupling_distillation(
+                output.class_feature[name], spatial, loss.distillation_temperature
+            )
+    return {
+        "loss": cross_entropy + modality + reconstruction + distillation_weight * distillation,
+        "cross_entropy": cross_entropy,
+        "modality": modality,
+        "reconstruction": reconstruction,
         "distillation": distillation,
     }

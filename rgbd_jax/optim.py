@@ -47,7 +47,7 @@ def learning_rate(config: ConfigDict, epoch: float, accuracies: Sequence[float] 
     Args:
         config: `config.schedule` and `config.train.epochs` are read.
         epoch: epochs done so far; the fraction counts in the clean schedules only.
-        accuracies: validation accuracy of every finished epoch ("plateau" only).
+        accuracies: validation accuracy of every finished epoch ("plateau" only); not a number where it is not known.
 
     Raises:
         ValueError: the schedule is not known.
@@ -94,6 +94,8 @@ def reference_warm_up_plateau(schedule: ConfigDict, epoch: int, accuracies: Sequ
     _, rate = _reference_warm_up(schedule, epoch)
     best, bad_epochs, cooldown = -np.inf, 0, 0
     for accuracy in accuracies[schedule.warm_up_epochs : epoch]:
+        if np.isnan(accuracy):
+            continue  # an epoch before this training was taken over
         if accuracy > best * (1 + PLATEAU_THRESHOLD):
             best, bad_epochs = accuracy, 0
         else:
@@ -124,7 +126,12 @@ def _cosine(start: float, end: float, progress: float) -> float:
 
 
 def distillation_weight(config: ConfigDict, epoch: float) -> float:
-    """Returns the weight of the distillation: 0 in the warm-up but its last epoch, as the reference has it."""
+    """Returns the weight of the distillation, as the reference has it.
+
+    One stream has none in the warm-up but its last epoch; fusion has it from the start.
+    """
+    if config.stream == "fusion":
+        return config.loss.distillation
     return config.loss.distillation if int(epoch) >= config.schedule.warm_up_epochs - 1 else 0.0
 
 

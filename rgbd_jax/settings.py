@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from rgbd_jax.modalities import STREAMS
+
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -49,9 +51,12 @@ def _rules(config: ConfigDict) -> Iterator[tuple[str, object, bool, str]]:
     for field, value in {
         "model.dropout": model.dropout,
         "model.recoupling_dropout": model.recoupling_dropout,
+        "fusion.exchange_dropout": config.fusion.exchange_dropout,
+        "fusion.modality_dropout": config.fusion.modality_dropout,
         "loss.label_smoothing": loss.label_smoothing,
     }.items():
         yield field, value, 0 <= value < 1, "expected at least 0 and less than 1"
+    yield "stream", config.stream, config.stream in STREAMS, f"expected one of {', '.join(STREAMS)}"
     yield "model.dtype", model.dtype, model.dtype in DTYPES, f"expected one of {', '.join(DTYPES)}"
     branches = tuple(model.branch_frames)
     yield "model.branch_frames", branches, len(branches) == 3 and min(branches) >= 1, "expected three numbers from 1 on"

@@ -1,4 +1,4 @@
-"""The train, evaluation and prediction step of one stream, as pure functions of a train state and a batch."""
+"""The train, evaluation and prediction step of a stream, as pure functions of a train state and a batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,13 +13,17 @@ from ml_collections import ConfigDict
 
 from rgbd_jax import metrics, optim
 from rgbd_jax.data.heatmap import heat_maps
-from rgbd_jax.losses import unimodal_losses
+from rgbd_jax.losses import fusion_losses, unimodal_losses
+from rgbd_jax.models.fusion import FusionNetwork, FusionOutput
 from rgbd_jax.models.initial import initial_values
 from rgbd_jax.models.network import MotionNetwork, NetworkOutput
 from rgbd_jax.settings import check_config
 
 Tree = Mapping[str, Any]
 Batch = Mapping[str, Any]
+Output = NetworkOutput | FusionOutput
+Clips = Any  # normalised frames, b t h w 3; for fusion "rgb" and "depth" -> frames
+Heats = Any  # their heat maps, b t h w 1, or None without FRP; for fusion "rgb" and "depth" -> heat maps
 
 
 @struct.dataclass
@@ -50,8 +54,13 @@ def moment_at(config: ConfigDict, epoch: float, accuracies: Sequence[float] = ()
     )
 
 
+def evaluation_moment(config: ConfigDict, epoch: float) -> Moment:
+    """Returns the settings with which a state is evaluated that was reached in an epoch, counted from 0."""
+    return Moment(0.0, optim.distillation_weight(config, epoch), optim.logit_temperature(config, epoch))
+
+
 class Stream:
-    """One stream's network and optimizer, ready to be stepped; holds no arrays.
+    """The network and optimizer of a stream ("rgb", "depth" or "fusion" of both); holds no arrays.
 
     Args:
         config: the experiment's config.
@@ -66,7 +75,9 @@ class Stream:
         self.config = config
         self.num_classes = num_classes
         self.optimizer = optim.make_optimizer(config)
-        network = nnx.eval_shape(lambda: MotionNetwork(config, num_classes))
+        self.fusion = config.stream == "fusion"
+        network_type = FusionNetwork if self.fusion else MotionNetwork
+        network = nnx.eval_shape(lambda: network_type(config, num_classes))
         self.graph, *states = nnx.split(network, nnx.Param, nnx.BatchStat)
         params, batch_stats = states
         self._shapes = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
@@ -83,40 +94,59 @@ class Stream:
         """Returns the state that a training from given weights starts from."""
         return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, self.optimizer.init(ravel_pytree(params)[0]))
 
-    def inputs(self, batch: Batch) -> tuple[Float[Array, "b t h w 3"], Float[Array, "b t h w 1"] | None]:
+    def inputs(self, batch: Batch) -> tuple[Clips, Heats]:
         """Returns normalised frames and their heat maps, both computed on the accelerator."""
-        frames: UInt8[Array, "b t h w 3"] = batch["frames"][self.config.stream]
         model = self.config.model
-        heat = heat_maps(frames, model.frp_window) if model.frp else None  # b t h w 1
-        return normalise(frames, jnp.dtype(model.dtype)), heat
+        clip, heat = {}, {}
+        for modality, frames in batch["frames"].items():  # uint8, b t h w 3
+            clip[modality] = normalise(frames, jnp.dtype(model.dtype))
+            heat[modality] = heat_maps(frames, model.frp_window) if model.frp else None  # b t h w 1
+        return (clip, heat) if self.fusion else (clip[self.config.stream], heat[self.config.stream])
 
     def forward(
-        self, params: Tree, batch_stats: Tree, clip: Array, heat: Array | None, temperature: Array | float, *,
+        self, params: Tree, batch_stats: Tree, clip: Clips, heat: Heats, temperature: Array | float, *,
         train: bool = False, key: Array | None = None, intermediates: tuple[str, ...] = (),
-    ) -> tuple[NetworkOutput, Tree]:  # fmt: skip
-        """Returns what the network says of the clips, and the batch statistics afterwards (key: for dropout)."""
+    ) -> tuple[Output, Tree]:  # fmt: skip
+        """Returns what the network says of the clips, and the batch statistics afterwards.
+
+        Args:
+            params: the network's parameters.
+            batch_stats: its running statistics.
+            clip: normalised frames.
+            heat: their heat maps.
+            temperature: divides the logits of one stream; the fusion network has none.
+            train: whether dropout, random branch frames and batch statistics are on.
+            key: what dropout is drawn from, needed in training.
+            intermediates: names of intermediate results to return.
+        """
         rngs = None if key is None else nnx.Rngs(dropout=key)
         network = nnx.merge(self.graph, params, batch_stats, copy=True)
-        output = network(clip, heat, temperature=temperature, train=train, rngs=rngs, intermediates=intermediates)
+        sharpness = {} if self.fusion else {"temperature": temperature}
+        output = network(clip, heat, **sharpness, train=train, rngs=rngs, intermediates=intermediates)
         return output, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
+    def losses(self, output: Output, labels: Int[Array, "b"], moment: Moment) -> Mapping[str, Float[Array, "b"]]:
+        """Returns the losses of each clip: `loss`, which is minimised, and its parts."""
+        weight = moment.distillation_weight
+        if isinstance(output, FusionOutput):
+            return fusion_losses(output, labels, self.config, distillation_weight=weight)
+        return unimodal_losses(output, labels, self.config, distillation_weight=weight)
+
     def gradients(
-        self, params: Tree, batch_stats: Tree, clip: Array, heat: Array | None, labels: Array, moment: Moment,
-        key: Array,
-    ) -> tuple[Tree, Tree, NetworkOutput, Mapping[str, Float[Array, ""]]]:  # fmt: skip
+        self, params: Tree, batch_stats: Tree, clip: Clips, heat: Heats, labels: Array, moment: Moment, key: Array
+    ) -> tuple[Tree, Tree, Output, Mapping[str, Float[Array, ""]]]:
         """Returns the gradient, the new batch statistics, the output and the losses averaged over the clips."""
 
         def mean_loss(params):
             output, stats = self.forward(params, batch_stats, clip, heat, moment.temperature, train=True, key=key)
-            losses = unimodal_losses(output, labels, self.config, distillation_weight=moment.distillation_weight)
-            means = {name: values.mean() for name, values in losses.items()}
+            means = {name: values.mean() for name, values in self.losses(output, labels, moment).items()}
             return means["loss"], (stats, output, means)
 
         gradient, (stats, output, means) = jax.grad(mean_loss, has_aux=True)(params)
         return gradient, stats, output, means
 
     def update(
-        self, state: TrainState, clip: Array, heat: Array | None, labels: Array, moment: Moment, seed: Array | int
+        self, state: TrainState, clip: Clips, heat: Heats, labels: Array, moment: Moment, seed: Array | int
     ) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
         """Takes one optimizer step; returns the new state and the step's metrics.
 
@@ -145,15 +175,14 @@ class Stream:
         clip, heat = self.inputs(batch)
         return self.update(state, clip, heat, batch["label"], moment, self.config.seed)
 
-    def evaluation_step(self, params: Tree, batch_stats: Tree, batch: Batch, moment: Moment) -> metrics.Sums:
-        """Returns the sums over the batch's clips (padding left out) that the metrics are made of."""
+    def evaluation_step(self, params: Tree, batch_stats: Tree, batch: Batch, moment: Moment) -> Mapping[str, Any]:
+        """Returns, clip by clip, the logits of every head (`heads`) and the losses (`losses`)."""
         output, _ = self.forward(params, batch_stats, *self.inputs(batch), moment.temperature)
-        losses = unimodal_losses(output, batch["label"], self.config, distillation_weight=moment.distillation_weight)
-        return metrics.sums(output, losses, batch["label"], batch["mask"])
+        return {"heads": dict(output.heads), "losses": dict(self.losses(output, batch["label"], moment))}
 
     def predict_step(
         self, params: Tree, batch_stats: Tree, batch: Batch, intermediates: tuple[str, ...] = ()
-    ) -> NetworkOutput:
+    ) -> Output:
         """Returns the network's output at temperature 1, with intermediate results by name."""
         return self.forward(params, batch_stats, *self.inputs(batch), 1.0, intermediates=intermediates)[0]
 

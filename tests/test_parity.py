@@ -18,8 +18,9 @@ from einops import rearrange
 
 from configs import common
 from rgbd_jax import optim
-from rgbd_jax.convert import detect, name_table
-from rgbd_jax.losses import unimodal_losses
+from rgbd_jax.convert.detect import detect_network
+from rgbd_jax.convert.state_dict import from_pytorch, to_pytorch
+from rgbd_jax.modalities import STREAMS
 from rgbd_jax.steps import Moment, Stream
 from tests.parity import recipe
 
@@ -38,16 +39,15 @@ PROBES = {  # recorded name -> (name of the intermediate result, axes here -> ax
     "rcm/out": ("recoupled", "b t c -> b c t"),
     "rcm/spatial": ("recoupling_spatial", "b c -> b c"),
 }
+FUSION_LOSSES = ("cross_entropy", "modality", "reconstruction", "distillation")
 BRANCHES = {"s": "small", "m": "medium", "l": "large"}
 
 
 @pytest.fixture(params=CASES)
 def case(request):
-    """The recorded arrays, settings and manifest of a case of one stream."""
+    """The recorded arrays, settings and manifest of a case."""
     recorded = np.load(FOLDER / f"{request.param}.npz")
     meta = json.loads(str(recorded["meta"]))
-    if meta["kind"] != "unimodal":
-        pytest.skip(f"{request.param}: cases of kind {meta['kind']} are not built yet")
     return Case(recorded, meta, json.loads((FOLDER / f"{request.param}.manifest.json").read_text()))
 
 
@@ -59,22 +59,29 @@ class Case:
 
     def config(self, dtype):
         """The experiment's config: what `meta` says; the sizes that it leaves out are read off the weights."""
-        config, meta = common.get_config(), self.meta
-        settings = detect.model_settings(self.manifest)
-        config.clip.frames = settings.pop("frames", 64)
+        meta = self.meta
+        config = common.get_config("rgb" if meta["kind"] == "unimodal" else meta["kind"])
+        detected = detect_network(self.manifest)
+        assert detected.fusion == (meta["kind"] == "fusion")
+        config.clip.frames = detected.frames or 64
         config.clip.size = meta["size"]
-        for name, value in settings.items():
+        for name, value in detected.model.items():
             setattr(config.model, name, value)
         config.model.update(
             num_classes=meta["num_classes"], temporal_blocks=meta["N"], knn_attention=meta["knn_attention"],
-            recoupling=meta["recoupling"], recoupling_heads=meta["SEHeads"], frp=meta["frp"], frp_window=meta["w"],
+            recoupling=meta["recoupling"], recoupling_heads=meta["SEHeads"], frp=meta["frp"],
             random_branch_frames=False, dropout=0.0, recoupling_dropout=0.0, dtype=dtype,
         )  # fmt: skip
+        config.fusion.update(reference_layout=True, exchange_dropout=0.0, modality_dropout=0.0)
         config.loss.update(
-            label_smoothing=meta["label_smoothing"], branch_weights=tuple(map(float, meta["loss_lambda"])),
-            multi_branch=meta["multi_loss"], distillation=meta["distill"], distillation_temperature=meta["temper"],
-            reference_device_batch=meta["batch"], sharpness=meta["sharpness"], temperature=tuple(meta["temp"]),
+            label_smoothing=meta["label_smoothing"], distillation_temperature=meta["temper"],
+            reference_device_batch=meta["batch"],
         )  # fmt: skip
+        if meta["kind"] == "unimodal":
+            config.loss.update(
+                branch_weights=tuple(map(float, meta["loss_lambda"])), multi_branch=meta["multi_loss"],
+                distillation=meta["distill"], sharpness=meta["sharpness"], temperature=tuple(meta["temp"]),
+            )  # fmt: skip
         config.optimizer.update(
             momentum=meta["momentum"], weight_decay=meta["weight_decay"], gradient_clip=meta["grad_clip"]
         )
@@ -86,24 +93,51 @@ class Case:
         stream = Stream(config, meta["num_classes"])
         shapes = stream.shapes()
         weights = recipe.state_dict(self.manifest, meta["seed"])
-        state = stream.state_of(*name_table.from_pytorch(weights, shapes.params, shapes.batch_stats))
-        inputs = recipe.inputs(meta["seed"], meta["batch"], config.clip.frames, meta["size"], meta["num_classes"])
-        clip = jnp.asarray(rearrange(inputs["clip_rgb"], "b c t h w -> b t h w c"), dtype)
-        heat = jnp.asarray(rearrange(inputs["heat_rgb"], "b c t h w -> b t h w c"), dtype)
-        moment = Moment(meta["lr"], meta["distill"], optim.logit_temperature(config, meta["epoch"]))
-        return stream, jax.tree.map(jnp.asarray, state), clip, heat, jnp.asarray(inputs["label"]), moment
+        state = stream.state_of(*from_pytorch(weights, shapes.params, shapes.batch_stats))
+        names = STREAMS[config.stream]
+        inputs = recipe.inputs(
+            meta["seed"], meta["batch"], config.clip.frames, meta["size"], meta["num_classes"], names
+        )
 
-    def probes(self):
-        """Recorded key, name of the intermediate result, its slice, axes -> axes for everything probed."""
-        for key in self.recorded.files:
-            if not (key.startswith("eval/") and key.endswith("/probe")):
-                continue
-            name = key.removeprefix("eval/").removesuffix("/probe")
-            if name.startswith("dtn/block"):
-                block, branch = name.removeprefix("dtn/block").split("/")
-                yield key.removesuffix("/probe"), f"{BRANCHES[branch]}_tokens", int(block), "b n c -> b n c"
-            else:
-                yield key.removesuffix("/probe"), PROBES[name][0], None, PROBES[name][1]
+        def input_of(kind):
+            arrays = {
+                name: jnp.asarray(rearrange(inputs[f"{kind}_{name}"], "b c t h w -> b t h w c"), dtype)
+                for name in names
+            }
+            return arrays if stream.fusion else arrays[config.stream]
+
+        moment = Moment(meta["lr"], config.loss.distillation, optim.logit_temperature(config, meta["epoch"]))
+        labels = jnp.asarray(inputs["label"])
+        return stream, jax.tree.map(jnp.asarray, state), input_of("clip"), input_of("heat"), labels, moment
+
+    def probed(self):
+        """The keys of everything that was probed."""
+        return [
+            key.removesuffix("/probe") for key in self.recorded.files if key.startswith("eval/") and "/probe" in key
+        ]
+
+    def intermediates(self):
+        """The names of the intermediate results that are compared."""
+        names = (key.removeprefix("eval/") for key in self.probed())
+        if self.meta["kind"] == "fusion":
+            return ("spatial_exchange", "temporal_exchange")
+        return tuple({f"{BRANCHES[n[-1]]}_tokens" if n.startswith("dtn/block") else PROBES[n][0] for n in names})
+
+    def found(self, key, output):
+        """What the network's output has in place of a recorded tensor, in the recorded order of axes."""
+        name, values = key.removeprefix("eval/"), output.intermediates
+        if self.meta["kind"] == "fusion":
+            tensor = {
+                "spatial_fusion": values["spatial_exchange"],  # reinterpreted here already, so its memory is the same
+                "temporal_fusion": values["temporal_exchange"],
+                "en_x": output.logits,
+                "de_x": output.decoded,
+            }[name]
+            return np.asarray(tensor).reshape(self.recorded[f"{key}/shape"])
+        if name.startswith("dtn/block"):
+            block, branch = name.removeprefix("dtn/block").split("/")
+            return np.asarray(values[f"{BRANCHES[branch]}_tokens"][int(block)])
+        return rearrange(np.asarray(values[PROBES[name][0]]), PROBES[name][1])
 
 
 def assert_close(found, recorded, tolerance, name):
@@ -118,24 +152,22 @@ def assert_close(found, recorded, tolerance, name):
 @functools.partial(jax.jit, static_argnums=(0, 6))
 def evaluate(stream, state, clip, heat, labels, moment, names):
     output, _ = stream.forward(state.params, state.batch_stats, clip, heat, moment.temperature, intermediates=names)
-    return output, unimodal_losses(output, labels, stream.config, distillation_weight=moment.distillation_weight)
+    return output, stream.losses(output, labels, moment)
 
 
 def assert_logits(output, case, tolerance):
-    for name, logits in {"logits": output.logits, **output.branch_logits}.items():
-        assert_close(logits, case.recorded[f"eval/{name}"], tolerance, f"eval/{name}")
+    for name, logits in output.heads.items():
+        name = f"eval/logits_{name}" if name in ("rgb", "depth") else f"eval/{name}"
+        assert_close(logits, case.recorded[name], tolerance, name)
 
 
 def test_parity_forward_float64(case):
     with jax.enable_x64(True):
         stream, state, clip, heat, labels, moment = case.build("float64")
-        probes = list(case.probes())
-        assert probes
-        names = tuple(sorted({name for _, name, _, _ in probes}))
-        output, losses = evaluate(stream, state, clip, heat, labels, moment, names)
-        for key, name, block, axes in probes:
-            tensor = output.intermediates[name] if block is None else output.intermediates[name][block]
-            tensor = rearrange(np.asarray(tensor), axes)
+        assert case.probed()
+        output, losses = evaluate(stream, state, clip, heat, labels, moment, case.intermediates())
+        for key in case.probed():
+            tensor = case.found(key, output)
             mean, std, norm = case.recorded[f"{key}/stats"]
             scale = norm / np.sqrt(tensor.size)
             assert tensor.shape == tuple(case.recorded[f"{key}/shape"]), key
@@ -146,8 +178,12 @@ def test_parity_forward_float64(case):
             error = np.abs(found - [mean, std, scale]).max() / scale
             assert error <= FORWARD, f"{key}: statistics differ by {error:.2e} of the tensor's scale"
         assert_logits(output, case, FORWARD)
-        assert_close(losses["cross_entropy"].mean(), case.recorded["eval/ce"], FORWARD, "eval/ce")
-        assert_close(losses["distillation"].mean(), case.recorded["eval/distill"], FORWARD, "eval/distill")
+        if case.meta["kind"] == "fusion":
+            recorded = dict(zip(FUSION_LOSSES, case.recorded["eval/losses"], strict=True))
+        else:
+            recorded = {"cross_entropy": case.recorded["eval/ce"], "distillation": case.recorded["eval/distill"]}
+        for name, value in recorded.items():
+            assert_close(losses[name].mean(), value, FORWARD, f"eval/{name}")
 
 
 def test_parity_training_float64(case, monkeypatch):
@@ -168,16 +204,18 @@ def test_parity_training_float64(case, monkeypatch):
         for number in range(case.meta["steps"]):
             state, gradient, logits, measured = step(state)
             recorded = case.recorded[f"train/step{number}"]
-            found = [measured[name] for name in ("cross_entropy", "distillation", "loss", "gradient_norm")]
+            parts = FUSION_LOSSES if case.meta["kind"] == "fusion" else ("cross_entropy", "distillation")
+            found = [measured[name] for name in (*parts, "loss", "gradient_norm")]
             tolerance = FORWARD if number == 0 else TRAJECTORY
             np.testing.assert_allclose(found, recorded, rtol=tolerance)
-            assert_close(logits, case.recorded[f"train/step{number}/logits"], tolerance, f"train/step{number}/logits")
+            if (name := f"train/step{number}/logits") in case.recorded:
+                assert_close(logits, case.recorded[name], tolerance, name)
             if number == 0:
-                named = name_table.to_pytorch(gradient, {}, batches_tracked=0)
+                named = to_pytorch(gradient, {})
                 assert set(named) == set(case.recorded["train/grad_names"])
                 norms = [np.linalg.norm(named[name].ravel()) for name in case.recorded["train/grad_names"]]
                 np.testing.assert_allclose(norms, case.recorded["train/grad_norms"], rtol=TRAJECTORY)
-        named = name_table.to_pytorch(state.params, state.batch_stats, batches_tracked=int(state.step))
+        named = to_pytorch(state.params, state.batch_stats)
         assert set(named) == set(case.recorded["train/final_names"])
         norms = [np.linalg.norm(named[name].ravel()) for name in case.recorded["train/final_names"]]
         np.testing.assert_allclose(norms, case.recorded["train/final_norms"], rtol=TRAJECTORY)

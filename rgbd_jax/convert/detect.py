@@ -1,38 +1,76 @@
 """Reads from a PyTorch state dict which network it belongs to."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-BLOCK_PREFIX = "dtn.multi_scale_transformers."
+from rgbd_jax.convert.name_table import STREAM_PREFIXES, ConversionError
+from rgbd_jax.models.recoupling import QUERY_FEATURES
+
+BLOCKS = "dtn.multi_scale_transformers."
+BRANCHES = ("small", "media", "large")
 
 
-def model_settings(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of `config.model` (and `frames`) that the tensors of a unimodal network fix.
+class DetectedNetwork(NamedTuple):
+    """What the tensors of a network say of it.
+
+    Attributes:
+        fusion: whether it is the fusion network of both modalities.
+        model: fields of `config.model` that the tensors fix.
+        frames: `config.clip.frames`; None without recoupling, which alone knows it.
+    """
+
+    fusion: bool
+    model: Mapping[str, Any]
+    frames: int | None
+
+
+def detect_network(state_dict: Mapping[str, Any]) -> DetectedNetwork:
+    """Returns which network a state dict is of.
 
     Args:
         state_dict: name -> tensor, or anything with a shape; a plain sequence is taken as the shape itself.
 
     Raises:
-        ValueError: the file holds no unimodal network.
+        ConversionError: the tensors are of neither network of the reference, or contradict each other; names each.
     """
     shapes = {name: tuple(getattr(tensor, "shape", tensor)) for name, tensor in state_dict.items()}
-    heads = shapes.get("dtn.mlp_head_small.1.weight")
-    if heads is None or "Conv3d_1a_7x7.conv3d.weight" not in shapes:
-        some = ", ".join(list(shapes)[:5])
-        raise ValueError(f"not a unimodal network of the reference: no dtn.mlp_head_small.1.weight among {some}, ...")
-    branches = [shapes[f"dtn.pos_embedding_{branch}"][1] - 1 for branch in ("small", "media", "large")]
+    fusion = any(name.startswith(f"{STREAM_PREFIXES['rgb']}.") for name in shapes)
+    head = "classifier1.1.weight" if fusion else "dtn.mlp_head_small.1.weight"
+    if not fusion:
+        model, frames = _trunk_settings(shapes)
+    else:
+        (model, frames), *others = [
+            _trunk_settings(
+                {name.removeprefix(f"{part}."): s for name, s in shapes.items() if name.startswith(f"{part}.")}
+            )
+            for part in STREAM_PREFIXES.values()
+        ]
+        if others != [(model, frames)]:
+            raise ConversionError(f"the two streams are different networks: {(model, frames)} and {others[0]}")
+    classes = _shape(shapes, head, 2)[0]
+    return DetectedNetwork(fusion, {"num_classes": classes, **model}, frames)
+
+
+def _trunk_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], int | None]:
+    _shape(shapes, "Conv3d_1a_7x7.conv3d.weight", 5)
     settings: dict[str, Any] = {
-        "num_classes": heads[0],
-        "branch_frames": tuple(branches),
-        "temporal_blocks": len({name.split(".")[2] for name in shapes if name.startswith(BLOCK_PREFIX)}),
+        "branch_frames": tuple(_shape(shapes, f"dtn.pos_embedding_{branch}", 3)[1] - 1 for branch in BRANCHES),
+        "temporal_blocks": len({name.split(".")[2] for name in shapes if name.startswith(BLOCKS)}),
         "frp": "frp_module.rpconv1d.weight" in shapes,
         "recoupling": "dtn.rcm.q.weight" in shapes,
     }
-    if settings["recoupling"]:
-        outputs, frames = shapes["dtn.rcm.q.weight"]
-        settings |= {
-            "frames": frames,
-            "recoupling_heads": outputs // 64,
-            "recoupling_hidden": shapes["dtn.rcm.project.0.weight"][0],
-        }
-    return settings
+    if not settings["recoupling"]:
+        return settings, None
+    outputs, frames = _shape(shapes, "dtn.rcm.q.weight", 2)
+    settings["recoupling_heads"] = outputs // QUERY_FEATURES
+    settings["recoupling_hidden"] = _shape(shapes, "dtn.rcm.project.0.weight", 2)[0]
+    return settings, frames
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, dimensions: int) -> tuple[int, ...]:
+    if name not in shapes:
+        some = ", ".join(list(shapes)[:5])
+        raise ConversionError(f"not a network of the reference: no {name} among {some}, ...")
+    if len(shapes[name]) != dimensions:
+        raise ConversionError(f"{name} has shape {shapes[name]}; expected {dimensions} axes")
+    return shapes[name]

@@ -1,5 +1,6 @@
-"""The table that names every weight of this package's network in the PyTorch reference, and maps both ways."""
+"""The tables that name every weight of this package's networks in the PyTorch reference, with its layout there."""
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -26,11 +27,12 @@ INCEPTION_PATHS = {
     "branch2": "b2b",
     "branch3": "b3b",
 }
-LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight"}
+LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "variance": "running_var"}
+SHARED = {"unit": UNIT_LEAVES, "path": INCEPTION_PATHS, "leaf": LEAVES}
 
-# Name here (a regular expression) -> name in PyTorch. <unit>, <path> and <leaf> stand for the three tables above;
+# Name here (a regular expression) -> name in PyTorch. <unit>, <path> and <leaf> stand for the tables above;
 # <block> is the transformer layer, whose weights are stacked along the first axis here.
-TABLE = (
+TRUNK = (
     (r"spatial\.conv_(\w+?)\.<unit>", r"Conv3d_\1.<unit>"),
     (r"spatial\.mixed_(\w+?)\.<path>\.<unit>", r"Mixed_\1.<path>.<unit>"),
     (r"spatial\.frp\.mixture", r"frp_module.rpconv1d.weight"),
@@ -56,6 +58,54 @@ TABLE = (
     (rf"head_{BRANCH}\.norm\.<leaf>", r"dtn.mlp_head_\1.0.<leaf>"),
     (rf"head_{BRANCH}\.linear\.<leaf>", r"dtn.mlp_head_\1.1.<leaf>"),
 )  # fmt: skip
+# The trunks of the fusion network lie under "rgb." and "depth." here, and under these names there.
+STREAM_PREFIXES = {"rgb": "Modalit_rgb", "depth": "Modalit_depth"}
+FUSION = (
+    (r"spatial_exchange\.hidden\.linear\.<leaf>", r"crossFusion.0.<leaf>"),
+    (r"spatial_exchange\.hidden\.norm\.<leaf>", r"crossFusion.1.<leaf>"),
+    (r"spatial_exchange\.output\.<leaf>", r"crossFusion.3.<leaf>"),
+    (r"temporal_exchange\.hidden\.linear\.<leaf>", r"crossFusionT.0.<leaf>"),
+    (r"temporal_exchange\.hidden\.norm\.<leaf>", r"crossFusionT.1.<leaf>"),
+    (r"temporal_exchange\.output\.<leaf>", r"crossFusionT.3.<leaf>"),
+    (r"head_rgb\.norm\.<leaf>", r"classifier1.0.<leaf>"),
+    (r"head_rgb\.linear\.<leaf>", r"classifier1.1.<leaf>"),
+    (r"head_depth\.norm\.<leaf>", r"classifier2.0.<leaf>"),
+    (r"head_depth\.linear\.<leaf>", r"classifier2.1.<leaf>"),
+    (r"autoencoder\.encoder_1\.linear\.<leaf>", r"fusion_model.encoder.enconv.0.<leaf>"),
+    (r"autoencoder\.encoder_1\.norm\.<leaf>", r"fusion_model.encoder.enconv.1.<leaf>"),
+    (r"autoencoder\.encoder_2\.linear\.<leaf>", r"fusion_model.encoder.enconv.3.<leaf>"),
+    (r"autoencoder\.encoder_2\.norm\.<leaf>", r"fusion_model.encoder.enconv.4.<leaf>"),
+    (r"autoencoder\.encoder_3\.linear\.<leaf>", r"fusion_model.encoder.enconv.6.<leaf>"),
+    (r"autoencoder\.encoder_3\.norm\.<leaf>", r"fusion_model.encoder.enconv.7.<leaf>"),
+    (r"autoencoder\.encoder_output\.<leaf>", r"fusion_model.encoder.enconv.9.<leaf>"),
+    (r"autoencoder\.decoder_1\.linear\.<leaf>", r"fusion_model.decoder.deconv.0.<leaf>"),
+    (r"autoencoder\.decoder_1\.norm\.<leaf>", r"fusion_model.decoder.deconv.1.<leaf>"),
+    (r"autoencoder\.decoder_2\.linear\.<leaf>", r"fusion_model.decoder.deconv.3.<leaf>"),
+    (r"autoencoder\.decoder_2\.norm\.<leaf>", r"fusion_model.decoder.deconv.4.<leaf>"),
+    (r"autoencoder\.classifier\.<leaf>", r"fusion_model.efc.<leaf>"),
+    (r"modality\.<leaf>", r"fc.<leaf>"),
+)  # fmt: skip
+# The order in which the reference registers the parts of any module, and so that of its state dict; PyTorch numbers the
+# optimizer's state by it. Numbers sort as numbers, before everything else.
+ORDER = (
+    "fusion_model", "encoder", "decoder", "efc", "fc", "Modalit_rgb", "Modalit_depth", "LinearMap",
+    "Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3",
+    "Mixed_3b", "Mixed_3c", "Mixed_4b", "Mixed_4c", "Mixed_5b", "Mixed_5c",
+    "b0", "b1a", "b1b", "b2a", "b2b", "b3b", "conv3d", "bn",
+    "dtn", "pos_embedding_small", "cls_token_small", "pos_embedding_media", "cls_token_media",
+    "pos_embedding_large", "cls_token_large", "multi_scale_transformers",
+    "transformer_enc_small", "transformer_enc_media", "transformer_enc_large",
+    "Mixed_small", "Mixed_media", "Mixed_large", "layers", "norm", "fn", "to_qkv", "to_out", "fc1", "fc2",
+    "rcm", "q", "k", "project", "linear", "mergefc", "mlp_head_small", "mlp_head_media", "mlp_head_large",
+    "frp_module", "rpconv1d", "crossFusion", "crossFusionT", "classifier1", "classifier2",
+    "enconv", "deconv", "weight", "bias", "running_mean", "running_var", "num_batches_tracked",
+)  # fmt: skip
+_RANK = {part: len(ORDER) + rank for rank, part in enumerate(ORDER)}
+
+
+def reference_order(name: str) -> tuple[int, ...]:
+    """Returns what PyTorch names are to be sorted by to lie in the reference's order."""
+    return tuple(int(part) if part.isdigit() else _RANK[part] for part in name.split("."))
 
 
 class Layout(NamedTuple):
@@ -68,6 +118,7 @@ class Layout(NamedTuple):
 SAME = Layout(lambda x: x, lambda x: x)
 CONVOLUTION = Layout(lambda x: x.transpose(4, 3, 0, 1, 2), lambda x: x.transpose(2, 3, 4, 1, 0))  # t h w i o, o i t h w
 LINEAR = Layout(lambda x: x.T, lambda x: x.T)  # i o, o i
+POINTWISE = Layout(lambda x: x.T[:, :, None, None], lambda x: x[:, :, 0, 0].T)  # i o, o i 1 1
 CLASS_TOKEN = Layout(lambda x: x[None, None], lambda x: x[0, 0])  # c, 1 1 c
 POSITION_EMBEDDING = Layout(lambda x: x[None], lambda x: x[0])  # n c, 1 n c
 FRP_MIXTURE = Layout(lambda x: x[None, :, None], lambda x: x[0, :, 0])  # 2, 1 2 1
@@ -104,78 +155,38 @@ def entries(*trees: Tree) -> Iterator[Entry]:
                 yield Entry(name.replace("<block>", prefix), path, block, layout)
 
 
+@functools.cache
+def _compiled() -> tuple[list[tuple[re.Pattern, str]], list[tuple[re.Pattern, str]]]:
+    """Returns the rows of the trunk and of the fusion network, with the alternatives of <unit>, <path>, <leaf>."""
+    tables = []
+    for table in (TRUNK, FUSION):
+        rows = []
+        for pattern, template in table:
+            for kind, alternatives in SHARED.items():
+                pattern = pattern.replace(f"<{kind}>", f"(?P<{kind}>{'|'.join(map(re.escape, alternatives))})")
+            rows.append((re.compile(pattern), template))
+        tables.append(rows)
+    return tables[0], tables[1]
+
+
 def _pytorch_name(path: tuple[str, ...]) -> str:
-    ours = ".".join(path)
-    tables = {"unit": UNIT_LEAVES, "path": INCEPTION_PATHS, "leaf": LEAVES}
-    for pattern, template in TABLE:
-        for kind, table in tables.items():
-            alternatives = "|".join(re.escape(key) for key in table)
-            pattern = pattern.replace(f"<{kind}>", f"(?P<{kind}>{alternatives})")
-        if match := re.fullmatch(pattern, ours):
+    trunk, fusion = _compiled()
+    modality = STREAM_PREFIXES.get(path[0])
+    ours = ".".join(path[1:] if modality else path)
+    for pattern, template in trunk if modality else trunk + fusion:
+        if match := pattern.fullmatch(ours):
             for kind, key in match.groupdict().items():
-                template = template.replace(f"<{kind}>", tables[kind][key])
-            return match.expand(template).replace("_medium", "_media")
-    raise ConversionError(f"no PyTorch name for the weight {ours}: add it to TABLE in {__name__}")
+                template = template.replace(f"<{kind}>", SHARED[kind][key])
+            theirs = match.expand(template).replace("_medium", "_media")
+            return f"{modality}.{theirs}" if modality else theirs
+    raise ConversionError(f"no PyTorch name for the weight {'.'.join(path)}: add it to the tables of {__name__}")
 
 
 def _layout(path: tuple[str, ...], dimensions: int) -> Layout:
     leaf = path[-1]
     if leaf == "kernel":
-        return CONVOLUTION if dimensions == 5 else LINEAR
+        pointwise = path[0] in ("spatial_exchange", "temporal_exchange", "autoencoder", "modality")
+        return CONVOLUTION if dimensions == 5 else POINTWISE if pointwise else LINEAR
     return {"class_token": CLASS_TOKEN, "position_embedding": POSITION_EMBEDDING, "mixture": FRP_MIXTURE}.get(
         leaf, SAME
     )
-
-
-def to_pytorch(params: Tree, batch_stats: Tree, *, batches_tracked: int) -> dict[str, np.ndarray]:
-    """Returns the PyTorch state dict of a network.
-
-    Args:
-        params: nested dict of parameters.
-        batch_stats: nested dict of running statistics.
-        batches_tracked: number of training steps, which PyTorch keeps beside every BatchNorm.
-    """
-    leaves = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(batch_stats)
-    state_dict = {}
-    for entry in entries(params, batch_stats):
-        tensor = np.asarray(leaves[entry.path])
-        state_dict[entry.pytorch_name] = entry.layout.to_pytorch(tensor if entry.block is None else tensor[entry.block])
-        if entry.pytorch_name.endswith("running_var"):
-            counter = entry.pytorch_name.removesuffix("running_var") + "num_batches_tracked"
-            state_dict[counter] = np.asarray(batches_tracked, np.int64)
-    return state_dict
-
-
-def from_pytorch(state_dict: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree) -> tuple[dict, dict]:
-    """Returns (parameters, batch statistics) with the values of a PyTorch state dict.
-
-    Args:
-        state_dict: name -> array, in PyTorch's layout.
-        params: the network's parameters (arrays or shapes with dtype): the result has their structure and types.
-        batch_stats: likewise the running statistics.
-
-    Raises:
-        ConversionError: lists every missing, unexpected or wrongly shaped tensor.
-    """
-    problems, used = [], set()
-    filled: list[dict] = []
-    for tree in (params, batch_stats):
-        flat = traverse_util.flatten_dict(tree)
-        values = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in flat.items()}
-        for entry in entries(tree):
-            target = values[entry.path] if entry.block is None else values[entry.path][entry.block]
-            expected = entry.layout.to_pytorch(target).shape
-            found = state_dict.get(entry.pytorch_name)
-            used.add(entry.pytorch_name)
-            if found is None:
-                problems.append(f"missing: {entry.pytorch_name} {expected}")
-            elif tuple(found.shape) != expected:
-                problems.append(f"shape of {entry.pytorch_name}: found {tuple(found.shape)}, expected {expected}")
-            else:
-                target[...] = entry.layout.from_pytorch(np.asarray(found))
-        filled.append(traverse_util.unflatten_dict(values))
-    surplus = [name for name in state_dict if name not in used and not name.endswith("num_batches_tracked")]
-    problems += [f"unexpected: {name} {tuple(np.shape(state_dict[name]))}" for name in surplus]
-    if problems:
-        raise ConversionError(f"{len(problems)} tensors do not fit the network:\n  " + "\n  ".join(problems))
-    return filled[0], filled[1]

@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 
 from rgbd_jax.data import depth, sampling, transforms
 from rgbd_jax.data.source import ClipRecord, ClipSource
-
-STREAMS = {"rgb": ("rgb",), "depth": ("depth",), "fusion": ("rgb", "depth")}  # stream to its modalities
+from rgbd_jax.modalities import STREAMS
 
 Batch = dict[str, Any]
 
@@ -72,6 +71,11 @@ def train_batches(
     epoch_clips = clips // shard_count
     examples = shard.map_with_index(lambda index, record: loader(int(record), epoch=index // epoch_clips))
     return iter(_batched(examples, config, batch_size))
+
+
+def skip_batches(batches: grain.DatasetIterator[Batch], count: int) -> None:
+    """Moves a fresh stream of training batches on, as if `count` batches had been taken, without reading them."""
+    batches.set_state({"next_index": count})
 
 
 def eval_batches(
@@ -163,12 +167,14 @@ class _Loader:
         for modality in modalities:
             if not len(clip.frames.get(modality, ())):
                 raise ValueError(f"clip {clip.name}: no {modality} frames, which config.stream={config.stream} needs")
-        # All modalities at the same frame numbers, each with a transform of its own, as in the reference.
+        # All modalities at the same frame numbers.
         count = min(len(clip.frames[modality]) for modality in modalities)
         numbers = sampling.sample_frames(count, config.clip.frames, rng)
-        frames = {}
+        frames: dict[str, np.ndarray] = {}
+        transform = transforms.draw_transform(config.data.transforms, config.clip.size, rng)
         for modality in modalities:
-            transform = transforms.draw_transform(config.data.transforms, config.clip.size, rng)
+            if frames and config.data.transforms.reference_separate_draws:
+                transform = transforms.draw_transform(config.data.transforms, config.clip.size, rng)
             frames[modality] = self._frames(clip, modality, numbers, transform)
         return _example(frames, clip.label, record, mask=True)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rgbd_jax.data.clip_files import VIDEO_SUFFIXES, clip_name, find_clip, frame_files, is_video, natural_key
 from rgbd_jax.data.problems import Problem, RawDataError
-from rgbd_jax.data.source import MODALITIES
 from rgbd_jax.data.splits import SPLIT_ALIASES, SplitLine, find_split_folders, find_split_lists, read_split_list
+from rgbd_jax.modalities import MODALITIES
 
 _THREADS = 16  # they wait for the file system
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, SupportsIndex, cast
 
 import tensorflow_datasets as tfds
 
-MODALITIES = ("rgb", "depth")
+from rgbd_jax.modalities import MODALITIES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,17 @@ class Intermediates:
         self.names = frozenset(names)
         self.seen: list[str] = []
         self.values: dict[str, Array] = {}
+        self._prefix = ""
+
+    def of(self, modality: str) -> "Intermediates":
+        """Returns a collector for one stream of several: it collects here, under "modality/name"."""
+        part = Intermediates(self.names)
+        part.seen, part.values, part._prefix = self.seen, self.values, f"{modality}/"
+        return part
 
     def offer(self, name: str, value: Array) -> None:
         """Keeps value under name if it was asked for."""
+        name = self._prefix + name
         self.seen.append(name)
         if name in self.names:
             self.values[name] = value

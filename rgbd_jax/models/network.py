@@ -1,7 +1,6 @@
 """The whole unimodal network: spatial network, recoupling, three temporal branches and their class heads."""
 
 from collections.abc import Mapping
-from typing import Unpack
 
 import jax.numpy as jnp
 from flax import nnx, struct
@@ -9,11 +8,8 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from rgbd_jax.models.intermediates import Intermediates
-from rgbd_jax.models.layers import LayerNorm, Linear, Types, scaled
-from rgbd_jax.models.spatial import SpatialNetwork
-from rgbd_jax.models.temporal import BRANCHES, TemporalNetwork
-
-FEATURES = 512
+from rgbd_jax.models.temporal import BRANCHES
+from rgbd_jax.models.trunk import ClassHead, Trunk
 
 
 @struct.dataclass
@@ -34,59 +30,24 @@ class NetworkOutput:
     spatial: Float[Array, "b c"] | None
     intermediates: Mapping[str, Array]
 
-
-class ClassHead(nnx.Module):
-    """LayerNorm and a linear map from a class feature to logits."""
-
-    def __init__(self, features: int, classes: int, **types: Unpack[Types]):
-        self.norm = LayerNorm(features, **types)
-        self.linear = Linear(features, classes, **types)
-
-    def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b k"]:
-        """Returns the logits in float32 or wider, whatever the compute type."""
-        logits = self.linear(self.norm(x))
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    @property
+    def heads(self) -> Mapping[str, Float[Array, "b k"]]:
+        """Everything that names a class: "logits", which decides, and the branches."""
+        return {"logits": self.logits, **self.branch_logits}
 
 
-class MotionNetwork(nnx.Module):
+class MotionNetwork(Trunk):
     """Recognises the motion in clips of one modality (the paper's Fig. 2).
 
     Args:
         config: the experiment's config; `config.model` and `config.clip.frames` are read.
         num_classes: number of classes.
-
-    A new network holds zeros and ones; `initial.initial_values` gives the values that a training starts from.
     """
 
     def __init__(self, config: ConfigDict, num_classes: int):
-        model = config.model
-        dtype = jnp.dtype(model.dtype)
-        param_dtype = jnp.promote_types(dtype, jnp.float32)
-        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
-        features = scaled(FEATURES, model.width)
-        recoupling = {
-            "heads": model.recoupling_heads,
-            "hidden": model.recoupling_hidden,
-            "dropout": model.recoupling_dropout,
-        }
-        momentum = model.batch_norm_momentum
-        self.spatial = SpatialNetwork(features, width=model.width, frp=model.frp, momentum=momentum, **types)
-        self.temporal = TemporalNetwork(
-            config.clip.frames,
-            features,
-            width=model.width,
-            branch_frames=tuple(model.branch_frames),
-            random_frames=model.random_branch_frames,
-            blocks=model.temporal_blocks,
-            heads=model.attention_heads,
-            knn_attention=model.knn_attention,
-            dropout=model.dropout,
-            recoupling=recoupling if model.recoupling else None,
-            momentum=momentum,
-            **types,
-        )
+        super().__init__(config)
         for name in BRANCHES:
-            setattr(self, f"head_{name}", ClassHead(features, num_classes, **types))
+            setattr(self, f"head_{name}", ClassHead(config, num_classes))
 
     def __call__(
         self,

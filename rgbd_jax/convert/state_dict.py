@@ -1,0 +1,129 @@
+"""Weights of this package's networks to and from the PyTorch reference's state dict."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+from rgbd_jax.convert.name_table import ConversionError, entries, reference_order
+
+Tree = Mapping[str, Any]
+COUNTER = "num_batches_tracked"  # what PyTorch keeps beside every BatchNorm: the training steps that it has seen
+BUFFERS = ("running_mean", "running_var", COUNTER)  # leaves that no optimizer changes
+CLASS_HEAD = re.compile(r"dtn\.mlp_head_(small|media|large)\.1\.(weight|bias)")
+
+
+class Match(NamedTuple):
+    """How the tensors of a state dict and those of a network met, by PyTorch's names.
+
+    Attributes:
+        loaded: name -> shape of what was taken over.
+        skipped: name -> why it was not, of what is in the state dict.
+        missing: name -> shape of what the network has and the state dict has not.
+    """
+
+    loaded: dict[str, tuple[int, ...]]
+    skipped: dict[str, str]
+    missing: dict[str, tuple[int, ...]]
+
+
+def to_pytorch(params: Tree, batch_stats: Tree) -> dict[str, np.ndarray]:
+    """Returns the PyTorch state dict of a network, in the reference's order and without its step counters.
+
+    Args:
+        params: nested dict of parameters.
+        batch_stats: nested dict of running statistics (empty: parameters, or momentum, alone).
+    """
+    leaves = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(batch_stats)
+    state_dict = {}
+    for entry in entries(params, batch_stats):
+        tensor = np.asarray(leaves[entry.path])
+        state_dict[entry.pytorch_name] = entry.layout.to_pytorch(tensor if entry.block is None else tensor[entry.block])
+    return in_reference_order(state_dict)
+
+
+def from_pytorch(state_dict: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree) -> tuple[dict, dict]:
+    """Returns (parameters, batch statistics) with the values of a PyTorch state dict that fits the network.
+
+    Args:
+        state_dict: name -> array, in PyTorch's layout.
+        params: the network's parameters (arrays or shapes with dtype): the result has their structure and types.
+        batch_stats: likewise the running statistics.
+
+    Raises:
+        ConversionError: lists every missing, unexpected or wrongly shaped tensor.
+    """
+    match = match_tensors(state_dict, params, batch_stats)
+    problems = [f"skipped {name}: {reason}" for name, reason in match.skipped.items()]
+    problems += [f"missing {name} {shape}" for name, shape in match.missing.items()]
+    if problems:
+        raise ConversionError(f"{len(problems)} tensors do not fit the network:\n  " + "\n  ".join(problems))
+    empty = [
+        traverse_util.unflatten_dict(
+            {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in traverse_util.flatten_dict(tree).items()}
+        )
+        for tree in (params, batch_stats)
+    ]
+    overlay(state_dict, match, *empty)
+    return empty[0], empty[1]
+
+
+def match_tensors(
+    state_dict: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree, *, skip: re.Pattern | None = None
+) -> Match:
+    """Compares the tensors of a state dict with those of a network.
+
+    Args:
+        state_dict: name -> array, in PyTorch's layout; its step counters are left aside.
+        params: the network's parameters, arrays or shapes.
+        batch_stats: likewise the running statistics.
+        skip: names that are not taken over even if they fit.
+
+    Returns:
+        What can be taken over, what not and why, and what there is nothing for.
+    """
+    match = Match({}, {}, {})
+    for tree in (params, batch_stats):
+        leaves = traverse_util.flatten_dict(tree)
+        for entry in entries(tree):
+            name = entry.pytorch_name
+            shape = leaves[entry.path].shape if entry.block is None else leaves[entry.path].shape[1:]
+            expected = entry.layout.to_pytorch(np.broadcast_to(np.zeros(()), shape)).shape
+            found = state_dict.get(name)
+            if found is None or (skip and skip.fullmatch(name)):
+                match.missing[name] = expected
+            elif tuple(found.shape) != expected:
+                match.skipped[name] = f"shape {tuple(found.shape)}, the network has {expected}"
+            else:
+                match.loaded[name] = expected
+    for name in state_dict:
+        if skip and skip.fullmatch(name):
+            match.skipped[name] = "class head"
+        elif name not in match.loaded and name not in match.skipped and not name.endswith(COUNTER):
+            match.skipped[name] = "the network has no such tensor"
+    return match
+
+
+def overlay(state_dict: Mapping[str, np.ndarray], match: Match, params: Tree, batch_stats: Tree) -> None:
+    """Writes the tensors that a match found over the weights of a network, in place.
+
+    Args:
+        state_dict: name -> array, in PyTorch's layout.
+        match: what `match_tensors` returned for it and the network.
+        params: nested dict of NumPy arrays.
+        batch_stats: likewise the running statistics.
+    """
+    for tree in (params, batch_stats):
+        leaves = traverse_util.flatten_dict(tree)
+        for entry in entries(tree):
+            if entry.pytorch_name in match.loaded:
+                target = leaves[entry.path]
+                value = entry.layout.from_pytorch(np.asarray(state_dict[entry.pytorch_name]))
+                target[... if entry.block is None else entry.block] = value
+
+
+def in_reference_order(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the tensors in the order of the reference's state dict."""
+    return {name: tensors[name] for name in sorted(tensors, key=reference_order)}
