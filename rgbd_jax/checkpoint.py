@@ -1,6 +1,7 @@
 """Checkpoints of a workdir: state, place in the data and history in one save; the latest and the best are kept."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ CONFIG_FILE = "config.json"
 # Fields that may change between two runs in one workdir: they decide how long, how fast or from where, not what.
 FREE_FIELDS = (
     "data.data_dir", "data.raw_dir", "data.skip_bad_clips", "data.workers", "data.eval_split", "train.epochs",
-    "train.log_every_steps", "eval.batch_size",
+    "train.log_every_steps", "eval.batch_size", "init_from", "continue_from", "fusion.init_rgb_from",
+    "fusion.init_depth_from",
 )  # fmt: skip
 
 
@@ -38,8 +40,14 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
+            save_interval_steps=0 if read_only else 1,
         )
         self._manager = ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+
+    @staticmethod
+    def exist(workdir: Path) -> bool:
+        """Returns whether a run has left a checkpoint."""
+        return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
     def save(self, state: TrainState, data: Mapping[str, Any], history: list[dict]) -> None:
         """Saves, asynchronously, under the state's step.
@@ -93,6 +101,12 @@ class Checkpoints:
 def best_epoch(history: list[dict], metric: str) -> dict:
     """Returns the epoch with the highest metric, of equals the latest, which is the one that is kept."""
     return max(history, key=lambda epoch: (epoch[metric], epoch["step"]))
+
+
+def accuracy_by_epoch(history: list[dict]) -> list[float]:
+    """Returns the validation top-1 of every epoch up to the last, not a number where it was not measured."""
+    known = {epoch["epoch"]: epoch["top1"] for epoch in history}
+    return [known.get(epoch, math.nan) for epoch in range(1, max(known, default=0) + 1)]
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:

@@ -1,6 +1,7 @@
 """Training: build, restore, then step, log, evaluate and save until the last epoch is done."""
 
 import contextlib
+import dataclasses
 import logging
 import math
 import time
@@ -8,15 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from rgbd_jax.checkpoint import Checkpoints, best_epoch, check_workdir, write_config
+from rgbd_jax.checkpoint import Checkpoints, accuracy_by_epoch, best_epoch, check_workdir, write_config
 from rgbd_jax.data import pipeline
 from rgbd_jax.dataset import open_splits
 from rgbd_jax.evaluate import Evaluator
 from rgbd_jax.settings import check_config
 from rgbd_jax.sharding import clip_mesh, global_batch, local_batch_size, replicated
-from rgbd_jax.steps import Stream, moment_at
+from rgbd_jax.start import starting_point
+from rgbd_jax.steps import Stream, evaluation_moment, moment_at
 from rgbd_jax.writers import Progress, Writers
 
 log = logging.getLogger("rgbd_jax")
@@ -57,18 +60,22 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         shard_count=jax.process_count(),
     )
 
-    # Start from the latest checkpoint, or from scratch.
+    start = None if Checkpoints.exist(workdir) else starting_point(stream)
+
+    # Go on from the latest checkpoint; without one start where the config says: amid another training, from its
+    # weights, or from scratch.
     write_config(workdir, config)
     checkpoints = Checkpoints(workdir, config.checkpoint.best_metric)
     history = checkpoints.history()
-    if history:
+    if start is None:
         step = history[-1]["step"]
         state, place = checkpoints.restore(step, stream.shapes(), replicated(mesh))
         batches.set_state(dict(place))
         log.info("resumed from step %d of %d in %s", step, last_step, workdir)
     else:
-        step = 0
-        state = jax.device_put(stream.init(config.seed), replicated(mesh))
+        step = start.epoch * steps
+        state = jax.device_put(dataclasses.replace(start.state, step=jnp.asarray(step, jnp.int32)), replicated(mesh))
+        pipeline.skip_batches(batches, step)
         log.info("training for %d steps on %d clips, %d devices", last_step, len(splits.training), jax.device_count())
     train_step = jax.jit(stream.train_step, donate_argnums=0, out_shardings=replicated(mesh))
     writers = Writers(workdir, step)
@@ -77,8 +84,14 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     recent = Recent(step)
     progress = Progress(last_step, step, "step")
     with contextlib.closing(checkpoints), contextlib.closing(writers), progress:
+        if start and start.epoch:  # so that its accuracy here can be compared with what it was there
+            figures = evaluate(state, evaluation_moment(config, start.epoch - 1))
+            history.append({"step": step, "epoch": start.epoch, **figures, **start.notes})
+            writers.write(step, "validation", figures)
+            log.info("epoch %d, as taken over  validation  %s", start.epoch, _line(figures))
+            checkpoints.save(state, batches.get_state(), history)
         while step < last_step:
-            moment = moment_at(config, step / steps, [epoch["top1"] for epoch in history])
+            moment = moment_at(config, step / steps, accuracy_by_epoch(history))
             batch = global_batch(next(batches), mesh)
             state, measured = train_step(state, batch, moment)
             step += 1

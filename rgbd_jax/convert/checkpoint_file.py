@@ -1,12 +1,15 @@
 """What all checkpoint files share: telling the format from the content, one error type, and atomic writing."""
 
+import mmap
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 Format = Literal["pytorch_zip", "pytorch_legacy", "safetensors"]
 
@@ -113,3 +116,12 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def release_pages(array: np.ndarray) -> None:
+    """Gives back the memory of the pages of a file that an array looked into; they are read again when needed."""
+    base: Any = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)

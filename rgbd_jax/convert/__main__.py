@@ -1,0 +1,51 @@
+"""The command line: `python -m rgbd_jax.convert IN OUT`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Converts one checkpoint; prints what became of its tensors."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rgbd_jax.convert",
+        description="Converts checkpoints between the PyTorch reference and this package, both ways, without PyTorch.",
+        epilog="A file is never run: anything but tensors and plain values in it is refused.",
+    )
+    parser.add_argument(
+        "source",
+        metavar="IN",
+        type=Path,
+        help="*.pth.tar of the reference (zip or older format), safetensors, a converted checkpoint, or a workdir, "
+        "whose best checkpoint is taken; what it is, is read from its content",
+    )
+    parser.add_argument(
+        "target",
+        metavar="OUT",
+        type=Path,
+        help="NAME.pth.tar (also .pth, .pt), NAME.safetensors, or a name without suffix: a converted checkpoint, for "
+        "--config.init_from, --config.continue_from and --mode=eval",
+    )
+    arguments = parser.parse_args()
+    # After the flags are read: importing takes seconds, --help should not.
+    from rgbd_jax.convert import report
+    from rgbd_jax.convert.converted import match_network
+    from rgbd_jax.convert.files import read_weights, write_weights
+    from rgbd_jax.convert.name_table import ConversionError
+
+    try:
+        trained = read_weights(arguments.source)
+        try:
+            network = match_network(trained)
+        except ConversionError as error:
+            raise ConversionError(f"{arguments.source}: {error}") from error
+        write_weights(arguments.target, trained, network, str(arguments.source))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{arguments.source}: {report.describe(network.detected, trained)}")
+    print(report.table(network.match, trained.left_out))
+    print(f"written to {arguments.target}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Opens any checkpoint, whatever it is, and writes one of the kind that its name asks for."""
+
+from pathlib import Path
+
+from rgbd_jax.convert import converted, weights, workdir
+from rgbd_jax.convert.checkpoint_file import sniff
+from rgbd_jax.convert.converted import MatchedNetwork
+from rgbd_jax.convert.name_table import ConversionError
+from rgbd_jax.convert.pytorch_file import read_pytorch, write_pytorch
+from rgbd_jax.convert.safetensors_file import read_safetensors, write_safetensors
+from rgbd_jax.convert.weights import TrainedWeights
+
+PYTORCH_SUFFIXES = (".pth.tar", ".pth", ".pt")
+SAFETENSORS_SUFFIX = ".safetensors"
+
+
+def read_weights(path: str | Path) -> TrainedWeights:
+    """Returns the weights of a checkpoint; what it is, is read from its content.
+
+    Args:
+        path: a file of PyTorch (zip or legacy format) or safetensors, a converted checkpoint, or the workdir of a
+            run, whose best checkpoint is taken.
+
+    Raises:
+        FileNotFoundError: there is nothing, or a folder that is neither a workdir nor a converted checkpoint.
+        CheckpointFileError: the file is damaged, or holds something other than weights.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        if converted.is_converted(path):
+            return converted.load_converted(path)
+        if workdir.is_workdir(path):
+            return workdir.load_workdir(path)
+        raise FileNotFoundError(f"{path} is neither the workdir of a run nor a converted checkpoint")
+    if sniff(path) == "safetensors":
+        return weights.from_safetensors(*read_safetensors(path), path)
+    return weights.from_contents(read_pytorch(path), path)
+
+
+def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNetwork, source: str) -> None:
+    """Writes weights as the kind of checkpoint that the suffix of `path` asks for; nothing is left after an error.
+
+    Args:
+        path: `*.pth.tar`, `*.pth` or `*.pt` for PyTorch, `*.safetensors`, and a name without suffix for a converted
+            checkpoint (a folder, which must not exist).
+        trained: the weights.
+        network: the network that they are of.
+        source: what is noted as their origin.
+
+    Raises:
+        ConversionError: the suffix is of no kind, or stacked tensors have different types of numbers.
+        FileExistsError: there is something at `path` already.
+        OSError: it cannot be written.
+    """
+    path = Path(path).expanduser()
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: give another name, or remove it")
+    if path.name.endswith(PYTORCH_SUFFIXES):
+        write_pytorch(path, weights.to_contents(trained))
+    elif path.name.endswith(SAFETENSORS_SUFFIX):
+        write_safetensors(path, *weights.to_safetensors(trained))
+    elif path.suffix and not path.suffix[1:].isdigit():
+        known = ", ".join((*PYTORCH_SUFFIXES, SAFETENSORS_SUFFIX))
+        raise ConversionError(f"{path}: the suffix {path.suffix!r} is of no kind of checkpoint; use {known} or none")
+    else:
+        converted.save_converted(path, trained, network, source)

@@ -1,0 +1,155 @@
+"""Where a training without a checkpoint of its own starts: from scratch, from trained weights, or amid another one."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from rgbd_jax.convert import report
+from rgbd_jax.convert.detect import detect_network
+from rgbd_jax.convert.files import read_weights
+from rgbd_jax.convert.name_table import ConversionError
+from rgbd_jax.convert.state_dict import CLASS_HEAD, from_pytorch, match_tensors, overlay, to_pytorch
+from rgbd_jax.convert.weights import TrainedWeights
+from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.steps import Stream, TrainState, Tree
+
+log = logging.getLogger("rgbd_jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a training starts from.
+
+    Attributes:
+        state: the train state; its step is 0, whatever the epoch.
+        epoch: epochs that are done already.
+        notes: what the history is to say of the training that is continued.
+    """
+
+    state: TrainState
+    epoch: int = 0
+    notes: Mapping[str, str | float] = dataclasses.field(default_factory=dict)
+
+
+def starting_point(stream: Stream) -> Start:
+    """Returns the start that the stream's config asks for.
+
+    `config.continue_from` takes a training over, with its epoch, best accuracy and momentum. Otherwise weights are the
+    initial values, over which `config.fusion.init_rgb_from` and `init_depth_from` (one stream each) and then
+    `config.init_from` are laid: whatever fits, without the class heads, as the reference does.
+
+    Raises:
+        ValueError: a checkpoint cannot be used; names it and the config field.
+        FileNotFoundError: a checkpoint is not there.
+    """
+    config = stream.config
+    if config.continue_from:
+        if config.init_from:
+            raise ValueError("config.continue_from and config.init_from exclude each other: give one of them")
+        return _continued(stream, config.continue_from)
+    initial = stream.init(config.seed)
+    sources = [("init_from", config.init_from, "")]
+    if stream.fusion:
+        streams = [(f"fusion.init_{name}_from", config.fusion[f"init_{name}_from"], name) for name in MODALITIES]
+        sources = streams + sources
+    for field, path, modality in sources:
+        if path:
+            _lay_over(initial, stream, field, path, modality)
+    return Start(initial)
+
+
+def weights_for(stream: Stream, trained: TrainedWeights, path: str) -> tuple[dict, dict]:
+    """Returns (parameters, running statistics) of a whole network that is the stream's.
+
+    Args:
+        stream: the stream that the weights are for.
+        trained: the weights.
+        path: where they are from, for errors.
+
+    Raises:
+        ValueError: they are of another network; names the config fields, or every tensor.
+    """
+    config, detected = stream.config, detect_network(trained.tensors)
+    found = {"stream": "fusion" if detected.fusion else "rgb or depth", "clip.frames": detected.frames}
+    found |= {f"model.{name}": value for name, value in detected.model.items() if name != "num_classes"}
+    here = {"stream": "fusion" if stream.fusion else "rgb or depth", "clip.frames": config.clip.frames}
+    here |= {f"model.{name}": config.model[name] for name in detected.model if name != "num_classes"}
+    if trained.reference_layout is not None and stream.fusion:
+        found["fusion.reference_layout"] = trained.reference_layout
+        here["fusion.reference_layout"] = config.fusion.reference_layout
+    differing = [
+        f"config.{name}={value!r}, but the checkpoint has {found[name]!r}"
+        for name, value in here.items()
+        if found[name] not in (value, None)
+    ]
+    if detected.model["num_classes"] != stream.num_classes:
+        differing.append(f"{stream.num_classes} classes, but the checkpoint has {detected.model['num_classes']}")
+    if differing:
+        raise ValueError("\n  ".join([f"{path} is of another network than the config's:", *differing]))
+    shapes = stream.shapes()
+    try:
+        return from_pytorch(trained.tensors, shapes.params, shapes.batch_stats)
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from error
+
+
+def _continued(stream: Stream, path: str) -> Start:
+    config = stream.config
+    trained = read_weights(path)
+    if trained.epoch is None:
+        raise ValueError(f"config.continue_from={path}: does not say how many epochs are done; use config.init_from")
+    state = stream.state_of(*weights_for(stream, trained, path))
+    if trained.momentum:
+        if config.optimizer.name != "sgd":
+            raise ValueError(f"config.optimizer.name={config.optimizer.name!r}: only 'sgd' can continue {path}")
+        state = dataclasses.replace(state, optimizer_state=_with_momentum(state, trained))
+    log.info("continuing %s after %d epochs; %s", path, trained.epoch, _momentum_note(trained, state))
+    for name in ("momentum", "weight_decay"):
+        if name in trained.optimizer and trained.optimizer[name] != config.optimizer[name]:
+            there = trained.optimizer[name]
+            log.warning("config.optimizer.%s=%s, but it was %s in %s", name, config.optimizer[name], there, path)
+    notes: dict[str, str | float] = {"continued_from": str(path)}
+    if trained.best_accuracy is not None:
+        notes["best_accuracy_there"] = trained.best_accuracy
+    if "lr" in trained.optimizer:
+        notes["learning_rate_there"] = trained.optimizer["lr"]
+    return Start(state, trained.epoch, notes)
+
+
+def _with_momentum(state: TrainState, trained: TrainedWeights) -> Tree:
+    """Returns the optimizer state with the momentum buffers; parameters without one start with zeros."""
+    zeros = {name: np.zeros_like(tensor) for name, tensor in to_pytorch(state.params, {}).items()}
+    buffers, _ = from_pytorch({**zeros, **trained.momentum}, state.params, {})
+    flat, _ = ravel_pytree(buffers)
+    return jax.tree.map(lambda leaf: flat if leaf.shape == flat.shape else leaf, state.optimizer_state)
+
+
+def _momentum_note(trained: TrainedWeights, state: TrainState) -> str:
+    if not trained.momentum:
+        return "it has no momentum, which starts at zero"
+    without = len(to_pytorch(state.params, {})) - len(trained.momentum)
+    return f"momentum of {len(trained.momentum)} parameters, {without} start at zero"
+
+
+def _lay_over(state: TrainState, stream: Stream, field: str, path: str, modality: str) -> None:
+    """Writes the weights of a checkpoint, those that fit, over the state's, or over those of one modality's stream."""
+    config, trained = stream.config, read_weights(path)
+    if modality and detect_network(trained.tensors).fusion:
+        raise ValueError(f"config.{field}={path}: a fusion network; expected one stream, or use config.init_from")
+    params, batch_stats = state.params, state.batch_stats
+    if modality:
+        params, batch_stats = params[modality], batch_stats[modality]
+    elif stream.fusion and trained.reference_layout not in (None, config.fusion.reference_layout):
+        raise ValueError(
+            f"config.fusion.reference_layout={config.fusion.reference_layout}, but config.{field}={path} has "
+            f"{trained.reference_layout}"
+        )
+    match = match_tensors(trained.tensors, params, batch_stats, skip=CLASS_HEAD)
+    if not match.loaded:
+        raise ConversionError(f"config.{field}={path}: none of its {len(trained.tensors)} tensors fits the network")
+    overlay(trained.tensors, match, params, batch_stats)
+    log.info("config.%s=%s\n%s", field, path, report.table(match, trained.left_out))
