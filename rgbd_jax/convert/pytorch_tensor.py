@@ -87,8 +87,8 @@ class Tensor:
         last = sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=False))
         fits = (
             len(self.shape) == len(self.strides) <= MAX_DIMENSIONS
-            and all(0 <= number < 1 << 60 for number in (*self.shape, *self.strides, self.offset))
-            and math.prod(max(length, 1) for length in self.shape) < 1 << 60
+            and all(0 <= number < 1 << 58 for number in (*self.shape, *self.strides, self.offset))
+            and math.prod(max(length, 1) for length in self.shape) < 1 << 58
             and (self.offset <= available if 0 in self.shape else self.offset + last < available)
         )
         if not fits:
@@ -147,16 +147,13 @@ class TensorViews:
         if 0 in tensor.shape:
             array = np.empty(tensor.shape, tensor.dtype)
         else:
-            # The stride of an axis of length 1 has no meaning, and may be anything.
-            strides = [stride if length > 1 else 0 for length, stride in zip(tensor.shape, tensor.strides, strict=True)]
             array = np.ndarray(
                 tensor.shape,
                 tensor.dtype,
                 buffer=self._mapped,
                 offset=start + storage.first * storage.dtype.itemsize + tensor.offset * tensor.dtype.itemsize,
-                strides=[stride * tensor.dtype.itemsize for stride in strides],
+                strides=[stride * tensor.dtype.itemsize for stride in tensor.strides],
             )
-        array.flags.writeable = False
         if tensor.dtype == bool and array.size and array.view(np.uint8).max() > 1:
             raise RefusedError(f"storage {storage.key[:40]!r} of truth values holds bytes other than 0 and 1")
         return array

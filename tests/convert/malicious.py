@@ -90,7 +90,6 @@ def calls(canary: str) -> dict[str, tuple[bytes, str]]:
         "call with a list": (b"\x80\x02" + known + b"]R.", "calls a Constructor"),
         "call with too little": (b"\x80\x02" + known + b")R.", "damaged"),
         "call with text": (b"\x80\x02" + known + b"(" + text("a") * 6 + b"tR.", "arguments of an"),
-        "hooks": (b"\x80\x02" + known + b"(K\x00K\x00))\x89]K\x01atR.", "arguments of an unknown form"),
         "encoding": (b"\x80\x02c_codecs\nencode\n" + text("a") + text("zip") + b"\x86R.", "arguments of an"),
         "object type": (b"\x80\x02cnumpy\ndtype\n" + text("O8") + b"\x89\x88\x87R.", "arguments of an unknown form"),
         "only a function": (b"\x80\x02" + known + b".", "_rebuild_tensor_v2 as a value"),
@@ -178,7 +177,12 @@ def tensors() -> dict[str, tuple[bytes, str]]:
     """Returns name -> (pickle of tensors that are larger than the file, what the refusal says)."""
     huge = b"\x8a\x08" + b"\xff" * 7 + b"\x7f"
     wide = b"\x8a\xff" + b"\xff" * 254 + b"\x7f"
+    ordered, one = b"ccollections\nOrderedDict\n)R", (b"K\x03", b"K\x03\x85", b"K\x01\x85")
     return {
+        "hooks": (tensor(*one).replace(ordered, b"]K\x01a"), "arguments of an unknown form"),
+        "metadata": (tensor(*one).replace(ordered, ordered + b"}" + text("neg") + b"\x88s"), "arguments of an unknown"),
+        "gradient": (tensor(*one).replace(b"\x89", b"K\x01"), "arguments of an unknown form"),
+        "empty": (tensor(b"K\x00", b"K\x00\x8a\x08" + b"\x00" * 7 + b"\x04\x86", b"K\x00K\x00\x86"), "does not lie"),
         "expanded": (tensor(b"K\x03", b"J\xff\xff\xff\x7f\x85", b"K\x00\x85"), "times as large as the file"),
         "expanded twice": (tensor(b"K\x03", b"J\x00\x00\x00\x7fK\x03\x86", b"K\x00K\x01\x86"), "times as large"),
         "expanded, many": (tensor(b"K\x03", b"J\x00\x00\x01\x00\x85", b"K\x00\x85", 100), "times as large"),

@@ -71,8 +71,8 @@ def bases(tmp_path_factory) -> dict[str, bytes]:
 
 def mutations(base: str, content: bytes, rng: random.Random, flips: int, others: int):
     yield Case(base, "none", content)
-    for _ in range(flips):
-        at = rng.randrange(len(content))
+    ends = range(len(content) - 98, len(content))  # where the records at the end of a zip file are
+    for at in (*ends, *(rng.randrange(len(content)) for _ in range(flips))):
         yield Case(base, "flip", content[:at] + bytes([content[at] ^ rng.randrange(1, 256)]) + content[at + 1 :], at)
     for _ in range(others):
         yield Case(base, "cut", content[: rng.randrange(len(content))])

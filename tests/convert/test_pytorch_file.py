@@ -295,6 +295,13 @@ def test_truth_values_other_than_0_and_1(tmp_path):
         read_pytorch(path)
 
 
+def test_the_stride_of_an_axis_of_length_one_may_be_anything(tmp_path):
+    path = tmp_path / "model.pth"
+    far = b"\x8a\x08" + b"\x00" * 7 + b"\x02"
+    path.write_bytes(_tensor_file(b"K\x01K\x03\x86", far + b"K\x01\x86"))
+    assert read_pytorch(path)[0].tolist() == [[0, 0, 0]]
+
+
 def test_two_entries_of_one_name(tmp_path):
     content = zip_of({**_entries(), "model.pth/data/1": b"x"}).replace(b"model.pth/data/1", b"model.pth/data/0")
     path = tmp_path / "model.pth"
