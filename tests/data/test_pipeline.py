@@ -239,18 +239,24 @@ def test_only_sampled_frames_are_decoded_and_each_once(frames, distinct, trainin
     assert sorted(set(batch["frames"]["rgb"][0, :, 0, 0, 2].tolist())) == sorted(read)
 
 
-def test_fusion_reads_both_modalities_at_the_same_frames_with_crops_of_their_own():
+@pytest.mark.parametrize("separate", [False, True])
+def test_fusion_reads_both_modalities_at_the_same_frames_with_one_crop_or_two(separate):
     frames = 100
     source = [
         ClipRecord(c.name, c.label, {"rgb": c.frames["rgb"], "depth": c.frames["rgb"]})  # the same pictures twice
         for c in clips(4, frames=frames)
     ]
-    fields = {"stream": "fusion", "data.transforms.rotation_probability": 0.0}
+    fields = {
+        "stream": "fusion",
+        "data.transforms.rotation_probability": 0.0,
+        "data.transforms.reference_separate_draws": separate,
+    }
     batch = next(pipeline.train_batches(source, config(**fields), batch_size=4))
     rgb, depth = batch["frames"]["rgb"], batch["frames"]["depth"]
-    np.testing.assert_array_equal(rgb[..., 2], depth[..., 2])
+    np.testing.assert_array_equal(rgb[..., 2], depth[..., 2])  # the frames' numbers
     assert len(np.unique(rgb[..., 2])) > 8
-    assert (rgb != depth).any(axis=(1, 2, 3, 4)).all()
+    differing = (rgb != depth).any(axis=(1, 2, 3, 4))
+    assert differing.all() if separate else not differing.any()
     (batch,) = pipeline.eval_batches(source, config(**fields), batch_size=4)
     np.testing.assert_array_equal(batch["frames"]["rgb"], batch["frames"]["depth"])
 
