@@ -150,7 +150,7 @@ def _restore(stream: Stream, workdir: Path, which: str, mesh: Mesh) -> tuple[Tra
         trained = read_weights(workdir)
         state = stream.state_of(*weights_for(stream, trained, str(workdir)))
         epoch = stream.config.train.epochs if trained.epoch is None else trained.epoch
-        return jax.device_put(state, replicated(mesh)), evaluation_moment(stream.config, epoch - 1)
+        return jax.device_put(state, replicated(mesh)), evaluation_moment(stream.config, max(epoch - 1, 0))
     checkpoints = Checkpoints(workdir, stream.config.checkpoint.best_metric, read_only=True)
     step = checkpoints.step_of(which)
     if step is None:

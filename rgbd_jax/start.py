@@ -3,16 +3,17 @@
 import dataclasses
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from rgbd_jax.convert import report
-from rgbd_jax.convert.detect import detect_network
+from rgbd_jax.convert.detect import detect_network, is_fusion, same_width
 from rgbd_jax.convert.files import read_weights
 from rgbd_jax.convert.name_table import ConversionError
-from rgbd_jax.convert.state_dict import CLASS_HEAD, from_pytorch, match_tensors, overlay, to_pytorch
+from rgbd_jax.convert.state_dict import CLASS_HEAD, from_pytorch, match_tensors, misfit, overlay, to_pytorch
 from rgbd_jax.convert.weights import TrainedWeights
 from rgbd_jax.modalities import MODALITIES
 from rgbd_jax.steps import Stream, TrainState, Tree
@@ -39,26 +40,28 @@ def starting_point(stream: Stream) -> Start:
     """Returns the start that the stream's config asks for.
 
     `config.continue_from` takes a training over, with its epoch, best accuracy and momentum. Otherwise weights are the
-    initial values, over which `config.fusion.init_rgb_from` and `init_depth_from` (one stream each) and then
-    `config.init_from` are laid: whatever fits, without the class heads, as the reference does.
+    initial values, over which `config.init_from`, or `config.fusion.init_rgb_from` and `init_depth_from` (one stream
+    each), are laid: whatever fits, without the class heads, as the reference does. Of a workdir the best checkpoint is
+    taken to start from, and the latest to go on with.
 
     Raises:
         ValueError: a checkpoint cannot be used; names it and the config field.
         FileNotFoundError: a checkpoint is not there.
     """
     config = stream.config
+    sources = [("continue_from", config.continue_from, ""), ("init_from", config.init_from, "")]
+    if stream.fusion:
+        sources += [(f"fusion.init_{name}_from", config.fusion[f"init_{name}_from"], name) for name in MODALITIES]
+    sources = [source for source in sources if source[1]]
+    whole = [field for field, _, modality in sources if not modality]
+    if whole and len(sources) > 1:
+        given = ", ".join(f"config.{field}" for field, _, _ in sources)
+        raise ValueError(f"{given} exclude each other: config.{whole[0]} alone gives all weights; leave out the others")
     if config.continue_from:
-        if config.init_from:
-            raise ValueError("config.continue_from and config.init_from exclude each other: give one of them")
         return _continued(stream, config.continue_from)
     initial = stream.init(config.seed)
-    sources = [("init_from", config.init_from, "")]
-    if stream.fusion:
-        streams = [(f"fusion.init_{name}_from", config.fusion[f"init_{name}_from"], name) for name in MODALITIES]
-        sources = streams + sources
     for field, path, modality in sources:
-        if path:
-            _lay_over(initial, stream, field, path, modality)
+        _lay_over(initial, stream, field, path, modality)
     return Start(initial)
 
 
@@ -73,11 +76,17 @@ def weights_for(stream: Stream, trained: TrainedWeights, path: str) -> tuple[dic
     Raises:
         ValueError: they are of another network; names the config fields, or every tensor.
     """
-    config, detected = stream.config, detect_network(trained.tensors)
+    config = stream.config
+    try:
+        detected = detect_network(trained.tensors)
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from error
     found = {"stream": "fusion" if detected.fusion else "rgb or depth", "clip.frames": detected.frames}
     found |= {f"model.{name}": value for name, value in detected.model.items() if name != "num_classes"}
     here = {"stream": "fusion" if stream.fusion else "rgb or depth", "clip.frames": config.clip.frames}
     here |= {f"model.{name}": config.model[name] for name in detected.model if name != "num_classes"}
+    if same_width(detected.model["width"], config.model.width):
+        here["model.width"] = found["model.width"]
     if trained.reference_layout is not None and stream.fusion:
         found["fusion.reference_layout"] = trained.reference_layout
         here["fusion.reference_layout"] = config.fusion.reference_layout
@@ -91,17 +100,35 @@ def weights_for(stream: Stream, trained: TrainedWeights, path: str) -> tuple[dic
     if differing:
         raise ValueError("\n  ".join([f"{path} is of another network than the config's:", *differing]))
     shapes = stream.shapes()
+    match = match_tensors(trained.tensors, shapes.params, shapes.batch_stats)
+    if problems := match.problems():
+        raise ConversionError(f"{path}: {misfit(problems)}")
+    if match.skipped:
+        log.warning("%s\n%s", path, report.table(match, trained.left_out))
+    fitting = {name: trained.tensors[name] for name in match.loaded}
+    return from_pytorch(fitting, shapes.params, shapes.batch_stats)
+
+
+def _read(field: str, path: str, which: str) -> TrainedWeights:
     try:
-        return from_pytorch(trained.tensors, shapes.params, shapes.batch_stats)
-    except ConversionError as error:
-        raise ConversionError(f"{path}: {error}") from error
+        return read_weights(path, which)
+    except FileNotFoundError as error:
+        found = "no such file or folder" if not Path(path).expanduser().exists() else str(error)
+        raise FileNotFoundError(f"config.{field}={path}: {found}") from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"config.{field}: {error}") from error
 
 
 def _continued(stream: Stream, path: str) -> Start:
     config = stream.config
-    trained = read_weights(path)
+    trained = _read("continue_from", path, "latest")
     if trained.epoch is None:
         raise ValueError(f"config.continue_from={path}: does not say how many epochs are done; use config.init_from")
+    if trained.epoch >= config.train.epochs:
+        raise ValueError(
+            f"config.train.epochs={config.train.epochs}, but {trained.epoch} epochs of config.continue_from={path} are "
+            "done already: raise config.train.epochs, or convert the checkpoint and use --mode=eval"
+        )
     state = stream.state_of(*weights_for(stream, trained, path))
     if trained.momentum:
         if config.optimizer.name != "sgd":
@@ -137,9 +164,16 @@ def _momentum_note(trained: TrainedWeights, state: TrainState) -> str:
 
 def _lay_over(state: TrainState, stream: Stream, field: str, path: str, modality: str) -> None:
     """Writes the weights of a checkpoint, those that fit, over the state's, or over those of one modality's stream."""
-    config, trained = stream.config, read_weights(path)
-    if modality and detect_network(trained.tensors).fusion:
-        raise ValueError(f"config.{field}={path}: a fusion network; expected one stream, or use config.init_from")
+    config, trained = stream.config, _read(field, path, "best")
+    fusion_expected = stream.fusion and not modality
+    if is_fusion(trained.tensors) != fusion_expected:
+        kinds = ("a network of one stream", "a fusion network")
+        advice = (
+            "use config.fusion.init_rgb_from and config.fusion.init_depth_from"
+            if fusion_expected
+            else ("use config.init_from" if modality else f"config.stream={config.stream!r} cannot start from it")
+        )
+        raise ValueError(f"config.{field}={path}: {kinds[not fusion_expected]}, not {kinds[fusion_expected]}; {advice}")
     params, batch_stats = state.params, state.batch_stats
     if modality:
         params, batch_stats = params[modality], batch_stats[modality]

@@ -16,8 +16,8 @@ def main() -> None:
         "source",
         metavar="IN",
         type=Path,
-        help="*.pth.tar of the reference (zip or older format), safetensors, a converted checkpoint, or a workdir, "
-        "whose best checkpoint is taken; what it is, is read from its content",
+        help="*.pth.tar of the reference (zip or older format), safetensors, a converted checkpoint, or a workdir; "
+        "what it is, is read from its content",
     )
     parser.add_argument(
         "target",
@@ -25,6 +25,12 @@ def main() -> None:
         type=Path,
         help="NAME.pth.tar (also .pth, .pt), NAME.safetensors, or a name without suffix: a converted checkpoint, for "
         "--config.init_from, --config.continue_from and --mode=eval",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        choices=("best", "latest"),
+        default="best",
+        help="which checkpoint of a workdir is taken (default: %(default)s)",
     )
     arguments = parser.parse_args()
     # After the flags are read: importing takes seconds, --help should not.
@@ -34,7 +40,7 @@ def main() -> None:
     from rgbd_jax.convert.name_table import ConversionError
 
     try:
-        trained = read_weights(arguments.source)
+        trained = read_weights(arguments.source, arguments.checkpoint)
         try:
             network = match_network(trained)
         except ConversionError as error:

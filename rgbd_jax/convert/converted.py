@@ -17,7 +17,7 @@ from configs import common
 from rgbd_jax.convert.checkpoint_file import CheckpointFileError, release_pages
 from rgbd_jax.convert.detect import DetectedNetwork, detect_network
 from rgbd_jax.convert.name_table import ConversionError, entries
-from rgbd_jax.convert.state_dict import COUNTER, Match, from_pytorch, in_reference_order, match_tensors, to_pytorch
+from rgbd_jax.convert.state_dict import Match, from_pytorch, in_reference_order, match_tensors, misfit, to_pytorch
 from rgbd_jax.convert.weights import TrainedWeights
 from rgbd_jax.models.fusion import FusionNetwork
 from rgbd_jax.models.network import MotionNetwork
@@ -66,11 +66,8 @@ def match_network(weights: TrainedWeights) -> MatchedNetwork:
     detected = detect_network(weights.tensors)
     shapes = network_shapes(detected)
     match = match_tensors(weights.tensors, *shapes)
-    problems = [f"missing: {name} {shape}" for name, shape in match.missing.items()]
-    problems += [f"{name}: {why}" for name, why in match.skipped.items() if why.startswith("shape")]
-    if problems:
-        shown = problems[:30] + [f"and {len(problems) - 30} more"] * (len(problems) > 30)
-        raise ConversionError(f"{len(problems)} tensors do not fit the network:\n  " + "\n  ".join(shown))
+    if problems := match.problems():
+        raise misfit(problems)
     return MatchedNetwork(detected, shapes, match)
 
 
@@ -95,16 +92,16 @@ def save_converted(path: Path, weights: TrainedWeights, network: MatchedNetwork,
     if weights.momentum:
         names = list(to_pytorch(params, {}))
         without_momentum = [name for name in names if name not in weights.momentum]
-        zeros = {name: np.zeros_like(weights.tensors[name]) for name in without_momentum}
+        dtype = next(iter(weights.momentum.values())).dtype
+        zeros = {name: np.zeros(weights.tensors[name].shape, dtype) for name in without_momentum}
         buffers = {name: weights.momentum[name] for name in names if name in weights.momentum} | zeros
         tree["momentum"] = from_pytorch(buffers, _typed(params, buffers), {})[0]
     for array in (*weights.tensors.values(), *weights.momentum.values()):
         release_pages(array)
-    counters = {name: int(value) for name, value in weights.tensors.items() if name.endswith(COUNTER)}
     record = {
         "format": FORMAT,
         "source": source,
-        "steps_seen": counters,
+        "steps_seen": {name: int(weights.tensors[name]) for name in network.match.counters},
         "without_momentum": without_momentum,
         **weights.record(),
     }

@@ -1,5 +1,6 @@
 """Opens any checkpoint, whatever it is, and writes one of the kind that its name asks for."""
 
+import dataclasses
 from pathlib import Path
 
 from rgbd_jax.convert import converted, weights, workdir
@@ -8,18 +9,20 @@ from rgbd_jax.convert.converted import MatchedNetwork
 from rgbd_jax.convert.name_table import ConversionError
 from rgbd_jax.convert.pytorch_file import read_pytorch, write_pytorch
 from rgbd_jax.convert.safetensors_file import read_safetensors, write_safetensors
+from rgbd_jax.convert.state_dict import in_reference_order
 from rgbd_jax.convert.weights import TrainedWeights
 
 PYTORCH_SUFFIXES = (".pth.tar", ".pth", ".pt")
 SAFETENSORS_SUFFIX = ".safetensors"
 
 
-def read_weights(path: str | Path) -> TrainedWeights:
+def read_weights(path: str | Path, which: str = "best") -> TrainedWeights:
     """Returns the weights of a checkpoint; what it is, is read from its content.
 
     Args:
         path: a file of PyTorch (zip or legacy format) or safetensors, a converted checkpoint, or the workdir of a
-            run, whose best checkpoint is taken.
+            run.
+        which: the "best" or the "latest" checkpoint of a workdir; of other kinds there is one alone.
 
     Raises:
         FileNotFoundError: there is nothing, or a folder that is neither a workdir nor a converted checkpoint.
@@ -30,7 +33,7 @@ def read_weights(path: str | Path) -> TrainedWeights:
         if converted.is_converted(path):
             return converted.load_converted(path)
         if workdir.is_workdir(path):
-            return workdir.load_workdir(path)
+            return workdir.load_workdir(path, which)
         raise FileNotFoundError(f"{path} is neither the workdir of a run nor a converted checkpoint")
     if sniff(path) == "safetensors":
         return weights.from_safetensors(*read_safetensors(path), path)
@@ -43,7 +46,7 @@ def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNet
     Args:
         path: `*.pth.tar`, `*.pth` or `*.pt` for PyTorch, `*.safetensors`, and a name without suffix for a converted
             checkpoint (a folder, which must not exist).
-        trained: the weights.
+        trained: the weights; tensors that are not of the network are left out.
         network: the network that they are of.
         source: what is noted as their origin.
 
@@ -55,9 +58,15 @@ def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNet
     path = Path(path).expanduser()
     if path.exists():
         raise FileExistsError(f"{path} exists already: give another name, or remove it")
+    tensors = {name: trained.tensors[name] for name in (*network.match.loaded, *network.match.counters)}
+    momentum = {name: buffer for name, buffer in trained.momentum.items() if name in network.match.loaded}
+    trained = dataclasses.replace(trained, tensors=in_reference_order(tensors), momentum=momentum)
     if path.name.endswith(PYTORCH_SUFFIXES):
-        write_pytorch(path, weights.to_contents(trained))
+        contents = weights.to_contents(trained)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_pytorch(path, contents)
     elif path.name.endswith(SAFETENSORS_SUFFIX):
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_safetensors(path, *weights.to_safetensors(trained))
     elif path.suffix and not path.suffix[1:].isdigit():
         known = ", ".join((*PYTORCH_SUFFIXES, SAFETENSORS_SUFFIX))

@@ -27,8 +27,11 @@ def describe(detected: DetectedNetwork, trained: TrainedWeights) -> str:
         f"{model['num_classes']} classes",
         f"{detected.frames or 'any number of'} frames",
         f"{model['temporal_blocks']} temporal blocks",
+        f"{model['attention_heads']} attention heads",
         f"{model.get('recoupling_heads', 'no')} recoupling heads",
     ]
+    if model["width"] != 1:
+        facts.append(f"width {model['width']:.4g}")
     if trained.epoch is not None:
         facts.append(f"{trained.epoch} epochs")
     if trained.best_accuracy is not None:

@@ -1,9 +1,10 @@
 """Weights of this package's networks to and from the PyTorch reference's state dict."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
@@ -12,6 +13,7 @@ from rgbd_jax.convert.name_table import ConversionError, entries, reference_orde
 Tree = Mapping[str, Any]
 COUNTER = "num_batches_tracked"  # what PyTorch keeps beside every BatchNorm: the training steps that it has seen
 BUFFERS = ("running_mean", "running_var", COUNTER)  # leaves that no optimizer changes
+UNKNOWN = "the network has no such tensor"
 CLASS_HEAD = re.compile(r"dtn\.mlp_head_(small|media|large)\.1\.(weight|bias)")
 
 
@@ -22,11 +24,18 @@ class Match(NamedTuple):
         loaded: name -> shape of what was taken over.
         skipped: name -> why it was not, of what is in the state dict.
         missing: name -> shape of what the network has and the state dict has not.
+        counters: names of the step counters, which have no place in the network but in a checkpoint.
     """
 
     loaded: dict[str, tuple[int, ...]]
     skipped: dict[str, str]
     missing: dict[str, tuple[int, ...]]
+    counters: list[str]
+
+    def problems(self) -> list[str]:
+        """Returns a line for every tensor that is missing or does not fit; what the network lacks is none."""
+        misfits = [f"{name}: {why}" for name, why in self.skipped.items() if why != UNKNOWN]
+        return misfits + [f"{name}: missing, the network has {shape}" for name, shape in self.missing.items()]
 
 
 def to_pytorch(params: Tree, batch_stats: Tree) -> dict[str, np.ndarray]:
@@ -56,10 +65,9 @@ def from_pytorch(state_dict: Mapping[str, np.ndarray], params: Tree, batch_stats
         ConversionError: lists every missing, unexpected or wrongly shaped tensor.
     """
     match = match_tensors(state_dict, params, batch_stats)
-    problems = [f"skipped {name}: {reason}" for name, reason in match.skipped.items()]
-    problems += [f"missing {name} {shape}" for name, shape in match.missing.items()]
-    if problems:
-        raise ConversionError(f"{len(problems)} tensors do not fit the network:\n  " + "\n  ".join(problems))
+    unknown = [f"{name}: {why}" for name, why in match.skipped.items() if why == UNKNOWN]
+    if problems := match.problems() + unknown:
+        raise misfit(problems)
     empty = [
         traverse_util.unflatten_dict(
             {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in traverse_util.flatten_dict(tree).items()}
@@ -76,7 +84,7 @@ def match_tensors(
     """Compares the tensors of a state dict with those of a network.
 
     Args:
-        state_dict: name -> array, in PyTorch's layout; its step counters are left aside.
+        state_dict: name -> array, in PyTorch's layout.
         params: the network's parameters, arrays or shapes.
         batch_stats: likewise the running statistics.
         skip: names that are not taken over even if they fit.
@@ -84,7 +92,7 @@ def match_tensors(
     Returns:
         What can be taken over, what not and why, and what there is nothing for.
     """
-    match = Match({}, {}, {})
+    match = Match({}, {}, {}, [])
     for tree in (params, batch_stats):
         leaves = traverse_util.flatten_dict(tree)
         for entry in entries(tree):
@@ -96,14 +104,37 @@ def match_tensors(
                 match.missing[name] = expected
             elif tuple(found.shape) != expected:
                 match.skipped[name] = f"shape {tuple(found.shape)}, the network has {expected}"
+            elif not _is_floating(found.dtype):
+                match.skipped[name] = f"numbers of type {found.dtype}, expected floating-point ones"
             else:
                 match.loaded[name] = expected
-    for name in state_dict:
+    for name, tensor in state_dict.items():
         if skip and skip.fullmatch(name):
             match.skipped[name] = "class head"
-        elif name not in match.loaded and name not in match.skipped and not name.endswith(COUNTER):
-            match.skipped[name] = "the network has no such tensor"
+        elif name in match.loaded or name in match.skipped:
+            continue
+        elif not _is_counter(name, match):
+            match.skipped[name] = UNKNOWN
+        elif tensor.shape or tensor.dtype.kind not in "iu":
+            match.skipped[name] = f"shape {tuple(tensor.shape)} of {tensor.dtype}, expected one whole number"
+        else:
+            match.counters.append(name)
     return match
+
+
+def misfit(problems: Sequence[str], shown: int = 30) -> ConversionError:
+    """Returns the error that lists why tensors do not fit a network, the first `shown` of them."""
+    lines = [*problems[:shown], *[f"and {len(problems) - shown} more"] * (len(problems) > shown)]
+    return ConversionError(f"{len(problems)} tensors do not fit the network:\n  " + "\n  ".join(lines))
+
+
+def _is_counter(name: str, match: Match) -> bool:
+    statistics = name.removesuffix(COUNTER) + "running_var"
+    return name.endswith(f".{COUNTER}") and (statistics in match.loaded or statistics in match.skipped)
+
+
+def _is_floating(dtype: np.dtype) -> bool:
+    return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
 
 
 def overlay(state_dict: Mapping[str, np.ndarray], match: Match, params: Tree, batch_stats: Tree) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from rgbd_jax.convert.checkpoint_file import CheckpointFileError
-from rgbd_jax.convert.name_table import STREAM_PREFIXES, ConversionError
+from rgbd_jax.convert.detect import is_fusion
+from rgbd_jax.convert.name_table import ConversionError
 from rgbd_jax.convert.state_dict import BUFFERS, in_reference_order
 
 MOMENTUM_PREFIX = "momentum_buffer."  # of the momentum buffers in a safetensors file
 RECORD = "rgbd_jax"  # the metadata field of a safetensors file that holds everything but tensors
+OTHER_SGD = ("nesterov", "dampening", "maximize")  # variants of SGD that this package does not have
 SGD_GROUP = {"lr": 0.01, "momentum": 0.9, "dampening": 0, "weight_decay": 0.0, "nesterov": False}
 
 
@@ -76,9 +79,7 @@ def from_contents(contents: Any, path: Path) -> TrainedWeights:
     others = [repr(name) for name, value in model.items() if not (isinstance(name, str) and _is_tensor(value))]
     if others:
         raise CheckpointFileError(f"{path}: its 'model' holds what is no tensor: {', '.join(others[:8])}")
-    tensors = {name.removeprefix("module."): value for name, value in model.items()}
-    if len(tensors) < len(model):
-        raise CheckpointFileError(f"{path}: its 'model' names some tensors both with and without 'module.'")
+    tensors = _without_prefix(model, path)
     momentum, optimizer, left_out = _momentum(fields.get("optimizer"), tensors, path)
     known = {"model", "optimizer", "epoch", "bestacc"}
     left_out += [f"{name}: not part of the network" for name in fields if name not in known]
@@ -88,7 +89,7 @@ def from_contents(contents: Any, path: Path) -> TrainedWeights:
         _number(fields, "epoch", int, path),
         _number(fields, "bestacc", float, path),
         optimizer,
-        reference_layout=_is_fusion(tensors) or None,
+        reference_layout=is_fusion(tensors) or None,
         left_out=tuple(left_out),
     )
 
@@ -99,7 +100,7 @@ def to_contents(weights: TrainedWeights) -> dict[str, Any]:
     Raises:
         ConversionError: a fusion network that the reference cannot compute.
     """
-    if weights.reference_layout is False and _is_fusion(weights.tensors):
+    if weights.reference_layout is False and is_fusion(weights.tensors):
         raise ConversionError(
             "a fusion network trained with config.fusion.reference_layout=False: the reference would compute something "
             "else with its weights, so they are not written for PyTorch; use .safetensors"
@@ -139,14 +140,13 @@ def from_safetensors(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, s
         raise CheckpointFileError(f"{path}: its metadata {RECORD!r} is not JSON: {error}") from error
     if not isinstance(record, Mapping) or not isinstance(record.get("optimizer", {}), Mapping):
         raise CheckpointFileError(f"{path}: its metadata {RECORD!r} is not what this package writes: {record!r}"[:300])
-    names = [name.removeprefix("module.") for name in tensors if not name.startswith(MOMENTUM_PREFIX)]
+    buffers = {name: array for name, array in tensors.items() if name.startswith(MOMENTUM_PREFIX)}
+    model = _without_prefix({name: array for name, array in tensors.items() if name not in buffers}, path)
+    momentum = {name.removeprefix(MOMENTUM_PREFIX): array for name, array in buffers.items()}
+    _check_momentum(momentum, model, path)
     return TrainedWeights(
-        {
-            name.removeprefix("module."): array
-            for name, array in tensors.items()
-            if not name.startswith(MOMENTUM_PREFIX)
-        },
-        {name: tensors[MOMENTUM_PREFIX + name] for name in names if MOMENTUM_PREFIX + name in tensors},
+        model,
+        momentum,
         _number(record, "epoch", int, path),
         _number(record, "best_accuracy", float, path),
         record.get("optimizer", {}),
@@ -170,6 +170,8 @@ def _momentum(
         (group,) = saved["param_groups"]
         numbers, states = list(group["params"]), dict(saved["state"])
         settings = {name: value for name, value in group.items() if name != "params"}
+        if not all(type(number) is int for number in numbers):
+            raise ValueError("parameters that are no numbers")
     except (TypeError, KeyError, ValueError) as error:
         raise CheckpointFileError(
             f"{path}: its 'optimizer' is not the state of a PyTorch optimizer with one parameter group ({error!r})"
@@ -179,34 +181,54 @@ def _momentum(
         raise CheckpointFileError(
             f"{path}: its optimizer has {len(numbers)} parameters, its model {len(names)}: they are not of one training"
         )
-    if "momentum" not in settings or settings.get("nesterov") or settings.get("dampening"):
-        return {}, {}, ["optimizer: only the state of SGD without Nesterov momentum and dampening is taken over"]
-    momentum, problems = {}, []
+    if "momentum" not in settings or any(settings.get(name) for name in OTHER_SGD):
+        return {}, {}, [f"optimizer: only the state of SGD without {', '.join(OTHER_SGD)} is taken over"]
+    momentum = {}
     for number, name in zip(numbers, names, strict=True):
         state = states.get(number)
         buffer = state.get("momentum_buffer") if isinstance(state, Mapping) else None
-        if buffer is None:
-            continue  # a parameter that never had a gradient
-        if not _is_tensor(buffer) or buffer.shape != tensors[name].shape:
-            problems.append(f"{name} {getattr(buffer, 'shape', type(buffer).__name__)}, not {tensors[name].shape}")
-        momentum[name] = buffer
-    if problems:
-        raise CheckpointFileError(f"{path}: momentum buffers that do not fit their parameters: {'; '.join(problems)}")
+        if buffer is not None:  # a parameter that never had a gradient has none
+            momentum[name] = buffer
+    _check_momentum(momentum, tensors, path)
+    settings = {
+        name: value.item() if _is_tensor(value) and value.size == 1 else value for name, value in settings.items()
+    }
     plain = {name: value for name, value in settings.items() if isinstance(value, int | float | str | bool | None)}
     return momentum, plain, []
+
+
+def _check_momentum(momentum: Mapping[str, Any], tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    problems = []
+    for name, buffer in momentum.items():
+        found = buffer.shape if _is_tensor(buffer) else type(buffer).__name__
+        expected = tensors[name].shape if name in tensors else "no such parameter"
+        if found != expected:
+            problems.append(f"{name} {found}, expected {expected}")
+    if problems:
+        shown = "; ".join(problems[:8])
+        raise CheckpointFileError(f"{path}: {len(problems)} momentum buffers do not fit their parameters: {shown}")
+
+
+def _without_prefix(model: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    tensors = {name.removeprefix("module."): value for name, value in model.items()}
+    if len(tensors) < len(model):
+        raise CheckpointFileError(f"{path}: it names some tensors both with and without 'module.'")
+    return tensors
 
 
 def _number(fields: Mapping[str, Any], name: str, kind: type, path: Path) -> Any:
     value = fields.get(name)
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()  # an accuracy that was kept as a tensor
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return None if value is None else kind(value)
-    raise CheckpointFileError(f"{path}: its {name!r} is {value!r}; expected a number")
-
-
-def _is_fusion(tensors: Mapping[str, Any]) -> bool:
-    return any(name.startswith(f"{STREAM_PREFIXES['rgb']}.") for name in tensors)
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if kind is float:
+            return float(value)
+        if math.isfinite(value) and value == int(value) >= 0:
+            return int(value)
+    expected = "a number" if kind is float else "a whole number from 0 on"
+    raise CheckpointFileError(f"{path}: its {name!r} is {str(value)[:80]}; expected {expected}")
 
 
 def _is_tensor(value: Any) -> bool:

@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
 
-from rgbd_jax.checkpoint import CONFIG_FILE, Checkpoints, best_epoch
+from rgbd_jax import optim
+from rgbd_jax.checkpoint import CONFIG_FILE, Checkpoints, accuracy_by_epoch, best_epoch
 from rgbd_jax.convert.state_dict import COUNTER, in_reference_order, to_pytorch
 from rgbd_jax.convert.weights import SGD_GROUP, TrainedWeights
 
@@ -42,14 +44,20 @@ def load_workdir(path: Path, which: str = "best") -> TrainedWeights:
         for name in tensors
         if name.endswith("running_var")
     }
-    settings = config["optimizer"]
+    settings, epoch = config["optimizer"], history[-1]["epoch"]
     sgd = settings["name"] == "sgd"
+    group = {
+        **SGD_GROUP,
+        "lr": optim.learning_rate(ConfigDict(config), epoch, accuracy_by_epoch(history)),
+        "momentum": settings["momentum"],
+        "weight_decay": settings["weight_decay"],
+    }
     return TrainedWeights(
         in_reference_order(tensors | counters),
         to_pytorch(_momentum(state), {}) if sgd else {},
-        history[-1]["epoch"],
+        epoch,
         best_epoch(history, metric)[metric],
-        {**SGD_GROUP, "momentum": settings["momentum"], "weight_decay": settings["weight_decay"]} if sgd else {},
+        group if sgd else {},
         reference_layout=config["fusion"]["reference_layout"] if config["stream"] == "fusion" else None,
     )
 
