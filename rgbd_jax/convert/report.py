@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 
 from rgbd_jax.convert.detect import DetectedNetwork
 from rgbd_jax.convert.name_table import STREAM_PREFIXES
-from rgbd_jax.convert.state_dict import Match
+from rgbd_jax.convert.state_dict import UNKNOWN, Match
 from rgbd_jax.convert.weights import TrainedWeights
 
-SHOWN = 12  # names that are listed of the skipped and of the missing tensors
+SHOWN = 20  # names that are listed of the skipped and of the missing tensors
 PARTS = (  # part of the network -> its tensors by the reference's names
     ("spatial network", r"(Conv3d_|Mixed_|LinearMap|frp_module).*"),
     ("recoupling", r"dtn\.rcm\..*"),
@@ -49,7 +49,9 @@ def table(match: Match, left_out: Iterable[str] = ()) -> str:
     rows.append(("all", str(len(match.loaded)), f"{total:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
-    skipped = [f"{name}: {why}" for name, why in match.skipped.items()] + list(left_out)
+    # What the network has no place for comes last: a deeper network alone can have hundreds of such tensors.
+    reasons = sorted(match.skipped.items(), key=lambda item: item[1] == UNKNOWN)
+    skipped = [*left_out, *(f"{name}: {why}" for name, why in reasons)]
     missing = [f"{name} {shape}" for name, shape in match.missing.items()]
     for title, names in (("skipped", skipped), ("missing", missing)):
         lines.append(f"{title}: {len(names) or 'nothing'}")

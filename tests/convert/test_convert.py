@@ -93,8 +93,8 @@ def test_command_tells_what_it_did(rgb, tmp_path):
     assert f"{len(tensors) - len(counters)} {numbers:,}" in [" ".join(line.split()[1:]) for line in lines]
     at = lines.index("skipped: 2")
     assert lines[at + 1 :] == [
-        "  total_ops: the network has no such tensor",
         "  scheduler: not part of the network",
+        "  total_ops: the network has no such tensor",
         "missing: nothing",
         f"written to {tmp_path / 'out.safetensors'}",
     ]
