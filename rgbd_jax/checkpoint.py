@@ -131,6 +131,10 @@ def check_workdir(workdir: Path, config: ConfigDict, *, new_allowed: bool) -> No
     """
     file = workdir / CONFIG_FILE
     if not file.exists():
+        if not new_allowed and workdir.is_file():
+            raise ValueError(
+                f"--workdir={workdir} is a file; convert it first: python -m rgbd_jax.convert {workdir} NAME"
+            )
         if not new_allowed:
             raise FileNotFoundError(f"{workdir} holds no run: {file} does not exist; train first, or check the path")
         if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rgbd_jax.convert.name_table import ConversionError
 from rgbd_jax.convert.state_dict import CLASS_HEAD, from_pytorch, match_tensors, misfit, overlay, to_pytorch
 from rgbd_jax.convert.weights import TrainedWeights
 from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.optim import learning_rate
 from rgbd_jax.steps import Stream, TrainState, Tree
 
 log = logging.getLogger("rgbd_jax")
@@ -139,6 +141,9 @@ def _continued(stream: Stream, path: str) -> Start:
         if name in trained.optimizer and trained.optimizer[name] != config.optimizer[name]:
             there = trained.optimizer[name]
             log.warning("config.optimizer.%s=%s, but it was %s in %s", name, config.optimizer[name], there, path)
+    rate, rate_there = learning_rate(config, trained.epoch, [math.nan] * trained.epoch), trained.optimizer.get("lr", 0)
+    if rate_there and abs(rate / rate_there - 1) > 0.01:
+        log.warning("the schedule goes on with a learning rate of %g; in %s it was %g", rate, path, rate_there)
     notes: dict[str, str | float] = {"continued_from": str(path)}
     if trained.best_accuracy is not None:
         notes["best_accuracy_there"] = trained.best_accuracy

@@ -226,7 +226,7 @@ def test_what_fits_is_taken_and_the_rest_is_told(stranger, caplog, blocks):
         np.testing.assert_array_equal(norms[block], expected)
     said = caplog.text
     assert "dtn.pos_embedding_large: shape (1, 6, 64), the network has (1, 7, 64)" in said
-    assert "dtn.mlp_head_small.1.weight: class head" in said
+    assert "dtn.mlp_head_small.1.weight: last layer of a class head" in said
     of_a_block = len([name for name in tensors if name.startswith("dtn.multi_scale_transformers.1.")])
     assert f"skipped: {7 + of_a_block * (blocks == 1)}\n" in said
     assert f"missing: {6 + of_a_block * (blocks == 3)}\n" in said

@@ -110,7 +110,7 @@ def match_tensors(
                 match.loaded[name] = expected
     for name, tensor in state_dict.items():
         if skip and skip.fullmatch(name):
-            match.skipped[name] = "class head"
+            match.skipped[name] = "last layer of a class head"
         elif name in match.loaded or name in match.skipped:
             continue
         elif not _is_counter(name, match):
