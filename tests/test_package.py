@@ -8,11 +8,11 @@ ROOT = Path(__file__).parents[1]
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
+sys.modules.update(tensorflow=None, torch=None)  # importing them fails, even where they are installed
 for package in ("rgbd_jax", "datasets", "configs"):
     root = importlib.import_module(package)
     for module in pkgutil.walk_packages(root.__path__, package + "."):
         importlib.import_module(module.name)
-assert not {"tensorflow", "torch"} & sys.modules.keys()
 """
 
 
