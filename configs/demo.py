@@ -1,6 +1,9 @@
-"""The demo: 12 hand motions rendered on the spot, and a network small enough for a laptop.
+r"""The demo: 12 hand motions rendered on the spot, and a network small enough for a laptop.
 
-python -m rgbd_jax.main --config configs/demo.py --workdir runs/demo
+    python -m rgbd_jax.main --config configs/demo.py --workdir runs/demo
+    python -m rgbd_jax.main --config configs/demo.py:depth --workdir runs/demo_depth
+    python -m rgbd_jax.main --config configs/demo.py:fusion --workdir runs/demo_fusion \
+        --config.fusion.init_rgb_from=runs/demo --config.fusion.init_depth_from=runs/demo_depth
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +12,7 @@ from configs import common
 
 
 def get_config(stream: str = "rgb") -> ConfigDict:
-    """Returns the config of the demo for a stream, "rgb" or "depth"."""
+    """Returns the config of the demo for a stream, "rgb", "depth" or "fusion"."""
     config = common.get_config(stream)
     config.clip.frames = 16
     config.clip.size = 64
@@ -37,4 +40,8 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.train.batch_size = 20
     config.train.epochs = 20
     config.eval.batch_size = 48
+    if stream == "fusion":  # both streams know the classes already
+        config.schedule.learning_rate = 1e-3
+        config.schedule.warm_up_epochs = 1
+        config.train.epochs = 8
     return config

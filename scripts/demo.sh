@@ -1,6 +1,29 @@
 #!/usr/bin/env bash
-# Trains and evaluates a small network on rendered hand motions; arguments go to rgbd_jax.main.
+# Trains and evaluates small networks on rendered hand motions; a run that is finished already is not trained again.
+#   ./scripts/demo.sh           RGB
+#   ./scripts/demo.sh depth     depth
+#   ./scripts/demo.sh fusion    RGB, depth, then the fusion of both
+# Further arguments go to rgbd_jax.main.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+stream=rgb
+if [[ $# -gt 0 && $1 != -* ]]; then
+  stream=$1
+  shift
+fi
 ./scripts/setup.sh
-exec .venv/bin/python -m rgbd_jax.main --config configs/demo.py --workdir runs/demo "$@"
+
+run() { .venv/bin/python -m rgbd_jax.main --config "configs/demo.py:$1" --workdir "$2" "${@:3}"; }
+case $stream in
+  rgb) run rgb runs/demo "$@" ;;
+  depth) run depth runs/demo_depth "$@" ;;
+  fusion)
+    run rgb runs/demo "$@"
+    run depth runs/demo_depth "$@"
+    run fusion runs/demo_fusion --config.fusion.init_rgb_from=runs/demo --config.fusion.init_depth_from=runs/demo_depth "$@"
+    ;;
+  *)
+    echo "error: no stream '$stream' in the demo; use rgb, depth or fusion" >&2
+    exit 1
+    ;;
+esac

@@ -1,6 +1,6 @@
-"""The full network on two real gesture clips, from raw frames to both told apart, for each stream and builder.
+"""The full networks on two real gesture clips, from raw frames to both told apart: each stream, then their fusion.
 
-Runs where `shared/sample_rgbd` lies beside the checkout; about four minutes on two cores.
+Runs where `shared/sample_rgbd` lies beside the checkout; about ten minutes on two cores.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ def configs_by_builder(tmp_path_factory):
             (raw_dir / modality).symlink_to(SAMPLE / modality)
         for split in ("train", "valid"):
             (raw_dir / lists / f"{split}.txt").write_text(split_list)
-        for stream in ("rgb", "depth"):
+        for stream in ("rgb", "depth", "fusion"):
             config = module.get_config(stream)
             config.data.raw_dir = str(raw_dir)
             config.data.data_dir = str(root / module.__name__ / "prepared")
@@ -70,14 +70,44 @@ def test_both_builders_give_the_same_clips(configs_by_builder, stream):
     assert [batch["label"].tolist() for batch in batches] == [[0, 1], [0, 1]]
 
 
+@pytest.fixture(scope="module")
+def trained(configs_by_builder, tmp_path_factory):
+    """Trains a stream with a builder's config, once; returns the workdir and the result."""
+    root, done = tmp_path_factory.mktemp("runs"), {}
+
+    def run(builder, stream):
+        if stream not in done:
+            config = configs_by_builder[builder, stream]
+            done[stream] = root / stream, train(config, root / stream)
+        return done[stream]
+
+    return run
+
+
 @needs_sample
 @pytest.mark.slow
 @pytest.mark.parametrize(("builder", "stream"), [("folder", "rgb"), ("nvgesture", "depth")])
-def test_full_network_tells_two_real_clips_apart(configs_by_builder, tmp_path, builder, stream):
+def test_full_network_tells_two_real_clips_apart(configs_by_builder, trained, builder, stream):
     config = configs_by_builder[builder, stream]
     classes = open_splits(config).num_classes
     parameters = sum(leaf.size for leaf in jax.tree.leaves(Stream(config, classes).shapes().params))
     assert parameters > 38e6
-    result = train(config, tmp_path / "run")
+    _, result = trained(builder, stream)
     assert result["clips"] == 2
     assert result["latest_top1"] == 1.0
+
+
+@needs_sample
+@pytest.mark.slow
+def test_fusion_of_both_streams_tells_them_apart(configs_by_builder, trained, tmp_path, caplog):
+    config = configs_by_builder["folder", "fusion"]
+    with config.unlocked():
+        config.fusion.init_rgb_from = str(trained("folder", "rgb")[0])
+        config.fusion.init_depth_from = str(trained("nvgesture", "depth")[0])
+        config.train.epochs = 8
+    with caplog.at_level("INFO", logger="rgbd_jax"):
+        result = train(config, tmp_path / "run")
+    assert caplog.text.count("missing: nothing") == 2  # both streams found all their weights
+    assert result["clips"] == 2
+    for name in ("latest_top1", "top1_rgb", "top1_depth", "top1_all"):
+        assert result[name] == 1.0, name
