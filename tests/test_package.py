@@ -8,11 +8,12 @@ ROOT = Path(__file__).parents[1]
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
-sys.modules.update(tensorflow=None, torch=None)  # importing them fails, even where they are installed
+sys.modules["torch"] = None  # importing it fails, as without it: TensorBoardX takes it where it is installed
 for package in ("rgbd_jax", "datasets", "configs"):
     root = importlib.import_module(package)
     for module in pkgutil.walk_packages(root.__path__, package + "."):
         importlib.import_module(module.name)
+assert "tensorflow" not in sys.modules
 """
 
 
