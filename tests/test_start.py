@@ -10,11 +10,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from rgbd_jax import train as train_module
 from rgbd_jax.checkpoint import Checkpoints
 from rgbd_jax.convert.__main__ import main as convert_main
 from rgbd_jax.convert.pytorch_file import read_pytorch, write_pytorch
+from rgbd_jax.convert.state_dict import to_pytorch
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.sharding import clip_mesh, replicated
 from rgbd_jax.start import starting_point
@@ -333,6 +335,25 @@ def test_trainings_that_cannot_be_continued(tmp_path, stranger):
     write_pytorch(good, {**contents, "optimizer": None})
     config.continue_from = good
     refused(config, f"{good}: 1 tensors do not fit the network", "dtn.cls_token_large: missing")
+
+
+def test_momentum_of_both_streams_is_taken_over(tmp_path):
+    """Under the reference's names again, the optimizer's state is that of the file, and zero where it has none."""
+    config = small_config("fusion")
+    config.optimizer.name = "sgd"
+    config.fusion.reference_layout = True
+    contents = checkpoint(random_state_dict(manifest_of(config, 12)))
+    write_pytorch(tmp_path / "fusion.pth.tar", contents)
+    config.continue_from = str(tmp_path / "fusion.pth.tar")
+    state = starting_point(Stream(config, 12)).state
+    (flat,) = [leaf for leaf in jax.tree.leaves(state.optimizer_state) if leaf.ndim]
+    found = to_pytorch(ravel_pytree(state.params)[1](flat), {})
+    names = [name for name in contents["model"] if name in found]
+    assert len(names) == len(found) > 300
+    for number, name in enumerate(names):
+        buffer = contents["optimizer"]["state"].get(number, {}).get("momentum_buffer")
+        np.testing.assert_array_equal(found[name], 0 if buffer is None else buffer, err_msg=name)
+    np.testing.assert_array_equal(to_pytorch(state.params, {})["fc.weight"], contents["model"]["fc.weight"])
 
 
 def test_command_line_says_it_in_one_line_and_writes_nothing(small_demo, tmp_path):

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from flax import nnx, traverse_util
 
 from configs import common
-from rgbd_jax.convert.checkpoint_file import CheckpointFileError, release_pages
+from rgbd_jax.convert.checkpoint_file import CheckpointFileError
 from rgbd_jax.convert.detect import DetectedNetwork, detect_network
 from rgbd_jax.convert.name_table import ConversionError, entries
 from rgbd_jax.convert.state_dict import Match, from_pytorch, in_reference_order, match_tensors, misfit, to_pytorch
@@ -96,8 +96,6 @@ def save_converted(path: Path, weights: TrainedWeights, network: MatchedNetwork,
         zeros = {name: np.zeros(weights.tensors[name].shape, dtype) for name in without_momentum}
         buffers = {name: weights.momentum[name] for name in names if name in weights.momentum} | zeros
         tree["momentum"] = from_pytorch(buffers, _typed(params, buffers), {})[0]
-    for array in (*weights.tensors.values(), *weights.momentum.values()):
-        release_pages(array)
     record = {
         "format": FORMAT,
         "source": source,
@@ -106,9 +104,14 @@ def save_converted(path: Path, weights: TrainedWeights, network: MatchedNetwork,
         **weights.record(),
     }
     items = ocp.args.Composite(weights=ocp.args.PyTreeSave(tree), network=ocp.args.JsonSave(record))
-    # Weights hardly shrink when compressed; without it writing takes half the time and memory.
+    # Weights hardly shrink when compressed; without it writing takes half the time. Orbax would copy all arrays first,
+    # so that they may change while it writes; here nobody has them to change.
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+        (jax.Array, ocp.type_handlers.ArrayHandler()),  # Orbax warns without one
+    )
     handlers = {
-        "weights": ocp.PyTreeCheckpointHandler(use_compression=False),
+        "weights": ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry),
         "network": ocp.JsonCheckpointHandler(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,13 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
+from rgbd_jax.convert.checkpoint_file import release_pages
 from rgbd_jax.convert.name_table import ConversionError, entries, reference_order
 
 Tree = Mapping[str, Any]
 COUNTER = "num_batches_tracked"  # what PyTorch keeps beside every BatchNorm: the training steps that it has seen
 BUFFERS = ("running_mean", "running_var", COUNTER)  # leaves that no optimizer changes
+RELEASED_BYTES = 1 << 24  # copied from a file before its pages are given back: it never lies in memory as a whole
 UNKNOWN = "the network has no such tensor"
 CLASS_HEAD = re.compile(r"dtn\.mlp_head_(small|media|large)\.1\.(weight|bias)")
 
@@ -146,13 +148,18 @@ def overlay(state_dict: Mapping[str, np.ndarray], match: Match, params: Tree, ba
         params: nested dict of NumPy arrays.
         batch_stats: likewise the running statistics.
     """
+    copied = 0
     for tree in (params, batch_stats):
         leaves = traverse_util.flatten_dict(tree)
         for entry in entries(tree):
             if entry.pytorch_name in match.loaded:
                 target = leaves[entry.path]
-                value = entry.layout.from_pytorch(np.asarray(state_dict[entry.pytorch_name]))
-                target[... if entry.block is None else entry.block] = value
+                source = np.asarray(state_dict[entry.pytorch_name])
+                target[... if entry.block is None else entry.block] = entry.layout.from_pytorch(source)
+                copied += source.nbytes
+                if copied >= RELEASED_BYTES:
+                    release_pages(source)
+                    copied = 0
 
 
 def in_reference_order(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,5 +1,7 @@
 """`python -m rgbd_jax.convert IN OUT` as a user meets it: round trips bit by bit, the table, and what is refused."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +101,27 @@ def test_command_tells_what_it_did(rgb, tmp_path):
         f"written to {tmp_path / 'out.safetensors'}",
     ]
     assert load_file(tmp_path / "out.safetensors").keys() == tensors.keys()
+
+
+def peak_memory(*command):
+    """Bytes of memory that a Python process of its own takes at most."""
+    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def test_network_of_full_size(tmp_path):
+    """38 M parameters come back bit by bit, and the file is never in memory twice."""
+    tensors = random_state_dict(json.loads((ROOT / "tests" / "parity" / "ntu_rgb_128.manifest.json").read_text()))
+    source = tmp_path / "full.pth.tar"
+    source.write_bytes(zip_file(checkpoint(tensors, optimizer=False)))
+    imports = peak_memory("-c", "import rgbd_jax.convert.files")
+    converting = peak_memory("-m", "rgbd_jax.convert", source, tmp_path / "converted")
+    assert converting - imports < 1.8 * source.stat().st_size
+    convert(tmp_path / "converted", tmp_path / "back.pth.tar")
+    assert flat(read_pytorch(tmp_path / "back.pth.tar")) == flat(checkpoint(tensors, optimizer=False))
 
 
 def test_safetensors_of_other_programs(tmp_path):
