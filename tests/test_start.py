@@ -341,6 +341,7 @@ def test_momentum_of_both_streams_is_taken_over(tmp_path):
     """Under the reference's names again, the optimizer's state is that of the file, and zero where it has none."""
     config = small_config("fusion")
     config.optimizer.name = "sgd"
+    config.train.epochs = 8
     config.fusion.reference_layout = True
     contents = checkpoint(random_state_dict(manifest_of(config, 12)))
     write_pytorch(tmp_path / "fusion.pth.tar", contents)
