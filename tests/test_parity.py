@@ -27,6 +27,10 @@ from tests.parity import recipe
 FOLDER = Path(os.environ.get("RGBD_PARITY_DIR") or Path(__file__).parent / "parity")
 CASES = sorted(path.name.removesuffix(".manifest.json") for path in FOLDER.glob("*.manifest.json"))
 FORWARD, TRAJECTORY, FLOAT32 = 1e-10, 1e-7, 1e-3  # largest differences, in units of a tensor's scale
+# Fusion normalises features over the clips of a batch, three in the recorded cases: moving the input by one unit in the
+# last place moves the gradient's norm in the REFERENCE by 2e-11 at its first step and by up to 1.8e-7 at its second.
+# Here that norm differs by 1.05e-7 in ntu_fusion_128 (1.2e-8 to 1.1e-6 in others): docs/performance.md, "Parity".
+FUSION_GRADIENT_NORM = 2e-6
 
 CLIP = "b t h w c -> b c t h w"
 PROBES = {  # recorded name -> (name of the intermediate result, axes here -> axes there)
@@ -195,7 +199,7 @@ def test_parity_training_float64(case, monkeypatch):
         # The step's own gradient and output, kept as it is traced: computing them beside it would compile all twice.
         monkeypatch.setattr(stream, "gradients", lambda *arguments: seen.append(gradients(*arguments)) or seen[-1])
 
-        # XLA's other scheduler would take 17 GB for the fusion case instead of 11.
+        # XLA's other scheduler needs 16 GB of temporary memory for the fusion case, this one 10.
         @functools.partial(jax.jit, compiler_options={"xla_cpu_enable_concurrency_optimized_scheduler": False})
         def step(state):
             state, measured = stream.update(state, clip, heat, labels, moment, 0)
@@ -208,7 +212,11 @@ def test_parity_training_float64(case, monkeypatch):
             parts = FUSION_LOSSES if case.meta["kind"] == "fusion" else ("cross_entropy", "distillation")
             found = [measured[name] for name in (*parts, "loss", "gradient_norm")]
             tolerance = FORWARD if number == 0 else TRAJECTORY
-            np.testing.assert_allclose(found, recorded, rtol=tolerance)
+            np.testing.assert_allclose(found[:-1], recorded[:-1], rtol=tolerance)
+            ill_conditioned = number > 0 and case.meta["kind"] == "fusion"
+            np.testing.assert_allclose(
+                found[-1], recorded[-1], rtol=FUSION_GRADIENT_NORM if ill_conditioned else tolerance
+            )
             if (name := f"train/step{number}/logits") in case.recorded:
                 assert_close(logits, case.recorded[name], tolerance, name)
             if number == 0:
