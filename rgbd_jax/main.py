@@ -37,7 +37,8 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError, NonFiniteLossError) as error:
         log.debug("where it happened:", exc_info=True)
         sys.exit(f"error: {error}")
-    print(f"top-1 {result['top1']:.1%} of {result['clips']} clips at step {result['step']}; everything is in {workdir}")
+    reached = f" at step {result['step']}" if result["step"] else ""  # a converted checkpoint does not tell
+    print(f"top-1 {result['top1']:.1%} of {result['clips']} clips{reached}; everything is in {workdir}")
     print(json.dumps({"mode": _MODE.value, "workdir": str(workdir), **result}))
 
 

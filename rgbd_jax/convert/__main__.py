@@ -34,6 +34,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     # After the flags are read: importing takes seconds, --help should not.
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what it is meant to do: read only
     from rgbd_jax.convert import report
     from rgbd_jax.convert.converted import match_network
     from rgbd_jax.convert.files import read_weights, write_weights
