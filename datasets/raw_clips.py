@@ -2,7 +2,7 @@
 
 import abc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,6 +54,15 @@ class RawClipsBuilder(tfds.core.GeneratorBasedBuilder):
         _check_splits(self._raw)
         self._kinds = {modality: _kind(self._raw, modality) for modality in self._raw.modalities}
         super().__init__(**kwargs)
+
+    @staticmethod
+    def read_frames(clip: RawClip, kinds: Mapping[str, FrameKind]) -> Mapping[str, Sequence[bytes]]:
+        """Returns a clip's encoded frames by modality; a subclass may crop or resize them.
+
+        Raises:
+            RawDataError: a frame is missing, cannot be decoded or is of another kind.
+        """
+        return {modality: read_clip(recording, kinds[modality]) for modality, recording in clip.recordings.items()}
 
     @abc.abstractmethod
     def find_clips(self, raw_dir: Path) -> RawClips:
@@ -123,8 +132,7 @@ class RawClipsBuilder(tfds.core.GeneratorBasedBuilder):
     def _read(self, clip: RawClip) -> Example | Sequence[Problem]:
         try:
             frames = {
-                modality: read_clip(path, self._kinds[modality], clip.frame_count, self._raw.frame_pattern)
-                for modality, path in clip.files.items()
+                modality: read_clip(recording, self._kinds[modality]) for modality, recording in clip.recordings.items()
             }
             check_frame_counts(clip.where, {modality: len(encoded) for modality, encoded in frames.items()})
         except RawDataError as error:
@@ -163,7 +171,7 @@ def _kind(raw: RawClips, modality: str) -> FrameKind:
     problems: list[Problem] = []
     for clip in (clip for clips in raw.splits.values() for clip in clips):
         try:
-            return clip_kind(clip.files[modality], modality)
+            return clip_kind(clip.recordings[modality], modality)
         except RawDataError as error:
             problems += error.problems
     raise RawDataError(problems)

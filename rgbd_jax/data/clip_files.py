@@ -43,6 +43,30 @@ class FrameKind:
         return f"{self.dtype} with {self.channels} channel{'s' if self.channels > 1 else ''}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """Where the frames of a clip lie, of one modality.
+
+    Attributes:
+        path: folder of frames, or video.
+        first: the first frame that is used, counted from 0.
+        count: how many frames are used; all that follow if None.
+        pattern: file name of frame i as `pattern % (i + pattern_first)`; None for natural numeric order.
+        pattern_first: number of the first frame in file names that follow `pattern`.
+    """
+
+    path: Path
+    first: int = 0
+    count: int | None = None
+    pattern: str | None = None
+    pattern_first: int = 0
+
+    @property
+    def stop(self) -> int | None:
+        """The frame after the last one that is used, None if all are used."""
+        return None if self.count is None else self.first + self.count
+
+
 COLOUR = FrameKind("uint8", 3)
 GREY = FrameKind("uint8", 1)
 DEPTH_16_BIT = FrameKind("uint16", 1)
@@ -85,22 +109,16 @@ def find_clip(root: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
-def frame_files(folder: Path, frame_count: int | None = None, pattern: str | None = None) -> list[Path]:
-    """Lists the frames of a folder in time order.
+def frame_files(recording: Recording) -> list[Path]:
+    """Lists the frames of a folder that are used, in time order.
 
-    Args:
-        folder: the clip.
-        frame_count: how many frames are used, from the first one; all if None.
-        pattern: file name of frame i as `pattern % i`, counted from 0; without it, frames follow each other in natural
-            numeric order ("frame2.png" before "frame10.png").
-
-    Returns:
-        The files of the frames that are used.
+    Without a pattern, frames follow each other in natural numeric order ("frame2.png" before "frame10.png").
 
     Raises:
         RawDataError: the folder holds no frame or too few, a frame is missing between others, or something in it is no
             frame.
     """
+    folder, pattern = recording.path, recording.pattern
     names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), key=natural_key)
     if not names:
         raise RawDataError([Problem(str(folder), "holds no frame")])
@@ -110,16 +128,19 @@ def frame_files(folder: Path, frame_count: int | None = None, pattern: str | Non
     for name, following in itertools.pairwise(names):
         if Path(name).stem == Path(following).stem:
             raise RawDataError([Problem(str(folder), f"holds two files of one frame, {name} and {following}")])
-    if frame_count is not None and frame_count > len(names):
-        raise RawDataError([Problem(str(folder), f"expected {frame_count} frames, found {len(names)}")])
+    stop = len(names) if recording.stop is None else recording.stop
+    if stop > len(names) or recording.first >= stop:
+        wanted = f"{recording.count} frames" if recording.count is not None else "a frame"
+        after = f" from number {recording.first} on" if recording.first else ""
+        raise RawDataError([Problem(str(folder), f"expected {wanted}{after}, found {len(names)}")])
     if pattern is None:
-        names = names[:frame_count]
+        names = names[recording.first : stop]
         missing = _missing_number(names)
         if missing is not None:
             raise RawDataError([Problem(str(folder), f"frame {missing} is missing: frames count by ones around it")])
     else:
         present = set(names)
-        names = [pattern % i for i in range(len(names) if frame_count is None else frame_count)]
+        names = [pattern % (i + recording.pattern_first) for i in range(recording.first, stop)]
         absent = [name for name in names if name not in present]
         if absent:
             raise RawDataError([Problem(str(folder / absent[0]), f"is missing ({len(absent)} of {len(names)} frames)")])
@@ -145,16 +166,16 @@ def _missing_number(names: list[str]) -> int | None:
     return numbers[gaps[0]] + 1
 
 
-def clip_kind(path: Path, modality: str) -> FrameKind:
+def clip_kind(recording: Recording, modality: str) -> FrameKind:
     """Returns the kind of a clip's frames: of the first one in a folder, of all in a video.
 
     Raises:
         RawDataError: the clip cannot be read, or is of a kind that the modality may not have.
     """
-    if is_video(path):
-        coloured = modality == "rgb" or any(_spread(frame) > _GREY_SPREAD for frame in _video_frames(path))
+    if is_video(recording.path):
+        coloured = modality == "rgb" or any(_spread(frame) > _GREY_SPREAD for frame in video_frames(recording))
         return COLOUR if coloured else GREY
-    file = frame_files(path)[0]
+    file = frame_files(recording)[0]
     kind = _checked_kind(file, file.read_bytes())
     if kind not in MODALITY_KINDS[modality]:
         expected = " or ".join(map(str, MODALITY_KINDS[modality]))
@@ -162,14 +183,12 @@ def clip_kind(path: Path, modality: str) -> FrameKind:
     return kind
 
 
-def read_clip(path: Path, kind: FrameKind, frame_count: int | None = None, pattern: str | None = None) -> list[bytes]:
+def read_clip(recording: Recording, kind: FrameKind) -> list[bytes]:
     """Reads the frames of a clip and makes sure that each can be decoded.
 
     Args:
-        path: folder of frames or video.
+        recording: which frames.
         kind: kind that all frames must have.
-        frame_count: how many frames are used, from the first one; all if None.
-        pattern: as in `frame_files`.
 
     Returns:
         The encoded frames (JPEG or PNG), in time order.
@@ -177,10 +196,10 @@ def read_clip(path: Path, kind: FrameKind, frame_count: int | None = None, patte
     Raises:
         RawDataError: a frame is missing, cannot be decoded or is of another kind.
     """
-    if is_video(path):
-        return _read_video(path, kind, frame_count)
+    if is_video(recording.path):
+        return _read_video(recording, kind)
     frames = []
-    for file in frame_files(path, frame_count, pattern):
+    for file in frame_files(recording):
         frames.append(file.read_bytes())
         found = _checked_kind(file, frames[-1])
         if found != kind:
@@ -198,37 +217,48 @@ def _checked_kind(file: Path, content: bytes) -> FrameKind:
     return FrameKind(str(image.dtype), 1 if image.ndim == 2 else image.shape[2])
 
 
-def _read_video(path: Path, kind: FrameKind, frame_count: int | None) -> list[bytes]:
+def _read_video(recording: Recording, kind: FrameKind) -> list[bytes]:
+    path = recording.path
     if kind.dtype != "uint8":
         raise RawDataError([Problem(str(path), f"is a video of 8 bits; the data set's frames are {kind}")])
     frames: list[bytes] = []
-    for frame in _video_frames(path):
-        if len(frames) == frame_count:
-            break
+    for frame in video_frames(recording):
         if kind == GREY:
             if _spread(frame) > _GREY_SPREAD:
-                raise RawDataError([Problem(str(path), f"frame {len(frames)} is coloured; the data set's are {kind}")])
+                number = recording.first + len(frames)
+                raise RawDataError([Problem(str(path), f"frame {number} is coloured; the data set's are {kind}")])
             frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        frames.append(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _VIDEO_QUALITY])[1].tobytes())
-    if frame_count is not None and len(frames) < frame_count:
-        raise RawDataError([Problem(str(path), f"expected {frame_count} frames, found {len(frames)}")])
+        frames.append(encode_jpeg(frame))
     return frames
 
 
-def _video_frames(path: Path) -> Iterator[np.ndarray]:
-    """Yields the frames of a video (h w 3, BGR); a video that ends before its header says is an error."""
+def encode_jpeg(frame: np.ndarray) -> bytes:
+    """Returns a frame (h w, or h w 3 in BGR) as JPEG of the quality that frames of videos are kept in."""
+    return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _VIDEO_QUALITY])[1].tobytes()
+
+
+def video_frames(recording: Recording) -> Iterator[np.ndarray]:
+    """Yields the frames of a video that are used (h w 3, BGR).
+
+    Raises:
+        RawDataError: the video ends before its header says, or has fewer frames than are used.
+    """
+    path = recording.path
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         count = 0
-        while (read := capture.read())[0]:
+        while count != recording.stop and (read := capture.read())[0]:
+            if count >= recording.first:
+                yield read[1]
             count += 1
-            yield read[1]
     finally:
         capture.release()
     if count == 0:
         raise RawDataError([Problem(str(path), "holds no frame that can be decoded")])
-    if count < announced - max(1.0, _ESTIMATE_TOLERANCE * announced):
+    if recording.stop is not None and count < recording.stop:
+        raise RawDataError([Problem(str(path), f"expected {recording.stop} frames, found {count}")])
+    if recording.stop is None and count < announced - max(1.0, _ESTIMATE_TOLERANCE * announced):
         raise RawDataError([Problem(str(path), f"ends after {count} of {announced:.0f} frames: truncated or damaged")])
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rgbd_jax.data.clip_files import VIDEO_SUFFIXES, clip_name, find_clip, frame_files, is_video, natural_key
+from rgbd_jax.data.clip_files import VIDEO_SUFFIXES, Recording, clip_name, find_clip, frame_files, is_video, natural_key
 from rgbd_jax.data.problems import Problem, RawDataError
 from rgbd_jax.data.splits import SPLIT_ALIASES, SplitLine, find_split_folders, find_split_lists, read_split_list
 from rgbd_jax.modalities import MODALITIES
@@ -25,15 +25,13 @@ class RawClip:
     Attributes:
         name: path of the clip in the folder of a modality, unique in its split.
         label: class number, counted from 0.
-        files: modality to the clip's folder of frames or video.
-        frame_count: how many frames are used, from the first one; all if None.
+        recordings: modality to where its frames lie and which are used.
         where: what names the clip: a line of a split list ("file:line") or its folder.
     """
 
     name: str
     label: int
-    files: Mapping[str, Path]
-    frame_count: int | None
+    recordings: Mapping[str, Recording]
     where: str
 
 
@@ -46,14 +44,12 @@ class RawClips:
         class_names: the classes, by label.
         splits: split to its good clips.
         problems: what is wrong with the other clips.
-        frame_pattern: file name of frame i as `frame_pattern % i`; None for natural numeric order.
     """
 
     modalities: tuple[str, ...]
     class_names: tuple[str, ...]
     splits: Mapping[str, Sequence[RawClip]]
     problems: Sequence[Problem]
-    frame_pattern: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +112,7 @@ def clips_from_lists(
     splits = {
         split: _check_clips(raw_dir, modalities, candidates[split], frame_pattern, problems) for split in candidates
     }
-    return RawClips(modalities, tuple(class_names), splits, problems, frame_pattern)
+    return RawClips(modalities, tuple(class_names), splits, problems)
 
 
 def _without_duplicates(lines: Iterable[SplitLine], problems: list[Problem]) -> list[_Candidate]:
@@ -226,13 +222,17 @@ def _complete_clip(
     if missing:
         only = f"; it is in {' and '.join(files)} only" if files else ""
         raise RawDataError([Problem(candidate.where, f"there is no clip {' or '.join(missing)}{only}")])
-    counts = {
-        modality: len(frame_files(path, candidate.frame_count, frame_pattern))
+    recordings = {
+        modality: Recording(path, count=candidate.frame_count, pattern=frame_pattern)
         for modality, path in files.items()
-        if not is_video(path)
+    }
+    counts = {
+        modality: len(frame_files(recording))
+        for modality, recording in recordings.items()
+        if not is_video(recording.path)
     }
     check_frame_counts(candidate.where, counts)
-    return RawClip(candidate.name, candidate.label, files, candidate.frame_count, candidate.where)
+    return RawClip(candidate.name, candidate.label, recordings, candidate.where)
 
 
 def check_frame_counts(where: str, counts: Mapping[str, int]) -> None:

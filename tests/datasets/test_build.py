@@ -38,8 +38,8 @@ def test_a_split_without_a_good_clip(two_clips):
 
 
 def test_an_interrupted_build_leaves_nothing(two_clips, monkeypatch):
-    def interrupt(path, *_):
-        if path.name == "b":
+    def interrupt(recording, kind):
+        if recording.path.name == "b":
             raise KeyboardInterrupt
         return [b"frame"]
 
