@@ -25,6 +25,7 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.data.skip_bad_clips = False  # while building: list bad clips and leave them out instead of stopping
     config.data.train_split = "train"
     config.data.eval_split = "validation"
+    config.data.reference_protocol = False  # leave out clips of 16 frames or fewer, as the reference does
     config.data.workers = 4  # batches that are decoded and warped at once, a thread each
 
     config.data.transforms = ConfigDict()
@@ -41,6 +42,12 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.data.depth.encoding = "linear"  # "linear" or "reference_wrapped"
     config.data.depth.range_mm = (500, 4500)  # "linear": nearest and farthest depth that is told apart
     config.data.depth.reference_person_crop = False  # cut 320x240 around the person, as the reference does
+
+    config.mixing = ConfigDict()  # of the clips of a training batch with each other; one draw for a batch
+    config.mixing.mixup_alpha = 0.0  # both of a beta distribution's parameters; 0: no mixup. 0.8 in MotionRGBD-PAMI
+    config.mixing.mixup_probability = 1.0  # of a batch without ShuffleMix
+    config.mixing.shufflemix_alpha = 0.0  # 0: no ShuffleMix. 0.2 or 0.3 in MotionRGBD-PAMI
+    config.mixing.shufflemix_probability = 0.3
 
     config.model = ConfigDict()
     config.model.num_classes = config_dict.placeholder(int)  # from the data set when not given
@@ -100,7 +107,9 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.train.log_every_steps = 10
     config.train.evaluate_every_epochs = 1
     config.eval = ConfigDict()
-    config.eval.batch_size = 48  # over all devices
+    config.eval.batch_size = 48  # clips over all devices; their views lie in the host's memory together
+    config.eval.clips = 1  # views in time: each interval's middle frame; K: the middle one of each of its K parts
+    config.eval.crops = 1  # views in space: 1 centre, 3 along the longer side, 5 corners and centre
     config.checkpoint = ConfigDict()
     config.checkpoint.best_metric = "top1"
     return config

@@ -21,6 +21,7 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     """Returns the config of NvGesture for a stream, "rgb", "depth" or "fusion"."""
     config = common.get_config(stream)
     config.data.dataset = "nvgesture"
+    config.data.reference_protocol = True
     config.data.transforms.resize = (256, 256)
     config.data.transforms.reference_nvgesture_crop = True
     config.data.transforms.flip_probability = 0.0

@@ -18,8 +18,8 @@ CONFIG_FILE = "config.json"
 # Fields that may change between two runs in one workdir: they decide how long, how fast or from where, not what.
 FREE_FIELDS = (
     "data.data_dir", "data.raw_dir", "data.skip_bad_clips", "data.workers", "data.eval_split", "train.epochs",
-    "train.log_every_steps", "eval.batch_size", "init_from", "continue_from", "fusion.init_rgb_from",
-    "fusion.init_depth_from",
+    "train.log_every_steps", "eval.batch_size", "eval.clips", "eval.crops", "init_from", "continue_from",
+    "fusion.init_rgb_from", "fusion.init_depth_from",
 )  # fmt: skip
 
 

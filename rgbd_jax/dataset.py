@@ -3,11 +3,15 @@
 import dataclasses
 import logging
 
+import numpy as np
 from ml_collections import ConfigDict
 
 import datasets.build
+from rgbd_jax.data.frame_counts import frame_counts
 from rgbd_jax.data.source import PreparedSplit, open_split, prepared_directory
 from rgbd_jax.modalities import STREAMS
+
+REFERENCE_SHORT = 16  # frames; the reference leaves out clips of so many or fewer
 
 log = logging.getLogger("rgbd_jax")
 
@@ -53,4 +57,23 @@ def open_splits(config: ConfigDict) -> Splits:
             f"config.model.num_classes={classes}, but {training.directory} has {training.num_classes} classes; leave "
             "the field out to take their number"
         )
+    if data.reference_protocol:
+        training, evaluation = (_without_short_clips(split, config.stream) for split in (training, evaluation))
     return Splits(training, evaluation, classes)
+
+
+def _without_short_clips(split: PreparedSplit, stream: str) -> PreparedSplit:
+    """Leaves out the clips that the reference leaves out, and says how many these are."""
+    counts = frame_counts(split)
+    shortest = np.min([counts[modality] for modality in STREAMS[stream]], axis=0)
+    kept = np.flatnonzero(shortest > REFERENCE_SHORT)
+    log.info(
+        "%s: %d of %d clips have %d frames or fewer and are left out (config.data.reference_protocol)",
+        split.split, len(split) - len(kept), len(split), REFERENCE_SHORT,
+    )  # fmt: skip
+    if not len(kept):
+        raise ValueError(
+            f"config.data.reference_protocol=True leaves no clip of split {split.split!r} of {split.directory}: all have "
+            f"{REFERENCE_SHORT} frames or fewer; set it to False"
+        )
+    return split.select(kept.tolist())

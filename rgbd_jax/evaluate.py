@@ -44,7 +44,7 @@ class Evaluator:
         self._step = jax.jit(self._scored_batch, out_shardings=replicated(mesh))
 
     def __call__(self, state: TrainState, moment: Moment) -> dict[str, float]:
-        """Returns the metrics over all clips (see `metrics.measure`) and their number, `clips`."""
+        """Returns the metrics over all clips (see `metrics.measure`), their number `clips`, and the `views` of each."""
         return self.measure(state, moment)[0]
 
     def measure(self, state: TrainState, moment: Moment) -> tuple[dict[str, float], Scores]:
@@ -60,10 +60,7 @@ class Evaluator:
             shard_index=jax.process_index(),
             shard_count=jax.process_count(),
         )
-        found = [
-            jax.device_get(self._step(state.params, state.batch_stats, global_batch(batch, self._mesh), moment))
-            for batch in batches
-        ]
+        found = [self._scores(state, batch, moment) for batch in batches]
         scored = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
         real = np.flatnonzero(scored["mask"])
         order = real[np.argsort(scored["record"][real])]
@@ -79,7 +76,25 @@ class Evaluator:
             class_names=self._source.class_names,
         )
         losses = {name: values[order] for name, values in scored["losses"].items()}
-        return {"clips": len(order), **metrics.measure(scores.heads, scores.labels, losses)}, scores
+        views = self._config.eval.clips * self._config.eval.crops
+        return {"clips": len(order), "views": views, **metrics.measure(scores.heads, scores.labels, losses)}, scores
+
+    def _scores(self, state: TrainState, batch: pipeline.Batch, moment: Moment) -> Mapping[str, Any]:
+        """Returns heads and losses of a batch, averaged over the views of each clip, and which clips these are.
+
+        Views go through the network one after the other: its memory does not depend on their number.
+        """
+        views = [
+            jax.device_get(self._step(state.params, state.batch_stats, global_batch(view, self._mesh), moment))
+            for view in pipeline.views(batch)
+        ]
+        if len(views) == 1:
+            return views[0]
+        heads = {
+            name: metrics.average_views(np.stack([view["heads"][name] for view in views])) for name in views[0]["heads"]
+        }
+        losses = {name: np.mean([view["losses"][name] for view in views], axis=0) for name in views[0]["losses"]}
+        return {**views[0], "heads": heads, "losses": losses}
 
     def _scored_batch(self, params: Tree, batch_stats: Tree, batch: Batch, moment: Moment) -> Mapping[str, Any]:
         """Returns heads and losses clip by clip, and which clips these are: of all processes, not just of this one."""

@@ -12,10 +12,14 @@ from rgbd_jax.models.fusion import FusionOutput
 from rgbd_jax.models.network import NetworkOutput
 from rgbd_jax.models.temporal import BRANCHES
 
+Labels = Int[Array, "b"] | Float[Array, "b k"]  # true classes, or the share of every class in mixed clips
 
-def smoothed_cross_entropy(logits: Float[Array, "b k"], labels: Int[Array, "b"], smoothing: float) -> Float[Array, "b"]:
+
+def smoothed_cross_entropy(logits: Float[Array, "b k"], labels: Labels, smoothing: float) -> Float[Array, "b"]:
     """Returns the cross entropy of each clip against its label, a share `smoothing` of it spread over all classes."""
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)  # b k
+    hard = labels.ndim == 1
+    shares = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) if hard else labels.astype(logits.dtype)
+    targets = optax.smooth_labels(shares, smoothing)  # b k
     return optax.softmax_cross_entropy(logits, targets)
 
 
@@ -33,13 +37,13 @@ def recoupling_distillation(
 
 
 def unimodal_losses(
-    output: NetworkOutput, labels: Int[Array, "b"], config: ConfigDict, *, distillation_weight: Float[Array, ""] | float
+    output: NetworkOutput, labels: Labels, config: ConfigDict, *, distillation_weight: Float[Array, ""] | float
 ) -> Mapping[str, Float[Array, "b"]]:
     """Returns the losses of each clip: `loss` (to be averaged over clips and minimised) and its parts.
 
     Args:
         output: what the network says of the clips.
-        labels: true classes.
+        labels: true classes, or the share of every class in each clip.
         config: `config.loss` is read.
         distillation_weight: weight of the distillation in this epoch (see `optim.distillation_weight`).
 
@@ -69,7 +73,7 @@ def unimodal_losses(
 
 
 def fusion_losses(
-    output: FusionOutput, labels: Int[Array, "b"], config: ConfigDict, *, distillation_weight: Float[Array, ""] | float
+    output: FusionOutput, labels: Labels, config: ConfigDict, *, distillation_weight: Float[Array, ""] | float
 ) -> Mapping[str, Float[Array, "b"]]:
     """Returns the losses of each clip: `loss` (to be averaged over clips and minimised) and its parts.
 
@@ -79,7 +83,7 @@ def fusion_losses(
 
     Args:
         output: what the fusion network says of the clips.
-        labels: true classes.
+        labels: true classes, or the share of every class in each clip.
         config: `config.loss` is read (`branch_weights` and `multi_branch` are of one stream alone).
         distillation_weight: weight of the distillation in this epoch (see `optim.distillation_weight`).
     """

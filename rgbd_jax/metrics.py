@@ -54,6 +54,23 @@ def accuracies(scores: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -
     }
 
 
+def average_views(logits: Float[np.ndarray, "v b k"]) -> Float[np.ndarray, "b k"]:
+    """Returns logits whose class probabilities are the mean of those of several views of each clip.
+
+    Probabilities are averaged, as is usual for networks of video, so that a view that is unsure counts for less. The
+    result is their logarithm; of a single view it is the logits as they are.
+
+    Args:
+        logits: of every view, clip and class.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    wide = logits.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # logits that are not finite have no probabilities, and are found later
+        of_class = wide - np.logaddexp.reduce(wide, axis=-1, keepdims=True)  # v b k, log probabilities
+        return (np.logaddexp.reduce(of_class, axis=0) - np.log(len(wide))).astype(logits.dtype)
+
+
 def measure(
     heads: Mapping[str, Float[np.ndarray, "n k"]],
     labels: Int[np.ndarray, "n"],

@@ -1,9 +1,12 @@
 """Checks of a config's values that would otherwise fail late, or worse, not at all."""
 
+import math
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from rgbd_jax.data.transforms import CROPS
+from rgbd_jax.mixing import enabled
 from rgbd_jax.modalities import STREAMS
 
 DTYPES = ("float32", "bfloat16", "float64")
@@ -39,6 +42,7 @@ def _rules(config: ConfigDict) -> Iterator[tuple[str, object, bool, str]]:
         "train.log_every_steps": train.log_every_steps,
         "train.evaluate_every_epochs": train.evaluate_every_epochs,
         "eval.batch_size": config.eval.batch_size,
+        "eval.clips": config.eval.clips,
     }.items():
         yield field, value, value >= 1, "expected at least 1"
     for field, value in {
@@ -56,6 +60,20 @@ def _rules(config: ConfigDict) -> Iterator[tuple[str, object, bool, str]]:
         "loss.label_smoothing": loss.label_smoothing,
     }.items():
         yield field, value, 0 <= value < 1, "expected at least 0 and less than 1"
+    mixing = config.mixing
+    for field, value in {
+        "mixing.mixup_alpha": mixing.mixup_alpha,
+        "mixing.shufflemix_alpha": mixing.shufflemix_alpha,
+    }.items():
+        yield field, value, 0 <= value < math.inf, "expected 0 (off) or more"
+    for field, value in {
+        "mixing.mixup_probability": mixing.mixup_probability,
+        "mixing.shufflemix_probability": mixing.shufflemix_probability,
+    }.items():
+        yield field, value, 0 <= value <= 1, "expected a probability, from 0 to 1"
+    partner = train.batch_size != 1 or not enabled(mixing)
+    yield "train.batch_size", train.batch_size, partner, "expected at least 2 with config.mixing, or its alphas 0"
+    yield "eval.crops", config.eval.crops, config.eval.crops in CROPS, f"expected one of {', '.join(map(str, CROPS))}"
     yield "stream", config.stream, config.stream in STREAMS, f"expected one of {', '.join(STREAMS)}"
     yield "model.dtype", model.dtype, model.dtype in DTYPES, f"expected one of {', '.join(DTYPES)}"
     branches = tuple(model.branch_frames)

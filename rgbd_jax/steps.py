@@ -11,9 +11,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from rgbd_jax import metrics, optim
+from rgbd_jax import metrics, mixing, optim
 from rgbd_jax.data.heatmap import heat_maps
-from rgbd_jax.losses import fusion_losses, unimodal_losses
+from rgbd_jax.losses import Labels, fusion_losses, unimodal_losses
 from rgbd_jax.models.fusion import FusionNetwork, FusionOutput
 from rgbd_jax.models.initial import initial_values
 from rgbd_jax.models.network import MotionNetwork, NetworkOutput
@@ -94,13 +94,19 @@ class Stream:
         """Returns the state that a training from given weights starts from."""
         return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, self.optimizer.init(ravel_pytree(params)[0]))
 
-    def inputs(self, batch: Batch) -> tuple[Clips, Heats]:
-        """Returns normalised frames and their heat maps, both computed on the accelerator."""
+    def inputs(self, batch: Batch, mixture: mixing.Mixture | None = None) -> tuple[Clips, Heats]:
+        """Returns normalised frames and their heat maps, both computed on the accelerator.
+
+        Args:
+            batch: the batch; only its frames, uint8 b t h w 3, are read.
+            mixture: how its clips are mixed, None if they are not.
+        """
         model = self.config.model
         clip, heat = {}, {}
         for modality, frames in batch["frames"].items():  # uint8, b t h w 3
-            clip[modality] = normalise(frames, jnp.dtype(model.dtype))
-            heat[modality] = heat_maps(frames, model.frp_window) if model.frp else None  # b t h w 1
+            seen = frames if mixture is None else mixture.blend(frames, mixing.partners(frames))
+            clip[modality] = normalise(seen, jnp.dtype(model.dtype))
+            heat[modality] = heat_maps(frames, model.frp_window, mixture) if model.frp else None  # b t h w 1
         return (clip, heat) if self.fusion else (clip[self.config.stream], heat[self.config.stream])
 
     def forward(
@@ -125,7 +131,7 @@ class Stream:
         output = network(clip, heat, **sharpness, train=train, rngs=rngs, intermediates=intermediates)
         return output, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
-    def losses(self, output: Output, labels: Int[Array, "b"], moment: Moment) -> Mapping[str, Float[Array, "b"]]:
+    def losses(self, output: Output, labels: Labels, moment: Moment) -> Mapping[str, Float[Array, "b"]]:
         """Returns the losses of each clip: `loss`, which is minimised, and its parts."""
         weight = moment.distillation_weight
         if isinstance(output, FusionOutput):
@@ -133,7 +139,7 @@ class Stream:
         return unimodal_losses(output, labels, self.config, distillation_weight=weight)
 
     def gradients(
-        self, params: Tree, batch_stats: Tree, clip: Clips, heat: Heats, labels: Array, moment: Moment, key: Array
+        self, params: Tree, batch_stats: Tree, clip: Clips, heat: Heats, labels: Labels, moment: Moment, key: Array
     ) -> tuple[Tree, Tree, Output, Mapping[str, Float[Array, ""]]]:
         """Returns the gradient, the new batch statistics, the output and the losses averaged over the clips."""
 
@@ -146,10 +152,11 @@ class Stream:
         return gradient, stats, output, means
 
     def update(
-        self, state: TrainState, clip: Clips, heat: Heats, labels: Array, moment: Moment, seed: Array | int
+        self, state: TrainState, clip: Clips, heat: Heats, labels: Labels, moment: Moment, seed: Array | int
     ) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
         """Takes one optimizer step; returns the new state and the step's metrics.
 
+        The metric `top1` of mixed clips counts those whose class of the largest share is recognised.
         Randomness is a function of the seed, the step and the clip's place in the global batch.
         """
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -161,9 +168,10 @@ class Stream:
         flat_gradient, _ = ravel_pytree(gradient)
         updates, optimizer_state = self.optimizer.update(flat_gradient, state.optimizer_state, flat_params)
         params = unravel(flat_params + moment.learning_rate * updates)
+        classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
         measured = {
             **means,
-            "top1": jnp.mean(metrics.rank_of_label(output.logits, labels) < 1),
+            "top1": jnp.mean(metrics.rank_of_label(output.logits, classes) < 1),
             "gradient_norm": jnp.linalg.norm(flat_gradient),
         }
         return TrainState(state.step + 1, params, stats, optimizer_state), measured
@@ -171,9 +179,13 @@ class Stream:
     def train_step(
         self, state: TrainState, batch: Batch, moment: Moment
     ) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
-        """Trains on one batch; returns the new state and the step's metrics."""
-        clip, heat = self.inputs(batch)
-        return self.update(state, clip, heat, batch["label"], moment, self.config.seed)
+        """Trains on one batch, mixed as `config.mixing` says; returns the new state and the step's metrics."""
+        config, labels, mixture = self.config, batch["label"], None
+        if mixing.enabled(config.mixing):
+            mixture = mixing.draw(config.mixing, config.clip.frames, config.seed, state.step)
+            labels = mixture.labels(labels, self.num_classes)
+        clip, heat = self.inputs(batch, mixture)
+        return self.update(state, clip, heat, labels, moment, config.seed)
 
     def evaluation_step(self, params: Tree, batch_stats: Tree, batch: Batch, moment: Moment) -> Mapping[str, Any]:
         """Returns, clip by clip, the logits of every head (`heads`) and the losses (`losses`)."""
@@ -187,6 +199,8 @@ class Stream:
         return self.forward(params, batch_stats, *self.inputs(batch), 1.0, intermediates=intermediates)[0]
 
 
-def normalise(frames: UInt8[Array, "b t h w 3"], dtype: jnp.dtype) -> Float[Array, "b t h w 3"]:
-    """Returns (x - 127.5) / 128, which is exact in every floating type that the network computes in."""
+def normalise(
+    frames: UInt8[Array, "b t h w 3"] | Float[Array, "b t h w 3"], dtype: jnp.dtype
+) -> Float[Array, "b t h w 3"]:
+    """Returns (x - 127.5) / 128, for whole x exact in every floating type that the network computes in."""
     return ((frames.astype(jnp.float32) - 127.5) / 128).astype(dtype)

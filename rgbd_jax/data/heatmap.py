@@ -2,10 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
+
+from rgbd_jax.mixing import Mixture, partners
 
 
-def heat_maps(frames: UInt8[Array, "b t h w 3"], window: int) -> Float[Array, "b t h w 1"]:
+def heat_maps(
+    frames: UInt8[Array, "b t h w 3"], window: int, mixture: Mixture | None = None
+) -> Float[Array, "b t h w 1"]:
     """Computes one heat map a frame from the window of frames that ends there (the paper's FRP module).
 
     Each window is rank-pooled (frame k of w weighs 2k - w - 1), cut at zero, and scaled to [0, 1]; its luminance G and
@@ -13,9 +17,15 @@ def heat_maps(frames: UInt8[Array, "b t h w 3"], window: int) -> Float[Array, "b
     maximum, so offset and scale of the reference's normalised frames cancel and the uint8 values give the same sums as
     exact integers.
 
+    Of clips that are mixed, a frame's window is pooled in each of the two clips, and the sums are mixed as the frame is.
+    With mixup that is the pooled window of the blended frames, pooling being linear, but exactly 0 where neither clip
+    moves. With ShuffleMix a frame has the heat map of the clip that it is from: pooled from the shuffled frames, it
+    would show where two scenes differ, which is no motion, and which the network never sees in evaluation.
+
     Args:
       frames: Frames as the network sees them, before normalisation, uint8[b t h w 3].
       window: Number of frames w that a heat map pools, at least 1 (static under `jax.jit`).
+      mixture: How the clips of the batch are mixed, None if they are not; `frames` are those from before.
 
     Returns:
       Heat maps, float32[b t h w 1], in [0, 2]. Frames before the first full window are 0; so are windows without
@@ -33,14 +43,14 @@ def heat_maps(frames: UInt8[Array, "b t h w 3"], window: int) -> Float[Array, "b
     if n < 1:
         return jnp.zeros((b, t, h, w, 1), jnp.float32)
 
-    # One shifted slice a weight: XLA fuses them into a single pass, and integers were 3 to 5 times as fast as float32.
-    pooled = jnp.zeros((b, n, h, w, 3), jnp.int32)
-    for k in range(1, window + 1):
-        pooled += (2 * k - window - 1) * frames[:, k - 1 : k - 1 + n].astype(jnp.int32)
+    pooled = _rank_pool(frames, window)
+    if mixture is not None:
+        pooled = mixture.blend(pooled, _rank_pool(partners(frames), window), first=window - 1)
     pooled = jnp.maximum(pooled, 0)
     pooled -= pooled.min(axis=(2, 3, 4), keepdims=True)
     peak = pooled.max(axis=(2, 3, 4), keepdims=True)  # b n 1 1 1
-    unit = pooled.astype(jnp.float32) / jnp.maximum(peak, 1).astype(jnp.float32)
+    smallest = 1 if mixture is None else jnp.finfo(jnp.float32).tiny  # divides where there is no motion
+    unit = pooled.astype(jnp.float32) / jnp.maximum(peak, smallest).astype(jnp.float32)
     red, green, blue = jnp.moveaxis(unit, -1, 0)
     grey = 0.2989 * red + 0.587 * green + 0.114 * blue  # b n h w; the digits of the reference
 
@@ -52,6 +62,16 @@ def heat_maps(frames: UInt8[Array, "b t h w 3"], window: int) -> Float[Array, "b
 
     heat = (grey + static) * static
     return jnp.pad(heat, ((0, 0), (window - 1, 0), (0, 0), (0, 0)))[..., None]
+
+
+def _rank_pool(frames: UInt8[Array, "b t h w 3"], window: int) -> Int[Array, "b n h w 3"]:
+    """Weighs and adds up the frames of every full window."""
+    n = frames.shape[1] - window + 1
+    # One shifted slice a weight: XLA fuses them into a single pass, and integers were 3 to 5 times as fast as float32.
+    pooled = jnp.zeros((frames.shape[0], n, *frames.shape[2:]), jnp.int32)
+    for k in range(1, window + 1):
+        pooled += (2 * k - window - 1) * frames[:, k - 1 : k - 1 + n].astype(jnp.int32)
+    return pooled
 
 
 def _erode_2x2(images: Float[Array, "b n h w"]) -> Float[Array, "b n h w"]:

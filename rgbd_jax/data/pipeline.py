@@ -4,6 +4,7 @@ Every random draw is a function of (config.seed, epoch, clip), and the order of 
 so that batches do not depend on the number of threads or of processes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -85,14 +86,15 @@ def eval_batches(
 
     Args:
       source: Clips to evaluate.
-      config: The experiment's settings, as for `train_batches`.
+      config: The experiment's settings, as for `train_batches`, and `eval`.
       batch_size: Clips in a batch of this shard.
       shard_index: Which shard this is, counted from 0.
       shard_count: Number of shards.
 
     Returns:
       An iterable of batches like those of `train_batches`, `eval_steps` of them on every shard. The last one is
-      filled up with black clips of label 0 and record -1, whose "mask" is false.
+      filled up with black clips of label 0 and record -1, whose "mask" is false. With several views of a clip
+      (`config.eval.clips` times `config.eval.crops`, crops side by side) "frames" holds uint8[b v t h w 3].
 
     Raises:
       ValueError: A setting cannot be used, or there are no clips; from the iterator: a clip cannot be read.
@@ -102,6 +104,14 @@ def eval_batches(
     shard = grain.MapDataset.range(places)[_shard(shard_index, shard_count)]
     examples = shard.map(lambda place: loader(int(place)) if place < len(source) else loader.padding())
     return _batched(examples, config, batch_size)
+
+
+def views(batch: Batch) -> list[Batch]:
+    """Takes a batch of `eval_batches` apart into one batch for each view, all of the same clips."""
+    (count,) = {frames.shape[1] if frames.ndim == 6 else 0 for frames in batch["frames"].values()}
+    if not count:
+        return [batch]
+    return [{**batch, "frames": {m: frames[:, view] for m, frames in batch["frames"].items()}} for view in range(count)]
 
 
 def eval_steps(source: ClipSource, batch_size: int) -> int:
@@ -150,6 +160,11 @@ class _Loader:
             raise ValueError(f"config.stream is {config.stream!r}; expected one of {', '.join(STREAMS)}")
         transforms.check_settings(config.data.transforms)
         depth.check_settings(config.data.depth)
+        crops = transforms.evaluation_transforms(config.data.transforms, config.clip.size, config.eval.crops)
+        if config.eval.clips < 1:
+            raise ValueError(f"config.eval.clips is {config.eval.clips}; at least 1 view of a clip is needed")
+        self._views = config.eval.clips * len(crops)
+        self._crops = crops
         self._source = source
         self._config = config.copy_and_resolve_references()
         self._training = training
@@ -169,31 +184,41 @@ class _Loader:
                 raise ValueError(f"clip {clip.name}: no {modality} frames, which config.stream={config.stream} needs")
         # All modalities at the same frame numbers.
         count = min(len(clip.frames[modality]) for modality in modalities)
-        numbers = sampling.sample_frames(count, config.clip.frames, rng)
-        frames: dict[str, np.ndarray] = {}
+        if rng is None:
+            numbers = sampling.view_frames(count, config.clip.frames, config.eval.clips)  # v t
+            frames = {modality: self._frames(clip, modality, numbers, self._crops) for modality in modalities}
+            return _example(frames, clip.label, record, mask=True)
+        numbers = sampling.sample_frames(count, config.clip.frames, rng)[None]
+        frames = {}
         transform = transforms.draw_transform(config.data.transforms, config.clip.size, rng)
         for modality in modalities:
             if frames and config.data.transforms.reference_separate_draws:
                 transform = transforms.draw_transform(config.data.transforms, config.clip.size, rng)
-            frames[modality] = self._frames(clip, modality, numbers, transform)
+            frames[modality] = self._frames(clip, modality, numbers, (transform,))
         return _example(frames, clip.label, record, mask=True)
 
     def padding(self) -> Batch:
         """An example that fills up a batch and counts for nothing."""
         clip = self._config.clip
-        black = np.zeros((clip.frames, clip.size, clip.size, 3), np.uint8)
+        views = (self._views,) if self._views > 1 else ()
+        black = np.zeros((*views, clip.frames, clip.size, clip.size, 3), np.uint8)
         return _example(dict.fromkeys(STREAMS[self._config.stream], black), label=0, record=-1, mask=False)
 
     def _frames(
-        self, clip: ClipRecord, modality: str, numbers: np.ndarray, transform: transforms.ClipTransform
-    ) -> UInt8[np.ndarray, "t h w 3"]:
-        frames = np.empty((len(numbers), transform.size, transform.size, 3), np.uint8)
-        for i, number in enumerate(numbers):
-            if i and number == numbers[i - 1]:  # a short clip repeats frames, always side by side
-                frames[i] = frames[i - 1]
-            else:
-                transform(self._decode(clip, modality, int(number)), out=frames[i])
-        return frames
+        self, clip: ClipRecord, modality: str, numbers: np.ndarray, crops: Sequence[transforms.ClipTransform]
+    ) -> UInt8[np.ndarray, "*v t h w 3"]:
+        """Decodes every frame of `numbers` (v t) once; several views, v times the crops, get an axis of their own."""
+        size = crops[0].size
+        frames = np.empty((len(numbers), len(crops), numbers.shape[1], size, size, 3), np.uint8)
+        for number in np.unique(numbers):
+            frame = self._decode(clip, modality, int(number))
+            (view, place), *again = np.argwhere(numbers == number)  # a short clip repeats frames
+            for crop, transform in enumerate(crops):
+                transform(frame, out=frames[view, crop, place])
+            for other_view, other_place in again:
+                frames[other_view, :, other_place] = frames[view, :, place]
+        merged = frames.reshape(-1, *frames.shape[2:])
+        return merged if len(merged) > 1 else merged[0]
 
     def _decode(self, clip: ClipRecord, modality: str, number: int) -> UInt8[np.ndarray, "h w 3"]:
         """Decodes one frame to RGB, or single-channel depth to its colour map."""

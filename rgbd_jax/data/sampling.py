@@ -48,3 +48,26 @@ def sample_frames(frame_count: int, frames: int, rng: np.random.Generator | None
     if rng is None:
         return (start + stop - 1) // 2
     return rng.integers(start, stop)
+
+
+def view_frames(frame_count: int, frames: int, views: int) -> Int[np.ndarray, "views frames"]:
+    """Chooses the frames of several views of a clip: densely, and the same number of frames for each.
+
+    Every interval is cut into `views` equal parts, and view k takes the middle of its k-th part (of two middle members
+    the earlier one). One view is what `sample_frames` takes in evaluation; the views of a clip of at least
+    `views * frames` frames have no frame in common, those of a shorter one have.
+
+    Args:
+      frame_count: Number of frames of the clip, at least 1.
+      frames: Number of frames of a view, at least 1.
+      views: Number of views, at least 1.
+
+    Returns:
+      Frame numbers, int64[views frames], counted from 0, of each view in time order.
+
+    Raises:
+      ValueError: `frame_count` or `frames` is below 1.
+    """
+    start, stop = intervals(frame_count, frames)
+    view = np.arange(views)[:, None]
+    return start + ((2 * view + 1) * (stop - start) - 1) // (2 * views)

@@ -1,5 +1,6 @@
 """Prepared clips, read back at random from ArrayRecord files without TensorFlow; frames stay encoded."""
 
+import copy
 import dataclasses
 import operator
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ class ClipSource(Protocol):
         """Returns the clip at `index`."""
 
 
-class _KeepEncoded(tfds.decode.SkipDecoding):
+class KeepEncoded(tfds.decode.SkipDecoding):
     """Hands a sequence of images over as the bytes that are stored."""
 
     def decode_batch_example_np(self, serialized_example: Any) -> Any:
@@ -68,13 +69,20 @@ class PreparedSplit:
         self.modalities: tuple[str, ...] = tuple(modality for modality in MODALITIES if modality in features)
         try:
             self._records = builder.as_data_source(
-                split, decoders={modality: _KeepEncoded() for modality in self.modalities}
+                split, decoders={modality: KeepEncoded() for modality in self.modalities}
             )
         except ValueError as error:
             raise ValueError(
                 f"{self.directory}: cannot open split {split!r}; there are {', '.join(sorted(builder.info.splits))} "
                 f"(and parts of them, such as 'train[:80%]'): {error}"
             ) from error
+        self._positions: Sequence[int] = range(len(self._records))
+
+    def select(self, positions: Sequence[int]) -> "PreparedSplit":
+        """Returns the split with the clips at `positions` alone, in that order."""
+        selected = copy.copy(self)
+        selected._positions = [self._positions[position] for position in positions]
+        return selected
 
     @property
     def num_classes(self) -> int:
@@ -82,13 +90,13 @@ class PreparedSplit:
         return len(self.class_names)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._positions)
 
     def __getitem__(self, index: SupportsIndex) -> ClipRecord:
         position = operator.index(index)
         if not 0 <= position < len(self):
             raise IndexError(f"clip {position} of {len(self)} in split {self.split!r} of {self.directory}")
-        example = self._records[position]
+        example = self._records[self._positions[position]]
         return ClipRecord(
             name=example["name"].decode(),
             label=int(example["label"]),

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 _NVGESTURE_CENTRE = 32  # left and top of the reference's evaluation crop for NvGesture, pixels
 _NVGESTURE_MARGIN = 10  # smallest left and top of its training crops
+CROPS = (1, 3, 5)  # numbers of crops that a clip can be evaluated with
 _BLUR_PROBABILITY = 0.5
 _BLUR_RADIUS = (0.1, 2.0)  # standard deviation, pixels of the cropped frame
 # Frames are shrunk by area averaging to this many source pixels a result pixel before they are warped, so that fine
@@ -149,6 +150,42 @@ def draw_transform(settings: ConfigDict, size: int, rng: np.random.Generator | N
     blurred = settings.blur and rng.random() < _BLUR_PROBABILITY
     blur_radius = float(rng.uniform(*_BLUR_RADIUS)) if blurred else None
     return dataclasses.replace(transform, left=left, top=top, rotation=rotation, flip=flip, blur_radius=blur_radius)
+
+
+def evaluation_transforms(settings: ConfigDict, size: int, crops: int) -> tuple[ClipTransform, ...]:
+    """Returns the transforms of the crops that a clip is evaluated with.
+
+    One crop is that of `draw_transform`. Three lie along the longer side of the resized frame (width, where both are
+    equal) at its start, middle and end, in the middle of the other side. Five lie in the corners, row by row, and in
+    the middle. With `reference_nvgesture_crop` several crops spread over the places of training crops, which start at
+    10.
+
+    Args:
+      settings: `config.data.transforms`, checked by `check_settings`.
+      size: Width and height of the result, pixels (`config.clip.size`).
+      crops: Number of crops, one of `CROPS`.
+
+    Returns:
+      The transforms.
+
+    Raises:
+      ValueError: `crops` is not one of `CROPS`.
+    """
+    if crops not in CROPS:
+        raise ValueError(f"config.eval.crops is {crops}; expected one of {', '.join(map(str, CROPS))}")
+    transform = draw_transform(settings, size, None)
+    if crops == 1:
+        return (transform,)
+    first = _NVGESTURE_MARGIN if settings.reference_nvgesture_crop else 0
+    last_left, last_top = (length - settings.crop_size for length in settings.resize)
+    left, top = (first + last_left) // 2, (first + last_top) // 2
+    if crops == 5:
+        places = [(x, y) for y in (first, last_top) for x in (first, last_left)] + [(left, top)]
+    elif last_left >= last_top:
+        places = [(x, top) for x in (first, left, last_left)]
+    else:
+        places = [(left, y) for y in (first, top, last_top)]
+    return tuple(dataclasses.replace(transform, left=x, top=y) for x, y in places)
 
 
 # OpenCV counts positions from the centre of the first pixel, and the matrices here from its upper left corner.
