@@ -6,13 +6,13 @@ so that batches do not depend on the number of threads or of processes.
 
 from typing import Any
 
-import cv2
 import grain
 import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from rgbd_jax.data import depth, sampling, transforms
+from rgbd_jax.data.decode import decode_frame
 from rgbd_jax.data.source import ClipRecord, ClipSource
 from rgbd_jax.modalities import STREAMS
 
@@ -197,13 +197,12 @@ class _Loader:
 
     def _decode(self, clip: ClipRecord, modality: str, number: int) -> UInt8[np.ndarray, "h w 3"]:
         """Decodes one frame to RGB, or single-channel depth to its colour map."""
-        encoded = np.frombuffer(clip.frames[modality][number], np.uint8)
-        flags = cv2.IMREAD_UNCHANGED if modality == "depth" else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        frame = cv2.imdecode(encoded, flags) if encoded.size else None
+        encoded = clip.frames[modality][number]
+        frame = decode_frame(encoded, modality)
         if frame is None:
             raise ValueError(
                 f"clip {clip.name}: {modality} frame {number} (counted from 0) is not a readable JPEG or PNG "
-                f"({encoded.size} bytes); restore the frame, or build the data set anew without the clip"
+                f"({len(encoded)} bytes); restore the frame, or build the data set anew without the clip"
             )
         if modality != "depth":
             return frame
@@ -214,7 +213,7 @@ class _Loader:
                 f"clip {clip.name}: {modality} frame {number} (counted from 0) has several channels of {frame.dtype}; "
                 "expected one channel of 8 or 16 bit (depth), or three of 8 bit (depth that is already coloured)"
             )
-        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        return frame
 
 
 def _example(frames: dict[str, np.ndarray], label: int, record: int, *, mask: bool) -> Batch:
