@@ -1,4 +1,4 @@
-"""Single-channel depth frames to the frames of three channels that the network sees, and where the person is in them."""
+"""Single-channel depth frames to the three-channel frames that the network sees, and where the person is in them."""
 
 import functools
 
@@ -36,8 +36,8 @@ def check_settings(settings: ConfigDict) -> None:
 def colour_depth(depth: UInt16[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"], settings: ConfigDict) -> np.ndarray:
     """Turns one single-channel depth frame into a frame of three channels, with OpenCV's JET map or all alike.
 
-    The channels of JET keep the order OpenCV gives them (blue, green, red), as in the reference, although all other frames
-    are RGB: its checkpoints were trained so.
+    The channels of JET keep the order OpenCV gives them (blue, green, red), as in the reference, although all other
+    frames are RGB: its checkpoints were trained so.
 
     Args:
       depth: Depth, 16 bit in millimetres or 8 bit in any unit, 0 where there is no measurement.

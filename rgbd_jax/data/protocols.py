@@ -1,4 +1,4 @@
-"""Protocols: training and evaluation splits that share clips, each a union of base splits, so that no clip is kept twice.
+"""Protocols: splits that share clips, each a union of base splits, so that no clip is kept twice.
 
 Base splits are disjoint and are what is stored. A split of a protocol, such as "cs_train", names the base splits that
 make it up, and how many classes it has.
@@ -57,7 +57,9 @@ def to_base_splits(
 
 def to_metadata(protocols: Mapping[str, ProtocolSplit]) -> dict[str, Any]:
     """Returns what is stored with a data set; `from_metadata` reads it back."""
-    return {name: {"splits": list(split.base_splits), "classes": split.num_classes} for name, split in protocols.items()}
+    return {
+        name: {"splits": list(split.base_splits), "classes": split.num_classes} for name, split in protocols.items()
+    }
 
 
 def from_metadata(metadata: Mapping[str, Any] | None) -> dict[str, ProtocolSplit]:
@@ -68,6 +70,18 @@ def from_metadata(metadata: Mapping[str, Any] | None) -> dict[str, ProtocolSplit
     """
     stored = (metadata or {}).get("protocols", {})
     return {name: ProtocolSplit(tuple(entry["splits"]), entry["classes"]) for name, entry in stored.items()}
+
+
+def split_sizes(stored: Mapping[str, int], protocols: Mapping[str, ProtocolSplit]) -> dict[str, int]:
+    """Returns the splits that can be asked for and their numbers of clips.
+
+    Args:
+        stored: base split to its number of clips.
+        protocols: the protocol splits by name; where there are none, the stored splits themselves are returned.
+    """
+    if not protocols:
+        return dict(stored)
+    return {name: sum(stored[part] for part in split.base_splits) for name, split in protocols.items()}
 
 
 def resolve(

@@ -77,9 +77,10 @@ class PreparedSplit:
                 stored, decoders={modality: _KeepEncoded() for modality in self.modalities}
             )
         except ValueError as error:
+            known = protocols.describe(protocol_splits, base_splits)
             raise ValueError(
-                f"{self.directory}: cannot open split {split!r}; there are "
-                f"{protocols.describe(protocol_splits, base_splits)} (and parts of them, such as 'train[:80%]'): {error}"
+                f"{self.directory}: cannot open split {split!r}; there are {known} "
+                f"(and parts of them, such as 'train[:80%]'): {error}"
             ) from error
         self.class_names: tuple[str, ...] = tuple(label.names[:classes])
 
