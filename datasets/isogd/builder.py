@@ -33,7 +33,7 @@ class IsoGd(RawClipsBuilder):
         problems: list[Problem] = []
         lists = find_lists(raw_dir / LISTS_FOLDER, MODALITIES)
         if lists:
-            candidates = read_lists(lists, len(_CLASS_NAMES), _name_of, problems)
+            candidates = read_lists(lists, len(_CLASS_NAMES), name_of, problems)
         else:
             candidates = _read_own_lists(raw_dir, problems)
         roots = {modality: raw_dir / modality if (raw_dir / modality).is_dir() else raw_dir for modality in MODALITIES}
@@ -61,7 +61,7 @@ class IsoGd(RawClipsBuilder):
         return RawClips(modalities, _CLASS_NAMES, splits, problems)
 
 
-def _name_of(path: str) -> str:
+def name_of(path: str) -> str:
     """Returns the name of a clip, the path of its RGB frames, for that of any modality; raises ValueError for none."""
     pure = PurePosixPath(clip_name(path))
     if not re.fullmatch("[MK]_[0-9]+", pure.name):
@@ -119,7 +119,7 @@ def _parse(fields: list[str], where: str) -> Candidate:
     if len(fields) != 3:
         raise ValueError(f"expected `M_path K_path label`, found {text!r}")
     rgb, depth, label = fields
-    name = _name_of(rgb)
+    name = name_of(rgb)
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts:
         raise ValueError(f"expected a path below the data set's folder, found {rgb!r}")
