@@ -18,7 +18,7 @@ _VIDEOS = "Video_data"
 _LST = {split: f"nvgesture_{split}_correct_cvpr2016_v2.lst" for split in ("train", "test")}
 _SPLITS = {"train": "train", "test": "validation"}  # the data set's own evaluation split, as the reference uses it
 _FRAME_PATTERN = "%06d.jpg"
-_GESTURE_FRAMES = 80  # of every gesture of the data set; recordings are two to four times as long
+_GESTURE_FRAMES = 80  # of every gesture in the published lists; recordings are longer
 
 
 class NvGesture(RawClipsBuilder):
