@@ -92,10 +92,12 @@ def _index(root: Path, problems: list[Problem]) -> dict[str, Path]:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path = Path(entry.path)
+                if entry.name.startswith("."):
+                    continue
                 is_clip_folder = entry.name.startswith("S") and "C" in entry.name and entry.is_dir()
                 if is_video(path) or is_clip_folder:
                     _add(path, found, problems)
-                elif entry.is_dir() and depth < _NESTING and not entry.name.startswith("."):
+                elif entry.is_dir() and depth < _NESTING:
                     folders.append((path, depth + 1))
                 elif path.suffix.lower() in FRAME_SUFFIXES:
                     what = "holds frames, but is not named as a clip, such as S001C001P001R001A001"

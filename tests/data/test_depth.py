@@ -163,7 +163,7 @@ def test_the_box_in_colour_lies_in_the_frame(box, size):
 
 def test_cutting_before_encoding_is_cutting_after_it():
     frame = person(512, 424, [(240, 180, 281, 261), (350, 100, 400, 140)]).astype(np.uint16) * 37
-    frame[200:230, 250:270] = 512  # wraps to 0: a hole, to the reference
+    frame[20:60, 100:150] = 512  # wraps to 0: nobody, to the reference
     once = config(encoding="reference_wrapped", reference_person_crop=True)
     np.testing.assert_array_equal(
         depth.colour_depth(depth.crop_person(frame), config(encoding="reference_wrapped")),

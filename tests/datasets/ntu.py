@@ -18,6 +18,8 @@ def depth_frame(seed: int) -> np.ndarray:
         left, top = left + 7 * (seed % 5), top - 5 * (seed % 4)
         frame[top : top + height, left : left + width] = rng.integers(1000, 4000, (height, width))
     frame[5:8, 5:8] = 3000  # noise
+    frame[40:90, 60:110] = 1024  # 0 modulo 256: seen in the high byte alone
+    frame[20:70, 150:200] = 200  # seen in the low byte alone
     return frame
 
 

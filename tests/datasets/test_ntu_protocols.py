@@ -1,6 +1,7 @@
 """The protocols of NTU RGB+D: the rules against the published lists, name for name, and on prepared clips."""
 
 import itertools
+import pickle
 import re
 
 import pytest
@@ -123,6 +124,16 @@ def test_prepared_protocols_share_their_clips(both_parts):
         assert sorted(names(both_parts, split)) == sorted(found)
     stored = open_split("ntu_rgbd", both_parts.data_dir, "cset_train+cset_validation")
     assert len(stored) == len(everything) == 36  # no clip is stored twice
+
+
+def test_a_protocol_split_survives_pickling_and_reads_every_place(both_parts):
+    both_parts.build("ntu_rgbd")
+    split = open_split("ntu_rgbd", both_parts.data_dir, "csub_train")
+    copy = pickle.loads(pickle.dumps(split))
+    assert [copy[i] for i in range(len(copy))] == [split[i] for i in range(len(split))]
+    assert len({clip.name for clip in copy}) == len(copy) == 24
+    with pytest.raises(IndexError):
+        copy[24]
 
 
 def test_a_protocol_of_60_has_60_classes_in_a_data_set_of_120(both_parts):
