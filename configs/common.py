@@ -40,6 +40,7 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.data.depth = ConfigDict()  # single-channel depth only; coloured depth is taken as it is
     config.data.depth.encoding = "linear"  # "linear" or "reference_wrapped"
     config.data.depth.range_mm = (500, 4500)  # "linear": nearest and farthest depth that is told apart
+    config.data.depth.colour_map = "jet"  # "jet", or "grey": all three channels alike
     config.data.depth.reference_person_crop = False  # cut 320x240 around the person, as the reference does
 
     config.model = ConfigDict()

@@ -176,7 +176,7 @@ def clip_kind(recording: Recording, modality: str) -> FrameKind:
         coloured = modality == "rgb" or any(_spread(frame) > _GREY_SPREAD for frame in video_frames(recording))
         return COLOUR if coloured else GREY
     file = frame_files(recording)[0]
-    kind = _checked_kind(file, file.read_bytes())
+    kind = _kind_of(_decode(file, file.read_bytes()))
     if kind not in MODALITY_KINDS[modality]:
         expected = " or ".join(map(str, MODALITY_KINDS[modality]))
         raise RawDataError([Problem(str(file), f"is {kind}; {modality} frames are {expected}")])
@@ -201,19 +201,40 @@ def read_clip(recording: Recording, kind: FrameKind) -> list[bytes]:
     frames = []
     for file in frame_files(recording):
         frames.append(file.read_bytes())
-        found = _checked_kind(file, frames[-1])
-        if found != kind:
-            raise RawDataError([Problem(str(file), f"is {found}; the data set's frames are {kind}")])
+        decode_frame(file, frames[-1], kind)
     return frames
 
 
-def _checked_kind(file: Path, content: bytes) -> FrameKind:
-    """Decodes a frame and returns its kind."""
+def decode_frame(file: Path, content: bytes, kind: FrameKind) -> np.ndarray:
+    """Decodes a frame.
+
+    Args:
+        file: where it comes from, for messages.
+        content: JPEG or PNG.
+        kind: kind that it must have.
+
+    Returns:
+        The frame, h w or h w 3 (BGR).
+
+    Raises:
+        RawDataError: it cannot be decoded or is of another kind.
+    """
+    image = _decode(file, content)
+    if _kind_of(image) != kind:
+        raise RawDataError([Problem(str(file), f"is {_kind_of(image)}; the data set's frames are {kind}")])
+    return image
+
+
+def _decode(file: Path, content: bytes) -> np.ndarray:
     if not content.startswith(_SIGNATURES):
         raise RawDataError([Problem(str(file), "is neither JPEG nor PNG" if content else "is empty")])
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise RawDataError([Problem(str(file), f"cannot be decoded: truncated or damaged ({len(content)} bytes)")])
+    return image
+
+
+def _kind_of(image: np.ndarray) -> FrameKind:
     return FrameKind(str(image.dtype), 1 if image.ndim == 2 else image.shape[2])
 
 
@@ -258,8 +279,25 @@ def video_frames(recording: Recording) -> Iterator[np.ndarray]:
         raise RawDataError([Problem(str(path), "holds no frame that can be decoded")])
     if recording.stop is not None and count < recording.stop:
         raise RawDataError([Problem(str(path), f"expected {recording.stop} frames, found {count}")])
-    if recording.stop is None and count < announced - max(1.0, _ESTIMATE_TOLERANCE * announced):
+    if recording.stop is None and count < announced - _tolerance(announced):
         raise RawDataError([Problem(str(path), f"ends after {count} of {announced:.0f} frames: truncated or damaged")])
+
+
+def frame_bounds(video: Path) -> tuple[int, float]:
+    """Returns how many frames a video has at least and at most by its header, without decoding any.
+
+    Where the header does not say, or cannot be read, these are 0 and infinity.
+    """
+    capture = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG)
+    announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    capture.release()
+    if announced < 1:
+        return 0, float("inf")
+    return max(0, int(announced - _tolerance(announced))), announced + _tolerance(announced)
+
+
+def _tolerance(announced: float) -> float:
+    return max(1.0, _ESTIMATE_TOLERANCE * announced)
 
 
 def _spread(frame: np.ndarray) -> float:
