@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from rgbd_jax.data.clip_files import COLOUR, FrameKind, decode_frame, encode_jpeg, frame_files, is_video, video_frames
+from rgbd_jax.data.clip_files import COLOUR, FrameKind, decode_frame, frame_files, is_video, video_frames
+from rgbd_jax.data.codec import encode_depth, encode_jpeg
 from rgbd_jax.data.depth import crop_person, person_box_in_colour
 from rgbd_jax.data.problems import Problem, RawDataError
 from rgbd_jax.data.raw import RawClip
@@ -57,7 +58,7 @@ def cut_colour(frame: UInt8[np.ndarray, "h w 3"], depth: np.ndarray) -> UInt8[np
 
 
 def _cut_depth(depth: np.ndarray) -> bytes:
-    return cv2.imencode(".png", crop_person(depth))[1].tobytes()
+    return encode_depth(np.ascontiguousarray(crop_person(depth)))
 
 
 def _small_jpeg(file: Path, content: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Clips as users have them on disk: folders of frames and videos, read into encoded frames.
 
-Frames that are JPEG or PNG are handed over byte for byte; the frames of a video become JPEG of quality 95. Every frame
-is decoded once, because that is the only way to know that it can be.
+Frames that are JPEG or 8-bit PNG are handed over byte for byte; 16-bit depth becomes PNG that is decoded faster, and
+the frames of a video JPEG of quality 95. Every frame is decoded once: there is no other way to know that it can be.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
+from rgbd_jax.data.codec import encode_depth, encode_jpeg
 from rgbd_jax.data.problems import Problem, RawDataError
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
-_VIDEO_QUALITY = 95
 # Colour maps spread the channels by 30 and more; compressing grey frames as a video spreads them by up to 3.
 _GREY_SPREAD = 8.0
 # Containers without an index only estimate how many frames they hold.
@@ -200,8 +200,9 @@ def read_clip(recording: Recording, kind: FrameKind) -> list[bytes]:
         return _read_video(recording, kind)
     frames = []
     for file in frame_files(recording):
-        frames.append(file.read_bytes())
-        decode_frame(file, frames[-1], kind)
+        content = file.read_bytes()
+        image = decode_frame(file, content, kind)
+        frames.append(encode_depth(image) if kind == DEPTH_16_BIT else content)
     return frames
 
 
@@ -251,11 +252,6 @@ def _read_video(recording: Recording, kind: FrameKind) -> list[bytes]:
             frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
         frames.append(encode_jpeg(frame))
     return frames
-
-
-def encode_jpeg(frame: np.ndarray) -> bytes:
-    """Returns a frame (h w, or h w 3 in BGR) as JPEG of the quality that frames of videos are kept in."""
-    return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _VIDEO_QUALITY])[1].tobytes()
 
 
 def video_frames(recording: Recording) -> Iterator[np.ndarray]:

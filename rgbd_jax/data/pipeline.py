@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from rgbd_jax.data import depth, sampling, transforms
-from rgbd_jax.data.decode import decode_frame
+from rgbd_jax.data.codec import decode_frame
 from rgbd_jax.data.source import ClipRecord, ClipSource
 from rgbd_jax.modalities import STREAMS
 
