@@ -43,11 +43,10 @@ def colour_depth(depth: UInt16[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"], se
       depth: Depth, 16 bit in millimetres or 8 bit in any unit, 0 where there is no measurement.
       settings: `config.data.depth`. `encoding` "linear" maps 16-bit depths from `range_mm` to 255 (nearest) .. 1
         (farthest), clipping, and takes 8-bit depths as they are; "reference_wrapped" takes 255 * depth modulo 256, in
-        which depth wraps every 256 units. `reference_person_crop` cuts 320x240 pixels around the person.
-        `colour_map` is "jet" or "grey".
+        which depth wraps every 256 units. `colour_map` is "jet" or "grey".
 
     Returns:
-      uint8[h w 3], smaller than the input where it was cropped.
+      uint8[h w 3], every pixel a function of the same pixel of `depth`.
 
     Raises:
       ValueError: `depth` is neither uint8[h w] nor uint16[h w].
@@ -57,12 +56,20 @@ def colour_depth(depth: UInt16[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"], se
             f"single-channel depth must be uint8[h w] or uint16[h w], not {depth.dtype}{list(depth.shape)}"
         )
     grey = encode_depth(depth, settings)
-    if settings.reference_person_crop:
-        left, top, right, bottom = person_box(grey)
-        grey = grey[top:bottom, left:right]
     if settings.colour_map == "grey":
         return cv2.merge([grey, grey, grey])
     return cv2.applyColorMap(np.ascontiguousarray(grey), cv2.COLORMAP_JET)
+
+
+def cut_depth(depth: np.ndarray, settings: ConfigDict) -> np.ndarray:
+    """Returns the part of a single-channel depth frame (h w) that is used.
+
+    With `settings.reference_person_crop` these are 320x240 pixels around the person; otherwise it is the whole frame.
+    """
+    if not settings.reference_person_crop:
+        return depth
+    left, top, right, bottom = person_box(encode_depth(depth, settings))
+    return depth[top:bottom, left:right]
 
 
 def encode_depth(

@@ -192,11 +192,14 @@ class _Loader:
             if i and number == numbers[i - 1]:  # a short clip repeats frames, always side by side
                 frames[i] = frames[i - 1]
             else:
-                transform(self._decode(clip, modality, int(number)), out=frames[i])
+                transform(self._decode(clip, modality, int(number)), out=frames[i], colour=self._colour)
         return frames
 
-    def _decode(self, clip: ClipRecord, modality: str, number: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Decodes one frame to RGB, or single-channel depth to its colour map."""
+    def _colour(self, frame: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+        return depth.colour_depth(frame, self._config.data.depth) if frame.ndim == 2 else frame
+
+    def _decode(self, clip: ClipRecord, modality: str, number: int) -> np.ndarray:
+        """Decodes one frame to uint8[h w 3], single-channel depth to the part of it that is used."""
         encoded = clip.frames[modality][number]
         frame = decode_frame(encoded, modality)
         if frame is None:
@@ -207,7 +210,7 @@ class _Loader:
         if modality != "depth":
             return frame
         if frame.ndim == 2:
-            return depth.colour_depth(frame, self._config.data.depth)
+            return depth.cut_depth(frame, self._config.data.depth)
         if frame.dtype != np.uint8:
             raise ValueError(
                 f"clip {clip.name}: {modality} frame {number} (counted from 0) has several channels of {frame.dtype}; "

@@ -17,6 +17,10 @@ def config(**fields):
     return result
 
 
+def cut_and_coloured(frame, settings):
+    return depth.colour_depth(depth.cut_depth(frame, settings), settings)
+
+
 JET = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_JET)[0]  # blue, green, red
 
 frames_16 = st_numpy.arrays(np.uint16, (6, 7))
@@ -91,7 +95,7 @@ def test_person_box_is_clipped_at_the_frame():
 def test_a_frame_without_a_contour_takes_the_centre_crop():
     assert depth.person_box(np.zeros((424, 512), np.uint8)) == (96, 92, 416, 332)
     empty = np.zeros((424, 512), np.uint16)
-    coloured = depth.colour_depth(empty, config(encoding="reference_wrapped", reference_person_crop=True))
+    coloured = cut_and_coloured(empty, config(encoding="reference_wrapped", reference_person_crop=True))
     np.testing.assert_array_equal(coloured, np.broadcast_to(JET[0], (240, 320, 3)))
 
 
@@ -107,7 +111,7 @@ def test_person_crop_never_stops_a_run(size, box, dtype):
     frame = person(
         width, height, [(int(left * width), int(top * height), int(right * width), int(bottom * height))]
     ).astype(dtype)
-    coloured = depth.colour_depth(frame, config(reference_person_crop=True, range_mm=(0, 255)))
+    coloured = cut_and_coloured(frame, config(reference_person_crop=True, range_mm=(0, 255)))
     assert coloured.dtype == np.uint8
     assert 1 <= coloured.shape[0] <= min(height, 240)
     assert 1 <= coloured.shape[1] <= min(width, 320)
@@ -167,5 +171,5 @@ def test_cutting_before_encoding_is_cutting_after_it():
     once = config(encoding="reference_wrapped", reference_person_crop=True)
     np.testing.assert_array_equal(
         depth.colour_depth(depth.crop_person(frame), config(encoding="reference_wrapped")),
-        depth.colour_depth(frame, once),
+        cut_and_coloured(frame, once),
     )
