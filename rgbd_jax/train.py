@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -92,7 +92,9 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             checkpoints.save(state, batches.get_state(), history)
         while step < last_step:
             moment = moment_at(config, step / steps, accuracy_by_epoch(history))
-            batch = global_batch(next(batches), mesh)
+            with recent.waiting():
+                clips = next(batches)
+            batch = global_batch(clips, mesh)
             state, measured = train_step(state, batch, moment)
             step += 1
             recent.add(measured)
@@ -131,13 +133,21 @@ class Recent:
         self._figures: list[Mapping[str, jax.Array]] = []
         self._first_step = step
         self._started = time.monotonic()
+        self._waited = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as waiting for clips."""
+        started = time.monotonic()
+        yield
+        self._waited += time.monotonic() - started
 
     def add(self, figures: Mapping[str, jax.Array]) -> None:
         """Adds the figures of the next step."""
         self._figures.append(figures)
 
     def means(self, step: int, batch_size: int) -> dict[str, float]:
-        """Returns the mean figures and clips a second since the last call, and starts anew.
+        """Returns the mean figures, clips a second and the share of waiting since the last call, and starts anew.
 
         Raises:
             NonFiniteLossError: a step's loss is not finite.
@@ -150,7 +160,9 @@ class Recent:
                     "config.optimizer.gradient_clip; the last checkpoint is from before that step"
                 )
         means = {name: float(sum(of_step[name] for of_step in figures)) / len(figures) for name in figures[0]}
-        means["clips_per_second"] = batch_size * len(figures) / (time.monotonic() - self._started)
+        seconds = time.monotonic() - self._started
+        means["clips_per_second"] = batch_size * len(figures) / seconds
+        means["waiting_for_clips"] = self._waited / seconds
         self.restart(step)
         return means
 
