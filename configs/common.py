@@ -25,7 +25,7 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.data.skip_bad_clips = False  # while building: list bad clips and leave them out instead of stopping
     config.data.train_split = "train"
     config.data.eval_split = "validation"
-    config.data.workers = 4  # batches that are decoded and warped at once, a thread each
+    config.data.workers = 4  # batches that are decoded and warped at once, a thread each; 0: none ahead
 
     config.data.transforms = ConfigDict()
     config.data.transforms.resize = (320, 240)  # width, height before the crop

@@ -129,10 +129,10 @@ def _shard(index: int, count: int) -> slice:
 
 
 def _batched(examples: grain.MapDataset[Batch], config: ConfigDict, batch_size: int) -> grain.IterDataset[Batch]:
-    """Makes `config.data.workers` batches at a time, each in a thread of its own, stacking included."""
+    """Makes `config.data.workers` batches at a time, each in a thread of its own; with 0, each when it is asked for."""
     workers = config.data.workers
-    if workers < 1:
-        raise ValueError(f"config.data.workers is {workers}; at least 1 thread is needed to load clips")
+    if workers < 0:
+        raise ValueError(f"config.data.workers is {workers}; expected a number of threads, or 0 to load without one")
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers)
     return examples.batch(batch_size, drop_remainder=True).to_iter_dataset(options)  # no remainder is left
 
