@@ -60,8 +60,8 @@ def configs_by_builder(tmp_path_factory):
             config.eval.batch_size = 2
             config.schedule.warm_up_epochs = 2
             config.loss.sharpness = False
-            config.train.epochs = 10
-            config.train.evaluate_every_epochs = 10
+            config.train.epochs = 8
+            config.train.evaluate_every_epochs = 8
             made[module.__name__.removeprefix("configs."), stream] = config.lock()
     return made
 
@@ -114,8 +114,8 @@ def test_fusion_of_both_streams_tells_them_apart(configs_by_builder, trained, tm
         config.fusion.init_rgb_from = str(trained("folder", "rgb")[0])
         config.fusion.init_depth_from = str(trained("nvgesture", "depth")[0])
         config.schedule.learning_rate = 1e-4  # both streams know the classes already
-        config.train.epochs = 6
-        config.train.evaluate_every_epochs = 6
+        config.train.epochs = 4
+        config.train.evaluate_every_epochs = 4
     with caplog.at_level("INFO", logger="rgbd_jax"):
         result = train(config, tmp_path / "run")
     assert caplog.text.count("missing: nothing") == 2  # both streams found all their weights
