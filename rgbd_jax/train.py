@@ -92,9 +92,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             checkpoints.save(state, batches.get_state(), history)
         while step < last_step:
             moment = moment_at(config, step / steps, accuracy_by_epoch(history))
-            with recent.waiting():
-                clips = next(batches)
-            batch = global_batch(clips, mesh)
+            batch = global_batch(recent.next_batch(batches), mesh)
             state, measured = train_step(state, batch, moment)
             step += 1
             recent.add(measured)
@@ -135,12 +133,13 @@ class Recent:
         self._started = time.monotonic()
         self._waited = 0.0
 
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts the time inside as waiting for clips."""
+    def next_batch(self, batches: Iterator[pipeline.Batch]) -> pipeline.Batch:
+        """Takes the next batch; the time counts as waiting if the devices were done with the last step before it."""
         started = time.monotonic()
-        yield
-        self._waited += time.monotonic() - started
+        batch = next(batches)
+        if all(array.is_ready() for figures in self._figures[-1:] for array in figures.values()):  # type: ignore[attr-defined]
+            self._waited += time.monotonic() - started
+        return batch
 
     def add(self, figures: Mapping[str, jax.Array]) -> None:
         """Adds the figures of the next step."""
