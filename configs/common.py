@@ -26,7 +26,7 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.data.train_split = "train"
     config.data.eval_split = "validation"
     config.data.reference_protocol = False  # leave out clips of 16 frames or fewer, as the reference does
-    config.data.workers = 4  # batches that are decoded and warped at once, a thread each
+    config.data.workers = 4  # batches that are decoded and warped at once, a thread each; 0: none ahead
 
     config.data.transforms = ConfigDict()
     config.data.transforms.resize = (320, 240)  # width, height before the crop
@@ -41,6 +41,7 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.data.depth = ConfigDict()  # single-channel depth only; coloured depth is taken as it is
     config.data.depth.encoding = "linear"  # "linear" or "reference_wrapped"
     config.data.depth.range_mm = (500, 4500)  # "linear": nearest and farthest depth that is told apart
+    config.data.depth.colour_map = "jet"  # "jet", or "grey": all three channels alike
     config.data.depth.reference_person_crop = False  # cut 320x240 around the person, as the reference does
 
     config.mixing = ConfigDict()  # of the clips of a training batch with each other; one draw for a batch

@@ -1,4 +1,4 @@
-r"""NvGesture, 25 classes, from frames laid out as users of the reference have them (see datasets/nvgesture/README.md).
+r"""NvGesture, 25 classes, as it comes or from frames laid out for the reference (see datasets/nvgesture/README.md).
 
     python -m rgbd_jax.main --config configs/nvgesture.py --workdir runs/nv_rgb --config.data.raw_dir=NVGESTURE
     python -m rgbd_jax.main --config configs/nvgesture.py:depth --workdir runs/nv_depth --config.data.raw_dir=NVGESTURE
@@ -21,7 +21,7 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     """Returns the config of NvGesture for a stream, "rgb", "depth" or "fusion"."""
     config = common.get_config(stream)
     config.data.dataset = "nvgesture"
-    config.data.reference_protocol = True
+    config.data.depth.colour_map = "grey"  # the reference sees the videos' depth as grey pictures
     config.data.transforms.resize = (256, 256)
     config.data.transforms.reference_nvgesture_crop = True
     config.data.transforms.flip_probability = 0.0

@@ -14,12 +14,17 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from datasets.raw_clips import RawClipsBuilder
+from rgbd_jax.data import protocols
 from rgbd_jax.modalities import MODALITIES
 
 BUILDERS = {
+    "isogd": "datasets.isogd.builder:IsoGd",
+    "jester": "datasets.jester.builder:Jester",
+    "ntu_rgbd": "datasets.ntu_rgbd.builder:NtuRgbd",
     "nvgesture": "datasets.nvgesture.builder:NvGesture",
     "rgbd_demo": "datasets.rgbd_demo.builder:RgbdDemo",
     "rgbd_folder": "datasets.rgbd_folder.builder:RgbdFolder",
+    "thu_read": "datasets.thu_read.builder:ThuRead",
 }
 """Data set to the class that builds it."""
 
@@ -31,7 +36,7 @@ class PreparedInfo:
     Attributes:
         dataset: its name.
         directory: where its files lie.
-        clips: split to its number of clips.
+        clips: split to its number of clips; the splits of its protocols, where it has several.
         class_names: the classes, by label.
         modalities: which of "rgb" and "depth" it has.
         left_out: the bad clips that were left out, and why.
@@ -112,7 +117,9 @@ def _describe(dataset: str, directory: Path, built: bool) -> PreparedInfo:
     return PreparedInfo(
         dataset=dataset,
         directory=directory,
-        clips={split: info.splits[split].num_examples for split in info.splits},
+        clips=protocols.split_sizes(
+            {split: info.splits[split].num_examples for split in info.splits}, protocols.from_metadata(info.metadata)
+        ),
         class_names=tuple(info.features["label"].names),
         modalities=tuple(modality for modality in MODALITIES if modality in info.features),
         left_out=tuple((info.metadata or {}).get("left_out", ())),

@@ -85,7 +85,9 @@ class RawClipsBuilder(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(
-                raw_dir=str(self.raw_dir.resolve()), left_out=[str(problem) for problem in self._raw.problems]
+                raw_dir=str(self.raw_dir.resolve()),
+                left_out=[str(problem) for problem in self._raw.problems],
+                **self._raw.metadata,
             ),
         )
 
@@ -131,9 +133,7 @@ class RawClipsBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _read(self, clip: RawClip) -> Example | Sequence[Problem]:
         try:
-            frames = {
-                modality: read_clip(recording, self._kinds[modality]) for modality, recording in clip.recordings.items()
-            }
+            frames = self.read_frames(clip, self._kinds)
             check_frame_counts(clip.where, {modality: len(encoded) for modality, encoded in frames.items()})
         except RawDataError as error:
             return error.problems

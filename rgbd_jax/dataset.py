@@ -51,6 +51,11 @@ def open_splits(config: ConfigDict) -> Splits:
         raise ValueError(
             f"config.stream={config.stream!r}, but {training.directory} has {' and '.join(training.modalities)} only"
         )
+    if training.person_cropped and data.depth.reference_person_crop:
+        raise ValueError(
+            f"config.data.depth.reference_person_crop is set, but the depth in {training.directory} was cut around the "
+            "person when it was built: leave the field out"
+        )
     classes = config.model.num_classes or training.num_classes
     if classes < training.num_classes:
         raise ValueError(

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -92,7 +92,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             checkpoints.save(state, batches.get_state(), history)
         while step < last_step:
             moment = moment_at(config, step / steps, accuracy_by_epoch(history))
-            batch = global_batch(next(batches), mesh)
+            batch = global_batch(recent.next_batch(batches), mesh)
             state, measured = train_step(state, batch, moment)
             step += 1
             recent.add(measured)
@@ -131,13 +131,22 @@ class Recent:
         self._figures: list[Mapping[str, jax.Array]] = []
         self._first_step = step
         self._started = time.monotonic()
+        self._waited = 0.0
+
+    def next_batch(self, batches: Iterator[pipeline.Batch]) -> pipeline.Batch:
+        """Takes the next batch; the time counts as waiting if the devices were done with the last step before it."""
+        started = time.monotonic()
+        batch = next(batches)
+        if all(array.is_ready() for figures in self._figures[-1:] for array in figures.values()):  # type: ignore[attr-defined]
+            self._waited += time.monotonic() - started
+        return batch
 
     def add(self, figures: Mapping[str, jax.Array]) -> None:
         """Adds the figures of the next step."""
         self._figures.append(figures)
 
     def means(self, step: int, batch_size: int) -> dict[str, float]:
-        """Returns the mean figures and clips a second since the last call, and starts anew.
+        """Returns the mean figures, clips a second and the share of waiting since the last call, and starts anew.
 
         Raises:
             NonFiniteLossError: a step's loss is not finite.
@@ -150,7 +159,9 @@ class Recent:
                     "config.optimizer.gradient_clip; the last checkpoint is from before that step"
                 )
         means = {name: float(sum(of_step[name] for of_step in figures)) / len(figures) for name in figures[0]}
-        means["clips_per_second"] = batch_size * len(figures) / (time.monotonic() - self._started)
+        seconds = time.monotonic() - self._started
+        means["clips_per_second"] = batch_size * len(figures) / seconds
+        means["waiting_for_clips"] = self._waited / seconds
         self.restart(step)
         return means
 

@@ -97,7 +97,11 @@ def assert_same(found, expected):
 
 def lines(workdir, kind):
     written = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "clips_per_second"} for line in written if line["kind"] == kind]
+    return [
+        {k: v for k, v in line.items() if k not in ("clips_per_second", "waiting_for_clips")}
+        for line in written
+        if line["kind"] == kind
+    ]
 
 
 def changed(config, **fields):

@@ -1,7 +1,7 @@
 """Clips as users have them on disk: folders of frames and videos, read into encoded frames.
 
-Frames that are JPEG or PNG are handed over byte for byte; the frames of a video become JPEG of quality 95. Every frame
-is decoded once, because that is the only way to know that it can be.
+Frames that are JPEG or 8-bit PNG are handed over byte for byte; 16-bit depth becomes PNG that is decoded faster, and
+the frames of a video JPEG of quality 95. Every frame is decoded once: there is no other way to know that it can be.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
+from rgbd_jax.data.codec import encode_depth, encode_jpeg
 from rgbd_jax.data.problems import Problem, RawDataError
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
-_VIDEO_QUALITY = 95
 # Colour maps spread the channels by 30 and more; compressing grey frames as a video spreads them by up to 3.
 _GREY_SPREAD = 8.0
 # Containers without an index only estimate how many frames they hold.
@@ -176,7 +176,7 @@ def clip_kind(recording: Recording, modality: str) -> FrameKind:
         coloured = modality == "rgb" or any(_spread(frame) > _GREY_SPREAD for frame in video_frames(recording))
         return COLOUR if coloured else GREY
     file = frame_files(recording)[0]
-    kind = _checked_kind(file, file.read_bytes())
+    kind = _kind_of(_decode(file, file.read_bytes()))
     if kind not in MODALITY_KINDS[modality]:
         expected = " or ".join(map(str, MODALITY_KINDS[modality]))
         raise RawDataError([Problem(str(file), f"is {kind}; {modality} frames are {expected}")])
@@ -200,20 +200,42 @@ def read_clip(recording: Recording, kind: FrameKind) -> list[bytes]:
         return _read_video(recording, kind)
     frames = []
     for file in frame_files(recording):
-        frames.append(file.read_bytes())
-        found = _checked_kind(file, frames[-1])
-        if found != kind:
-            raise RawDataError([Problem(str(file), f"is {found}; the data set's frames are {kind}")])
+        content = file.read_bytes()
+        image = decode_frame(file, content, kind)
+        frames.append(encode_depth(image) if kind == DEPTH_16_BIT else content)
     return frames
 
 
-def _checked_kind(file: Path, content: bytes) -> FrameKind:
-    """Decodes a frame and returns its kind."""
+def decode_frame(file: Path, content: bytes, kind: FrameKind) -> np.ndarray:
+    """Decodes a frame.
+
+    Args:
+        file: where it comes from, for messages.
+        content: JPEG or PNG.
+        kind: kind that it must have.
+
+    Returns:
+        The frame, h w or h w 3 (BGR).
+
+    Raises:
+        RawDataError: it cannot be decoded or is of another kind.
+    """
+    image = _decode(file, content)
+    if _kind_of(image) != kind:
+        raise RawDataError([Problem(str(file), f"is {_kind_of(image)}; the data set's frames are {kind}")])
+    return image
+
+
+def _decode(file: Path, content: bytes) -> np.ndarray:
     if not content.startswith(_SIGNATURES):
         raise RawDataError([Problem(str(file), "is neither JPEG nor PNG" if content else "is empty")])
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise RawDataError([Problem(str(file), f"cannot be decoded: truncated or damaged ({len(content)} bytes)")])
+    return image
+
+
+def _kind_of(image: np.ndarray) -> FrameKind:
     return FrameKind(str(image.dtype), 1 if image.ndim == 2 else image.shape[2])
 
 
@@ -230,11 +252,6 @@ def _read_video(recording: Recording, kind: FrameKind) -> list[bytes]:
             frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
         frames.append(encode_jpeg(frame))
     return frames
-
-
-def encode_jpeg(frame: np.ndarray) -> bytes:
-    """Returns a frame (h w, or h w 3 in BGR) as JPEG of the quality that frames of videos are kept in."""
-    return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _VIDEO_QUALITY])[1].tobytes()
 
 
 def video_frames(recording: Recording) -> Iterator[np.ndarray]:
@@ -258,8 +275,25 @@ def video_frames(recording: Recording) -> Iterator[np.ndarray]:
         raise RawDataError([Problem(str(path), "holds no frame that can be decoded")])
     if recording.stop is not None and count < recording.stop:
         raise RawDataError([Problem(str(path), f"expected {recording.stop} frames, found {count}")])
-    if recording.stop is None and count < announced - max(1.0, _ESTIMATE_TOLERANCE * announced):
+    if recording.stop is None and count < announced - _tolerance(announced):
         raise RawDataError([Problem(str(path), f"ends after {count} of {announced:.0f} frames: truncated or damaged")])
+
+
+def frame_bounds(video: Path) -> tuple[int, float]:
+    """Returns how many frames a video has at least and at most by its header, without decoding any.
+
+    Where the header does not say, or cannot be read, these are 0 and infinity.
+    """
+    capture = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG)
+    announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    capture.release()
+    if announced < 1:
+        return 0, float("inf")
+    return max(0, int(announced - _tolerance(announced))), announced + _tolerance(announced)
+
+
+def _tolerance(announced: float) -> float:
+    return max(1.0, _ESTIMATE_TOLERANCE * announced)
 
 
 def _spread(frame: np.ndarray) -> float:

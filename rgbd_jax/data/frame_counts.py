@@ -40,7 +40,7 @@ def frame_counts(split: PreparedSplit) -> Mapping[str, Int[np.ndarray, "n"]]:
         OSError: a file cannot be read.
     """
     info = tfds.builder_from_directory(split.directory).info
-    parts = tfds.core.splits.SplitDict(split_infos=info.splits.values())[split.split].file_instructions
+    parts = tfds.core.splits.SplitDict(split_infos=info.splits.values())[split.stored_split].file_instructions
     index = _read_index(split.directory)
     files = {Path(part.filename).name: part.examples_in_shard for part in parts}
     sizes = {name: (split.directory / name).stat().st_size for name in files}

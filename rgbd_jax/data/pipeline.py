@@ -7,13 +7,13 @@ so that batches do not depend on the number of threads or of processes.
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import grain
 import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from rgbd_jax.data import depth, sampling, transforms
+from rgbd_jax.data.codec import decode_frame
 from rgbd_jax.data.source import ClipRecord, ClipSource
 from rgbd_jax.modalities import STREAMS
 
@@ -139,10 +139,10 @@ def _shard(index: int, count: int) -> slice:
 
 
 def _batched(examples: grain.MapDataset[Batch], config: ConfigDict, batch_size: int) -> grain.IterDataset[Batch]:
-    """Makes `config.data.workers` batches at a time, each in a thread of its own, stacking included."""
+    """Makes `config.data.workers` batches at a time, each in a thread of its own; with 0, each when it is asked for."""
     workers = config.data.workers
-    if workers < 1:
-        raise ValueError(f"config.data.workers is {workers}; at least 1 thread is needed to load clips")
+    if workers < 0:
+        raise ValueError(f"config.data.workers is {workers}; expected a number of threads, or 0 to load without one")
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers)
     return examples.batch(batch_size, drop_remainder=True).to_iter_dataset(options)  # no remainder is left
 
@@ -214,32 +214,34 @@ class _Loader:
             frame = self._decode(clip, modality, int(number))
             (view, place), *again = np.argwhere(numbers == number)  # a short clip repeats frames
             for crop, transform in enumerate(crops):
-                transform(frame, out=frames[view, crop, place])
+                transform(frame, out=frames[view, crop, place], colour=self._colour)
             for other_view, other_place in again:
                 frames[other_view, :, other_place] = frames[view, :, place]
         merged = frames.reshape(-1, *frames.shape[2:])
         return merged if len(merged) > 1 else merged[0]
 
-    def _decode(self, clip: ClipRecord, modality: str, number: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Decodes one frame to RGB, or single-channel depth to its colour map."""
-        encoded = np.frombuffer(clip.frames[modality][number], np.uint8)
-        flags = cv2.IMREAD_UNCHANGED if modality == "depth" else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        frame = cv2.imdecode(encoded, flags) if encoded.size else None
+    def _colour(self, frame: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+        return depth.colour_depth(frame, self._config.data.depth) if frame.ndim == 2 else frame
+
+    def _decode(self, clip: ClipRecord, modality: str, number: int) -> np.ndarray:
+        """Decodes one frame to uint8[h w 3], single-channel depth to the part of it that is used."""
+        encoded = clip.frames[modality][number]
+        frame = decode_frame(encoded, modality)
         if frame is None:
             raise ValueError(
                 f"clip {clip.name}: {modality} frame {number} (counted from 0) is not a readable JPEG or PNG "
-                f"({encoded.size} bytes); restore the frame, or build the data set anew without the clip"
+                f"({len(encoded)} bytes); restore the frame, or build the data set anew without the clip"
             )
         if modality != "depth":
             return frame
         if frame.ndim == 2:
-            return depth.colour_depth(frame, self._config.data.depth)
+            return depth.cut_depth(frame, self._config.data.depth)
         if frame.dtype != np.uint8:
             raise ValueError(
                 f"clip {clip.name}: {modality} frame {number} (counted from 0) has several channels of {frame.dtype}; "
                 "expected one channel of 8 or 16 bit (depth), or three of 8 bit (depth that is already coloured)"
             )
-        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        return frame
 
 
 def _example(frames: dict[str, np.ndarray], label: int, record: int, *, mask: bool) -> Batch:

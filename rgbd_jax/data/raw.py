@@ -6,9 +6,10 @@ frames or a video.
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from rgbd_jax.data.clip_files import VIDEO_SUFFIXES, Recording, clip_name, find_clip, frame_files, is_video, natural_key
 from rgbd_jax.data.problems import Problem, RawDataError
@@ -44,16 +45,27 @@ class RawClips:
         class_names: the classes, by label.
         splits: split to its good clips.
         problems: what is wrong with the other clips.
+        metadata: what else is kept with the prepared data set, such as its protocols.
     """
 
     modalities: tuple[str, ...]
     class_names: tuple[str, ...]
     splits: Mapping[str, Sequence[RawClip]]
     problems: Sequence[Problem]
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Candidate:
+class Candidate:
+    """A clip that is to be found on disk.
+
+    Attributes:
+        name: name of the clip, unique in its split.
+        label: class number, counted from 0.
+        frame_count: how many frames are used; all if None.
+        where: what names the clip: a line of a list ("file:line") or its folder.
+    """
+
     name: str
     label: int
     frame_count: int | None
@@ -115,17 +127,20 @@ def clips_from_lists(
     return RawClips(modalities, tuple(class_names), splits, problems)
 
 
-def _without_duplicates(lines: Iterable[SplitLine], problems: list[Problem]) -> list[_Candidate]:
-    first: dict[str, str] = {}
-    candidates = []
-    for line in lines:
-        name = clip_name(line.path)
-        if name in first:
-            problems.append(Problem(line.where, f"names {name} a second time; the first is {first[name]}"))
-        else:
-            first[name] = line.where
-            candidates.append(_Candidate(name, line.label, line.frame_count, line.where))
-    return candidates
+def _without_duplicates(lines: Iterable[SplitLine], problems: list[Problem]) -> list[Candidate]:
+    candidates = [Candidate(clip_name(line.path), line.label, line.frame_count, line.where) for line in lines]
+    return without_duplicates(candidates, problems)
+
+
+def without_duplicates(candidates: Iterable[Candidate], problems: list[Problem]) -> list[Candidate]:
+    """Returns the first candidate of each name; that there are others is added to `problems`."""
+    first: dict[str, Candidate] = {}
+    for candidate in candidates:
+        earlier = first.setdefault(candidate.name, candidate)
+        if earlier is not candidate:
+            what = f"names {candidate.name} a second time; the first is {earlier.where}"
+            problems.append(Problem(candidate.where, what))
+    return list(first.values())
 
 
 def clips_from_class_folders(raw_dir: Path) -> RawClips:
@@ -163,7 +178,7 @@ def clips_from_class_folders(raw_dir: Path) -> RawClips:
     splits = {}
     for split in (split for split in SPLIT_ALIASES if split in found):
         candidates = [
-            _Candidate(name, label, None, str(raw_dir / modalities[0] / name))
+            Candidate(name, label, None, str(raw_dir / modalities[0] / name))
             for label, class_name in enumerate(class_names)
             for name in sorted(found[split][class_name], key=natural_key)
         ]
@@ -188,19 +203,73 @@ def _check_split_folders(root: Path, folders: Mapping[str, Path]) -> None:
 def _check_clips(
     raw_dir: Path,
     modalities: Sequence[str],
-    candidates: Sequence[_Candidate],
+    candidates: Sequence[Candidate],
     frame_pattern: str | None,
     problems: list[Problem],
 ) -> list[RawClip]:
     """Returns the clips that are complete in every modality; what is wrong with the others is added to `problems`."""
 
-    def check(candidate: _Candidate) -> RawClip | Sequence[Problem]:
+    def locate(candidate: Candidate) -> dict[str, Recording]:
+        found = {modality: find_clip(raw_dir / modality, candidate.name) for modality in modalities}
+        expected = {modality: raw_dir / modality / candidate.name for modality in modalities}
+        paths = complete(candidate.where, found, expected)
+        return {
+            modality: Recording(path, count=candidate.frame_count, pattern=frame_pattern)
+            for modality, path in paths.items()
+        }
+
+    return check_clips(candidates, locate, problems)
+
+
+def complete(where: str, found: Mapping[str, Path | None], expected: Mapping[str, Path]) -> dict[str, Path]:
+    """Returns the files of a clip by modality.
+
+    Args:
+        where: what names the clip.
+        found: modality to the clip's folder or video, None if there is none.
+        expected: modality to where it was looked for.
+
+    Raises:
+        RawDataError: a modality is missing.
+    """
+    files = {modality: path for modality, path in found.items() if path is not None}
+    missing = [str(expected[modality]) for modality in found if modality not in files]
+    if missing:
+        only = f"; it is in {' and '.join(files)} only" if files else ""
+        raise RawDataError([Problem(where, f"there is no clip {' or '.join(missing)}{only}")])
+    return files
+
+
+def check_clips(
+    candidates: Sequence[Candidate],
+    locate: Callable[[Candidate], Mapping[str, Recording]],
+    problems: list[Problem],
+) -> list[RawClip]:
+    """Finds clips on disk and counts their frames, many at a time.
+
+    Args:
+        candidates: the clips.
+        locate: says where the frames of a clip lie, by modality, or raises RawDataError.
+        problems: what is wrong with clips is added here.
+
+    Returns:
+        The good clips, in order. The frames of videos are counted when they are read.
+    """
+
+    def check(candidate: Candidate) -> RawClip | Sequence[Problem]:
         try:
-            return _complete_clip(raw_dir, modalities, candidate, frame_pattern)
+            recordings = locate(candidate)
+            counts = {
+                modality: len(frame_files(recording))
+                for modality, recording in recordings.items()
+                if not is_video(recording.path)
+            }
+            check_frame_counts(candidate.where, counts)
         except RawDataError as error:
             return error.problems
         except OSError as error:
             return [Problem(candidate.where, f"cannot be read: {error}")]
+        return RawClip(candidate.name, candidate.label, recordings, candidate.where)
 
     clips = []
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -210,29 +279,6 @@ def _check_clips(
             else:
                 problems.extend(result)
     return clips
-
-
-def _complete_clip(
-    raw_dir: Path, modalities: Sequence[str], candidate: _Candidate, frame_pattern: str | None
-) -> RawClip:
-    """Finds a clip in every modality and counts its frames; the frames of a video are counted when it is read."""
-    found = {modality: find_clip(raw_dir / modality, candidate.name) for modality in modalities}
-    files = {modality: path for modality, path in found.items() if path is not None}
-    missing = [str(raw_dir / modality / candidate.name) for modality in modalities if modality not in files]
-    if missing:
-        only = f"; it is in {' and '.join(files)} only" if files else ""
-        raise RawDataError([Problem(candidate.where, f"there is no clip {' or '.join(missing)}{only}")])
-    recordings = {
-        modality: Recording(path, count=candidate.frame_count, pattern=frame_pattern)
-        for modality, path in files.items()
-    }
-    counts = {
-        modality: len(frame_files(recording))
-        for modality, recording in recordings.items()
-        if not is_video(recording.path)
-    }
-    check_frame_counts(candidate.where, counts)
-    return RawClip(candidate.name, candidate.label, recordings, candidate.where)
 
 
 def check_frame_counts(where: str, counts: Mapping[str, int]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, SupportsIndex, cast
 
 import tensorflow_datasets as tfds
 
+from rgbd_jax.data import protocols
 from rgbd_jax.modalities import MODALITIES
 
 
@@ -49,9 +50,10 @@ class PreparedSplit:
 
     Attributes:
         directory: where the prepared data set lies.
-        split: the split, as TFDS writes it ("train", "train[:80%]").
-        class_names: the classes, by label.
+        split: the split, as TFDS writes it ("train", "train[:80%]"), or one of a protocol ("cs_train").
+        class_names: the classes, by label; those of the protocol, where the split is one of a protocol.
         modalities: which of "rgb" and "depth" the data set has.
+        person_cropped: whether single-channel depth was cut around the person when the data set was built.
     """
 
     def __init__(self, directory: str | Path, split: str):
@@ -64,18 +66,24 @@ class PreparedSplit:
         self.split = split
         builder = tfds.builder_from_directory(self.directory)
         features = builder.info.features
+        metadata = builder.info.metadata or {}
         label = cast(tfds.features.ClassLabel, features["label"])
-        self.class_names: tuple[str, ...] = tuple(label.names)
         self.modalities: tuple[str, ...] = tuple(modality for modality in MODALITIES if modality in features)
+        self.person_cropped = bool(metadata.get("person_cropped", False))
+        base_splits = set(builder.info.splits)
+        protocol_splits = protocols.from_metadata(metadata)
         try:
+            self.stored_split, classes = protocols.resolve(split, protocol_splits, base_splits, len(label.names))
             self._records = builder.as_data_source(
-                split, decoders={modality: KeepEncoded() for modality in self.modalities}
+                self.stored_split, decoders={modality: KeepEncoded() for modality in self.modalities}
             )
         except ValueError as error:
+            known = protocols.describe(protocol_splits, base_splits)
             raise ValueError(
-                f"{self.directory}: cannot open split {split!r}; there are {', '.join(sorted(builder.info.splits))} "
+                f"{self.directory}: cannot open split {split!r}; there are {known} "
                 f"(and parts of them, such as 'train[:80%]'): {error}"
             ) from error
+        self.class_names: tuple[str, ...] = tuple(label.names[:classes])
         self._positions: Sequence[int] = range(len(self._records))
 
     def select(self, positions: Sequence[int]) -> "PreparedSplit":
@@ -117,7 +125,7 @@ def open_split(dataset: str, data_dir: str | Path, split: str) -> PreparedSplit:
     Args:
         dataset: name of the data set, such as "rgbd_folder".
         data_dir: the folder under which prepared data sets lie.
-        split: the split or a part of it, as TFDS writes it: "train", "train[:80%]".
+        split: the split or a part of it, as TFDS writes it: "train", "train[:80%]"; or one of a protocol: "cs_train".
 
     Returns:
         The clips of the split.

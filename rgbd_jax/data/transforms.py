@@ -1,11 +1,13 @@
 """Rotation, resize, crop, flip and blur: drawn once a clip, done to each of its frames in one warp."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from ml_collections import ConfigDict
 
 _NVGESTURE_CENTRE = 32  # left and top of the reference's evaluation crop for NvGesture, pixels
@@ -13,9 +15,14 @@ _NVGESTURE_MARGIN = 10  # smallest left and top of its training crops
 CROPS = (1, 3, 5)  # numbers of crops that a clip can be evaluated with
 _BLUR_PROBABILITY = 0.5
 _BLUR_RADIUS = (0.1, 2.0)  # standard deviation, pixels of the cropped frame
-# Frames are shrunk by area averaging to this many source pixels a result pixel before they are warped, so that fine
-# detail does not alias. Between 1.1 and 1.5 this came nearest to Pillow's antialiased bicubic resize.
-_DENSITY = 1.25
+# A frame that is scaled down is smoothed first, so that fine detail does not alias: by a Gaussian whose variance grows
+# with 1 / scale^2 - 1, and below _SMALLEST_SCALE by averaging over areas until _REMAINING_SCALE is left. With these
+# constants a linear warp comes as near to Pillow's antialiased bicubic resize as a cubic one, in half the time.
+_SMOOTHING = 0.33
+_SMALLEST_SCALE = 0.4
+_REMAINING_SCALE = 0.8
+_LEAST_SIGMA = 0.2  # pixels: less is not to be seen
+_MARGIN = 5  # pixels around what is seen that the Gaussian and the interpolation read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,34 +49,38 @@ class ClipTransform:
     flip: bool = False
     blur_radius: float | None = None
 
-    def __call__(self, frame: UInt8[np.ndarray, "h w 3"], out: UInt8[np.ndarray, "size size 3"]) -> None:
+    def __call__(
+        self,
+        frame: UInt8[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"],
+        out: UInt8[np.ndarray, "size size 3"],
+        colour: Callable[[np.ndarray], UInt8[np.ndarray, "_ _ 3"]] = lambda part: part,
+    ) -> None:
         """Transforms one frame.
 
         Args:
-          frame: The frame, uint8[h w 3].
+          frame: The frame, uint8[h w 3], or what `colour` makes one of.
           out: Where the result goes, uint8[size size 3], contiguous.
+          colour: Done to the part of the frame that is to be seen, pixel by pixel.
         """
-        height, width = frame.shape[:2]
-        matrix = self._matrix(width, height)
-        moved = _shifted_window(frame, matrix, self.size)
-        if moved is not None:  # nothing to interpolate
-            out[...] = moved
-        else:
-            shrunk = _shrink(frame, np.hypot(matrix[0, :2], matrix[1, :2]))
-            matrix = matrix @ np.diag([width / shrunk.shape[1], height / shrunk.shape[0], 1.0])
+        rows, columns, matrix, scale = _plan(self, frame.shape[1], frame.shape[0])
+        frame = colour(frame[rows, columns])
+        if not _copy_moved(frame, matrix, out):
+            smooth = _smooth(frame, scale)
+            if smooth.shape != frame.shape:
+                matrix = matrix @ np.diag([frame.shape[1] / smooth.shape[1], frame.shape[0] / smooth.shape[0], 1.0])
             cv2.warpAffine(
-                shrunk,
+                smooth,
                 (_PIXEL_TO_INDEX @ matrix @ _INDEX_TO_PIXEL)[:2],
                 (self.size, self.size),
                 dst=out,
-                flags=cv2.INTER_CUBIC,
+                flags=cv2.INTER_LINEAR,
                 borderMode=cv2.BORDER_CONSTANT if self.rotation else cv2.BORDER_REPLICATE,
             )
         if self.blur_radius is not None:
             sigma = self.blur_radius * self.size / self.crop_size
             cv2.GaussianBlur(out, (0, 0), sigma, dst=out, borderType=cv2.BORDER_REPLICATE)
 
-    def _matrix(self, width: int, height: int) -> np.ndarray:
+    def matrix(self, width: int, height: int) -> np.ndarray:
         """Position in a width x height frame to position in the result, both in pixels from the upper left corner."""
         cosine, sine = math.cos(math.radians(self.rotation)), math.sin(math.radians(self.rotation))
         x, y = width / 2, height / 2
@@ -193,21 +204,54 @@ _INDEX_TO_PIXEL = np.array([[1.0, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
 _PIXEL_TO_INDEX = np.array([[1.0, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
 
 
-def _shifted_window(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray | None:
-    """The part of the frame that `matrix` moves to the result, if it only moves by whole pixels or mirrors."""
+@functools.lru_cache(maxsize=64)  # the frames of a clip are of one size
+def _plan(transform: ClipTransform, width: int, height: int) -> tuple[slice, slice, np.ndarray, np.ndarray]:
+    """The rows and columns that are used of a frame, where they go to, and how much x and y are scaled."""
+    matrix = transform.matrix(width, height)
+    scale = np.hypot(matrix[0, :2], matrix[1, :2])
+    if scale.min() < _SMALLEST_SCALE:  # areas are averaged, whose borders must not move
+        return slice(0, height), slice(0, width), matrix, scale
+    rows, columns = _needed(matrix, transform.size, width, height)
+    return rows, columns, matrix @ np.array([[1.0, 0, columns.start], [0, 1.0, rows.start], [0, 0, 1]]), scale
+
+
+def _needed(matrix: np.ndarray, size: int, width: int, height: int) -> tuple[slice, slice]:
+    """The rows and columns of a frame that `matrix` moves to the result, with a margin."""
+    corners = np.linalg.inv(matrix) @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
+    length = np.array([width, height])
+    first = np.clip(np.floor(corners[:2].min(axis=1)).astype(int) - _MARGIN, 0, length - 1)
+    last = np.clip(np.ceil(corners[:2].max(axis=1)).astype(int) + _MARGIN, first + 1, length)
+    return slice(first[1], last[1]), slice(first[0], last[0])
+
+
+def _copy_moved(frame: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> bool:
+    """Copies the part of the frame that `matrix` moves to the result, if it only moves by whole pixels or mirrors."""
+    size = len(out)
     mirrored = matrix[0, 0] == -1
     if not np.array_equal(matrix[:2, :2], [[-1 if mirrored else 1, 0], [0, 1]]):
-        return None
+        return False
     left = matrix[0, 2] - size if mirrored else -matrix[0, 2]
     top = -matrix[1, 2]
     if left != round(left) or top != round(top):
-        return None
+        return False
     window = frame[round(top) : round(top) + size, round(left) : round(left) + size]
-    return window[:, ::-1] if mirrored else window
+    if mirrored:
+        cv2.flip(window, 1, dst=out)  # ten times as fast as a copy of the mirrored view
+    else:
+        out[...] = window
+    return True
 
 
-def _shrink(frame: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Shrinks a frame, along each axis that the warp scales by less than 1 / _DENSITY, by averaging over areas."""
-    height, width = frame.shape[:2]
-    size = tuple(max(1, min(n, round(n * s * _DENSITY))) for n, s in zip((width, height), scale, strict=True))
-    return frame if size == (width, height) else cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+def _smooth(frame: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Takes out of a frame the detail that is lost when its axes are scaled by `scale` (x, y); may shrink it."""
+    if scale.min() < _SMALLEST_SCALE:
+        length = np.array([frame.shape[1], frame.shape[0]])
+        shrunk = np.clip(np.rint(length * scale / _REMAINING_SCALE).astype(int), 1, length)
+        frame = cv2.resize(frame, shrunk.tolist(), interpolation=cv2.INTER_AREA)
+        scale = scale * length / shrunk
+    sigma = _SMOOTHING * np.sqrt(np.maximum(1 / scale**2 - 1, 0))
+    sizes = np.where(sigma < _LEAST_SIGMA, 1, np.where(sigma < 0.8, 3, 5))  # pixels; 1 leaves an axis as it is
+    if (sizes == 1).all():
+        return frame
+    x, y = np.maximum(sigma, _LEAST_SIGMA)
+    return cv2.GaussianBlur(frame, sizes.tolist(), sigmaX=x, sigmaY=y, borderType=cv2.BORDER_REPLICATE)

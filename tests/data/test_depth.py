@@ -17,6 +17,10 @@ def config(**fields):
     return result
 
 
+def cut_and_coloured(frame, settings):
+    return depth.colour_depth(depth.cut_depth(frame, settings), settings)
+
+
 JET = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_JET)[0]  # blue, green, red
 
 frames_16 = st_numpy.arrays(np.uint16, (6, 7))
@@ -91,7 +95,7 @@ def test_person_box_is_clipped_at_the_frame():
 def test_a_frame_without_a_contour_takes_the_centre_crop():
     assert depth.person_box(np.zeros((424, 512), np.uint8)) == (96, 92, 416, 332)
     empty = np.zeros((424, 512), np.uint16)
-    coloured = depth.colour_depth(empty, config(encoding="reference_wrapped", reference_person_crop=True))
+    coloured = cut_and_coloured(empty, config(encoding="reference_wrapped", reference_person_crop=True))
     np.testing.assert_array_equal(coloured, np.broadcast_to(JET[0], (240, 320, 3)))
 
 
@@ -107,7 +111,7 @@ def test_person_crop_never_stops_a_run(size, box, dtype):
     frame = person(
         width, height, [(int(left * width), int(top * height), int(right * width), int(bottom * height))]
     ).astype(dtype)
-    coloured = depth.colour_depth(frame, config(reference_person_crop=True, range_mm=(0, 255)))
+    coloured = cut_and_coloured(frame, config(reference_person_crop=True, range_mm=(0, 255)))
     assert coloured.dtype == np.uint8
     assert 1 <= coloured.shape[0] <= min(height, 240)
     assert 1 <= coloured.shape[1] <= min(width, 320)
@@ -119,6 +123,7 @@ def test_person_crop_never_stops_a_run(size, box, dtype):
     ("fields", "message"),
     [
         ({"encoding": "log"}, "config.data.depth.encoding is 'log'"),
+        ({"colour_map": "hot"}, "config.data.depth.colour_map is 'hot'"),
         ({"range_mm": (900, 900)}, r"config.data.depth.range_mm is \(900, 900\)"),
         ({"range_mm": (-1, 900)}, "range_mm"),
         ({"range_mm": (0, 70000)}, "range_mm"),
@@ -132,3 +137,39 @@ def test_unusable_settings_are_errors_that_name_the_field(fields, message):
 def test_frames_of_another_kind_are_errors():
     with pytest.raises(ValueError, match="float32"):
         depth.colour_depth(np.zeros((4, 4), np.float32), config())
+
+
+def test_a_grey_map_repeats_the_encoded_depth():
+    frame = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    np.testing.assert_array_equal(depth.colour_depth(frame, config(colour_map="grey")), np.dstack([frame] * 3))
+
+
+@pytest.mark.parametrize("value", [255, 256, 5000])
+def test_the_box_in_colour_ignores_what_is_nearer_than_256_units(value):
+    frame = person(512, 424, [(240, 180, 281, 261)]).astype(np.uint16) * 10
+    frame[frame > 0] = value
+    found = depth.person_box_in_colour(frame, 1920, 1080)
+    x, y = (260, 220) if value > 255 else (256, 212)  # the frame's centre, where there is nobody
+    assert abs(found[0] - (1920 / 512 * x - 480)) <= 1920 / 512 + 1
+    assert abs(found[1] - (1080 / 424 * y - 270)) <= 1080 / 424 + 1
+    assert (found[2] - found[0], found[3] - found[1]) == (960, 540)
+
+
+@settings(deadline=None, max_examples=50)
+@given(box=st.tuples(*[st.floats(0, 1)] * 4), size=st.tuples(st.integers(2, 2000), st.integers(2, 1200)))
+def test_the_box_in_colour_lies_in_the_frame(box, size):
+    (left, right), (top, bottom) = sorted(box[:2]), sorted(box[2:])
+    frame = person(512, 424, [(int(left * 512), int(top * 424), int(right * 512), int(bottom * 424))])
+    left, top, right, bottom = depth.person_box_in_colour(frame.astype(np.uint16) << 8, *size)
+    assert 0 <= left < right <= size[0]
+    assert 0 <= top < bottom <= size[1]
+
+
+def test_cutting_before_encoding_is_cutting_after_it():
+    frame = person(512, 424, [(240, 180, 281, 261), (350, 100, 400, 140)]).astype(np.uint16) * 37
+    frame[20:60, 100:150] = 512  # wraps to 0: nobody, to the reference
+    once = config(encoding="reference_wrapped", reference_person_crop=True)
+    np.testing.assert_array_equal(
+        depth.colour_depth(depth.crop_person(frame), config(encoding="reference_wrapped")),
+        cut_and_coloured(frame, once),
+    )

@@ -223,3 +223,30 @@ def test_usable_settings_pass():
     transforms.check_settings(config())
     transforms.check_settings(config(resize=(256, 256), reference_nvgesture_crop=True))
     transforms.check_settings(config(rotation_probability=0, rotation_degrees=(0, 0)))
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    frame_size=st.sampled_from([(320, 240), (512, 424), (200, 301), (64, 48)]),
+    fields=st.fixed_dictionaries({"rotation_probability": st.sampled_from([0.0, 1.0]), "blur": st.booleans()}),
+    size=st.sampled_from([64, 112, 224]),
+)
+def test_what_is_coloured_is_no_more_than_what_is_seen(seed, frame_size, fields, size):
+    """Only a part of the frame is coloured and smoothed; the result is that of the whole frame."""
+    transform = transforms.draw_transform(config(**fields), size, np.random.default_rng(seed))
+    frame = scene(*frame_size, seed=seed)
+    seen = []
+
+    def colour(part):
+        seen.append(part.shape)
+        return 255 - part
+
+    out = np.empty((size, size, 3), np.uint8)
+    transform(frame, out, colour)
+    margin = transforms._MARGIN
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transforms, "_MARGIN", 10_000)  # the whole frame
+        np.testing.assert_array_equal(out, transformed(transform, 255 - frame))
+    assert margin == transforms._MARGIN
+    assert np.prod(seen[0]) <= frame.size

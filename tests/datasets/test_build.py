@@ -83,7 +83,11 @@ def test_clips_in_two_splits_are_warned_of(two_clips, caplog):
 @pytest.mark.parametrize(
     ("dataset", "raw_dir", "expected"),
     [
-        ("rgbd_foldr", "raw", "unknown data set 'rgbd_foldr'; there are nvgesture, rgbd_demo, rgbd_folder"),
+        (
+            "rgbd_foldr",
+            "raw",
+            "unknown data set 'rgbd_foldr'; there are isogd, jester, ntu_rgbd, nvgesture, rgbd_demo, rgbd_folder",
+        ),
         ("rgbd_folder", "", "raw_dir must name the folder"),
         ("rgbd_demo", "raw", "rgbd_demo is generated: it takes no raw_dir, found 'raw'"),
     ],

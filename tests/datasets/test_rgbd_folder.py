@@ -29,13 +29,25 @@ def test_split_lists_give_clips_labels_and_order(raw):
 
 
 def test_frames_are_stored_byte_for_byte_and_a_smaller_count_takes_the_first(raw):
-    raw.clip("a", frames=5, depth="16 bit")
+    raw.clip("a", frames=5)
     raw.lists(train=["a 3 0"])
     raw.build()
     (clip,) = raw.records()
     for modality, frames in clip.frames.items():
         files = sorted((raw.root / modality / "a").iterdir())
         assert list(frames) == [file.read_bytes() for file in files[:3]]
+
+
+def test_16_bit_depth_keeps_every_bit(raw):
+    raw.clip("a", depth="16 bit")
+    raw.lists(train=["a 4 0"])
+    raw.build()
+    (clip,) = raw.records()
+    files = sorted((raw.root / "depth" / "a").iterdir())
+    for stored, file in zip(clip.frames["depth"], files, strict=True):
+        assert stored.startswith(b"\x89PNG")
+        assert decoded(stored).dtype == np.uint16
+        np.testing.assert_array_equal(decoded(stored), decoded(file.read_bytes()))
 
 
 def test_class_folders_give_sorted_classes_and_clips_in_natural_order(raw):

@@ -1,0 +1,1 @@
+"""`isogd`: ChaLearn IsoGD, 249 classes (README.md of this folder)."""

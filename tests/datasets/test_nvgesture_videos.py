@@ -1,0 +1,159 @@
+"""NvGesture as it comes: videos of whole recordings, and lists that say where in them the gestures are."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from configs import nvgesture
+from rgbd_jax.data import pipeline
+from rgbd_jax.data.problems import RawDataError
+from rgbd_jax.data.splits import read_split_list
+from rgbd_jax.dataset import open_splits
+from tests.data.test_splits import SHARED_SPLITS, needs_shared_splits
+
+LST = "nvgesture_{}_correct_cvpr2016_v2.lst"
+
+
+def line(name, label, color="3:7", depth="3:7"):
+    extra = "duo_left:duo_left:5:11"
+    return f"path:./Video_data/{name} depth:sk_depth:{depth} color:sk_color:{color} {extra} label:{label}"
+
+
+TRAIN = [line("class_01/subject3_r0", 1), line("class_25/subject3_r0", 24, "0:4", "5:9").replace(" ", "\t")]
+TEST = [line("class_02/subject13_r1", 2) + " "]
+
+
+def write_lists(raw, train=TRAIN, test=TEST):
+    for split, lines in (("train", train), ("test", test)):
+        (raw.root / LST.format(split)).write_text("".join(f"{each}\n" for each in lines))
+
+
+@pytest.fixture
+def recordings(raw):
+    """Three recordings of 12 frames, each frame with a block of its own place."""
+    for name in ("class_01/subject3_r0", "class_25/subject3_r0", "class_02/subject13_r1"):
+        raw.video(f"Video_data/{name}/sk_color.avi", frames=12)
+        raw.video(f"Video_data/{name}/sk_depth.avi", frames=12, grey=True)
+    write_lists(raw)
+    return raw
+
+
+def jpeg_frames(file: Path, first: int, stop: int, grey: bool) -> list[bytes]:
+    capture = cv2.VideoCapture(str(file))
+    frames = []
+    while (read := capture.read())[0]:
+        image = cv2.cvtColor(read[1], cv2.COLOR_BGR2GRAY) if grey else read[1]
+        frames.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+    return frames[first:stop]
+
+
+def test_the_frames_of_the_gesture_alone_are_kept(recordings):
+    info = recordings.build("nvgesture")
+    assert info.clips == {"train": 2, "validation": 1}
+    assert info.modalities == ("rgb", "depth")
+    first, second = recordings.records("train", "nvgesture")
+    assert [(first.name, first.label), (second.name, second.label)] == [
+        ("train/class_01/subject3_r0", 0),
+        ("train/class_25/subject3_r0", 23),  # the label counts, not the folder
+    ]
+    videos = recordings.root / "Video_data"
+    for clip, color, depth in ((first, (3, 7), (3, 7)), (second, (0, 4), (5, 9))):
+        folder = videos / clip.name.removeprefix("train/")
+        assert list(clip.frames["rgb"]) == jpeg_frames(folder / "sk_color.avi", *color, grey=False)
+        assert list(clip.frames["depth"]) == jpeg_frames(folder / "sk_depth.avi", *depth, grey=True)
+    (test,) = recordings.records("validation", "nvgesture")
+    assert (test.name, test.label, len(test.frames["rgb"])) == ("test/class_02/subject13_r1", 1, 4)
+
+
+def test_depth_is_seen_grey_as_in_the_frames_of_the_reference(recordings):
+    config = nvgesture.get_config("depth")
+    config.clip.frames = 4
+    config.data.data_dir, config.data.raw_dir = str(recordings.data_dir), str(recordings.root)
+    (batch,) = pipeline.eval_batches(open_splits(config).evaluation, config, batch_size=1)
+    assert np.ptp(batch["frames"]["depth"].astype(int), axis=-1).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        (line("class_01/subject3_r0", 1), "names train/class_01/subject3_r0 a second time; the first is .*lst:1"),
+        (line("class_25/subject3_r0", 0), "expected a label from 1 to 25, found '0' in 'path:"),
+        (line("class_25/subject3_r0", 26), "expected a label from 1 to 25, found '26'"),
+        (line("class_25/subject3_r0", "one"), "expected a label from 1 to 25, found 'one'"),
+        (
+            line("class_25/subject3_r0", 25, "3:7", "3:8"),
+            "expected as many frames of each sensor, found 4 of color and 5 of depth",
+        ),
+        (line("class_25/subject3_r0", 25, "7:3"), "expected color:VIDEO:START:END with START before END"),
+        (line("class_25/subject3_r0", 25, "3"), "expected color:VIDEO:START:END"),
+        (line("class_25/subject3_r0", 25, "-3:1"), "expected color:VIDEO:START:END"),
+        (line("class_25/subject3_r0", 25).replace("depth:", "deep:"), "expected a field depth:…, found none"),
+        ("class_25/subject3_r0 80 24", "expected a field path:… and color:… and depth:… and label:…, found none"),
+        (line("../class_25/subject3_r0", 25), "expected a path such as ./Video_data/class_01/subject13_r0"),
+        (line("class_25/subject4_r0", 25), "there is no clip .*subject4_r0/sk_color.avi or .*/sk_depth.avi"),
+        (line("class_25/subject3_r0", 25, "3:20", "3:20"), ".*sk_color.avi is shorter than the 20 frames"),
+        (line("class_25/subject3_r0", 25, "3:13", "2:12"), ".*sk_color.avi: expected 13 frames, found 12"),
+    ],
+)
+def test_wrong_lines_are_named(recordings, bad, expected):
+    write_lists(recordings, train=[TRAIN[0], bad])
+    with pytest.raises(RawDataError, match=rf"nvgesture_train_correct_cvpr2016_v2\.lst:2: {expected}"):
+        recordings.build("nvgesture")
+    assert not [path for path in recordings.data_dir.rglob("*") if path.is_file()]
+
+
+def test_a_video_that_cannot_be_decoded_names_the_line(recordings):
+    file = recordings.root / "Video_data/class_25/subject3_r0/sk_depth.avi"
+    file.write_bytes(b"RIFF")
+    with pytest.raises(RawDataError, match=r"train_correct_cvpr2016_v2\.lst:2: .*sk_depth\.avi: holds no frame"):
+        recordings.build("nvgesture")
+
+
+def test_recordings_without_their_lists(recordings):
+    (recordings.root / LST.format("test")).unlink()
+    with pytest.raises(RawDataError, match=r"test_correct_cvpr2016_v2\.lst: no such list, and without it nothing says"):
+        recordings.build("nvgesture")
+
+
+def test_whole_recordings_in_the_layout_of_the_reference_are_refused(raw):
+    """All frames instead of those of the gesture cost users of the reference ten points of accuracy."""
+    raw.clip("train/class_01/s1_r0", frames=90)
+    raw.lists("dataset_splits", train=["train/class_01/s1_r0 80 0"])
+    with pytest.raises(RawDataError, match=r"rgb/train/class_01/s1_r0: holds 90 frames, more than the 80 of a gesture"):
+        raw.build("nvgesture")
+    raw.lists("dataset_splits", train=["train/class_01/s1_r0 90 0"])
+    with pytest.raises(
+        RawDataError, match=r"train\.txt:1: expected at most 80 frames, as many as a gesture has, found 90"
+    ):
+        raw.build("nvgesture")
+    raw.video("rgb/train/class_01/s2_r0.avi")
+    raw.video("depth/train/class_01/s2_r0.avi")
+    raw.lists("dataset_splits", train=["train/class_01/s2_r0 10 0"])
+    with pytest.raises(
+        RawDataError, match=r"s2_r0\.avi: is a whole recording; expected a folder of the gesture's frames"
+    ):
+        raw.build("nvgesture")
+
+
+@needs_shared_splits
+def test_lists_of_all_gestures_find_every_recording(raw):
+    """Lists made from the published ones: 1050 and 482 gestures, of which one lacks its depth."""
+    color, depth = raw.video("color.avi", frames=12), raw.video("depth.avi", frames=12, grey=True)
+    lists = {}
+    for split, file in (("train", "train.txt"), ("test", "valid.txt")):
+        lines, _ = read_split_list(SHARED_SPLITS / "NvGesture" / "rgb" / file)
+        lists[split] = [line(each.path.partition("/")[2], each.label + 1) for each in lines]
+        for each in lines:
+            folder = raw.root / "Video_data" / each.path.partition("/")[2]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "sk_color.avi").symlink_to(color)
+            (folder / "sk_depth.avi").symlink_to(depth)
+    assert (len(lists["train"]), len(lists["test"])) == (1050, 482)
+    write_lists(raw, lists["train"], lists["test"])
+    (folder / "sk_depth.avi").unlink()
+    with pytest.raises(RawDataError) as error:
+        raw.build("nvgesture")
+    (problem,) = error.value.problems
+    assert f"{LST.format('test')}:482: there is no clip {folder}/sk_depth.avi; it is in rgb only" in str(problem)

@@ -1,0 +1,166 @@
+"""THU-READ: layouts, folds, lists, and the folds against the published lists, name for name."""
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets.build import prepare
+from rgbd_jax.data.problems import RawDataError
+from rgbd_jax.data.source import open_split
+from rgbd_jax.data.splits import read_split_list
+from tests.data.test_splits import SHARED_SPLITS, needs_shared_splits
+from tests.datasets.conftest import frame
+
+SUBJECTS = ("cgy", "cwx", "fjw", "gs", "lhh", "lzy", "tys", "wyy")
+LABELS = {"zip_up": 0, "clap_hand": 24, "read_book": 39}
+FOLDERS = {"side by side": ("", ""), "frames": ("frames/", "frames/"), "by modality": ("RGB/", "Depth/")}
+
+
+def write(raw, name, frames=3, layout="side by side", modalities=("RGB", "D"), kind="colour"):
+    for modality, folder in zip(("RGB", "D"), FOLDERS[layout], strict=True):
+        if modality in modalities:
+            clip = raw.root / f"{folder}{modality}_{name}"
+            clip.mkdir(parents=True)
+            of = kind if modality == "D" else "colour"
+            for i in range(frames):
+                suffix = ".png" if of == "16 bit" else ".jpg"
+                (clip / f"{i:06d}{suffix}").write_bytes(frame(f"{modality}{name}{i}", of))
+
+
+@pytest.fixture
+def eight(raw):
+    """A clip of every subject."""
+    for i, subject in enumerate(SUBJECTS):
+        write(raw, f"{list(LABELS)[i % 3]}_{subject}_{1 + i % 3}")
+    return raw
+
+
+def names(raw, split):
+    return {clip.name for clip in open_split("thu_read", raw.data_dir, split)}
+
+
+def test_each_fold_is_evaluated_on_its_two_subjects(eight):
+    info = eight.build("thu_read")
+    assert info.clips == {f"fold{k}_{s}": n for k in (1, 2, 3, 4) for s, n in (("train", 6), ("validation", 2))}
+    for fold, pair in enumerate((("cgy", "cwx"), ("fjw", "gs"), ("lhh", "lzy"), ("tys", "wyy")), start=1):
+        validation = names(eight, f"fold{fold}_validation")
+        assert {name.rsplit("_", 2)[1] for name in validation} == set(pair)
+        assert not validation & names(eight, f"fold{fold}_train")
+        assert len(validation | names(eight, f"fold{fold}_train")) == 8
+    assert sum(len(open_split("thu_read", eight.data_dir, f"fold{k}_validation")) for k in (1, 2, 3, 4)) == 8
+    for clip in open_split("thu_read", eight.data_dir, "fold1_train"):
+        assert clip.label == LABELS[clip.name.rsplit("_", 2)[0]]
+        for modality, prefix in (("rgb", "RGB"), ("depth", "D")):
+            assert list(clip.frames[modality]) == [frame(f"{prefix}{clip.name}{i}") for i in range(3)]
+
+
+@pytest.mark.parametrize("layout", FOLDERS)
+@pytest.mark.parametrize("kind", ["colour", "16 bit"])
+def test_every_layout(raw, layout, kind):
+    write(raw, "clap_hand_cgy_1", layout=layout, kind=kind)
+    write(raw, "clap_hand_gs_1", layout=layout, kind=kind)
+    assert raw.build("thu_read").modalities == ("rgb", "depth")
+    (clip,) = open_split("thu_read", raw.data_dir, "fold1_validation")
+    assert clip.frames["depth"][2] == frame("Dclap_hand_cgy_12", kind)
+
+
+def test_videos(raw):
+    for subject in ("cgy", "gs"):
+        raw.video(f"RGB/RGB_stir_{subject}_1.avi", frames=5)
+        raw.video(f"Depth/D_stir_{subject}_1.avi", frames=5, grey=True)
+    assert raw.build("thu_read").clips["fold2_train"] == 1
+
+
+def test_lists_decide(eight):
+    lists = {
+        "@CS1": {"train": [" RGB_zip_up_cgy_1 2 0"], "valid": ["  RGB_clap_hand_cwx_2 3 24"]},
+        "@2": {"train": ["RGB_clap_hand_cwx_2 3 24"]},
+    }
+    for folder, content in lists.items():
+        eight.lists(f"dataset_splits/{folder}/rgb", **content)
+        by_depth = {split: [line.replace("RGB_", "D_") for line in lines] for split, lines in content.items()}
+        eight.lists(f"dataset_splits/{folder}/depth", **by_depth)
+    info = eight.build("thu_read")
+    # Folds 3 and 4 have no lists: the rule, over the clips of the lists.
+    assert info.clips == {
+        "fold1_train": 1,
+        "fold1_validation": 1,
+        "fold2_train": 1,
+        "fold3_train": 2,
+        "fold4_train": 2,
+    }
+    (clip,) = open_split("thu_read", eight.data_dir, "fold1_train")
+    assert (clip.name, len(clip.frames["rgb"]), len(clip.frames["depth"])) == ("zip_up_cgy_1", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("RGB_zip_up_cgy_1 2 1", r"rgb/train\.txt:2: expected label 0, as the name of zip_up_cgy_1 says, found 1"),
+        ("RGB_zip_up_cgy_1 2 40", r"rgb/train\.txt:2: expected a label from 0 to 39, found 40"),
+        ("RGB_zip_up_cgy_1 9 0", "expected 9 frames, found 3"),
+        ("zip_up_cgy_1 2 0", r"rgb/train\.txt:2: expected a name such as RGB_clap_hand_cgy_3"),
+        ("RGB_zip_up_cgy 2 0", r"rgb/train\.txt:2: expected an action, a subject \(cgy, cwx"),
+        ("RGB_clap_hand_cwx_2 3 24", r"rgb/train\.txt:2: names clap_hand_cwx_2 a second time"),
+    ],
+)
+def test_wrong_lines_are_named(eight, line, expected):
+    eight.lists("dataset_splits/@CS1/rgb", train=["RGB_clap_hand_cwx_2 3 24", line])
+    with pytest.raises(RawDataError, match=expected):
+        eight.build("thu_read")
+
+
+def test_lists_of_the_modalities_that_differ(eight):
+    eight.lists("dataset_splits/@CS1/rgb", train=["RGB_zip_up_cgy_1 2 0"])
+    eight.lists("dataset_splits/@CS1/depth", train=["D_zip_up_cgy_1 3 0"])
+    with pytest.raises(RawDataError, match=r"@CS1/rgb/train\.txt:1: no such line in .*@CS1/depth"):
+        eight.build("thu_read")
+
+
+def test_wrong_clips_are_named(eight):
+    write(eight, "clap_hand_cgy_9", modalities=("RGB",))
+    write(eight, "clap_hand_cgy_8", frames=4, modalities=("RGB",))
+    write(eight, "clap_hand_cgy_8", frames=3, modalities=("D",))
+    write(eight, "clap_hand_joe_1")
+    (eight.root / "RGB_zip_up_cgy_1" / "000001.jpg").unlink()
+    with pytest.raises(RawDataError) as error:
+        eight.build("thu_read")
+    told = str(error.value)
+    assert f"there is no clip {eight.root}/D_clap_hand_cgy_9; it is in rgb only" in told
+    assert "found 4 rgb and 3 depth frames" in told
+    assert "RGB_clap_hand_joe_1: expected an action, a subject" in told
+    assert "RGB_zip_up_cgy_1/000001.jpg: is missing (1 of 2 frames)" in told
+
+
+def test_a_folder_without_clips(raw):
+    with pytest.raises(FileNotFoundError, match="expected clips such as RGB_clap_hand_cgy_3"):
+        raw.build("thu_read")
+
+
+@needs_shared_splits
+def test_the_rule_gives_the_published_folds_name_for_name(raw):
+    """All 960 clips of the lists, one frame each, without lists; then the readers take all lists."""
+    one = raw.root.parent / "one"
+    one.mkdir()
+    (one / "000000.jpg").write_bytes(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    published = {}
+    for fold in (1, 2, 3, 4):
+        for modality, prefix in (("rgb", "RGB_"), ("depth", "D_")):
+            for split, file in (("train", "train.txt"), ("validation", "valid.txt")):
+                lines, _ = read_split_list(SHARED_SPLITS / "THU-READ" / f"@CS{fold}" / modality / file)
+                found = {(line.path.removeprefix(prefix), line.label) for line in lines}
+                assert found == published.setdefault(f"fold{fold}_{split}", found)
+    for name, _ in published["fold1_train"] | published["fold1_validation"]:
+        (raw.root / f"RGB_{name}").symlink_to(one)
+    assert raw.build("thu_read").clips == {split: len(clips) for split, clips in published.items()}
+    for split, clips in published.items():
+        prepared = open_split("thu_read", raw.data_dir, split)
+        assert {(clip.name, clip.label) for clip in prepared} == clips
+        assert len(clips) == (720 if "train" in split else 240)
+    (raw.root / "dataset_splits").symlink_to((SHARED_SPLITS / "THU-READ").resolve())
+    with pytest.raises(RawDataError) as error:
+        prepare("thu_read", raw_dir=raw.root, data_dir=raw.root.parent / "elsewhere")
+    *problems, last = error.value.problems
+    assert last.what == "has no good clip"
+    assert len(problems) == 960  # every clip was found, with one of its frames
+    assert all("frames, found 1" in problem.what for problem in problems)
