@@ -1,27 +1,42 @@
-"""What the TFDS builders of raw clips share: check everything, then read, verify and store clip after clip."""
+"""What the TFDS builders of raw clips share: check everything, then read, verify and store clips shard by shard."""
 
 import abc
+import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
-import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from tqdm import tqdm
+from tensorflow_datasets.core.splits import SplitDict, SplitInfo
 
+from datasets.incomplete import incomplete_folder
+from datasets.plan import Plan, make_plan, read_plan, write_plan
+from datasets.progress import Progress
+from datasets.runners import LocalRunner, Runner
+from datasets.shards import (
+    REPORTS,
+    ShardReport,
+    ShardTask,
+    check_shard,
+    disk_is_full,
+    is_finished,
+    read_example,
+    read_report,
+)
 from rgbd_jax.data.clip_files import COLOUR, FrameKind, clip_kind, read_clip
 from rgbd_jax.data.problems import Problem, RawDataError
-from rgbd_jax.data.raw import RawClip, RawClips, check_frame_counts
+from rgbd_jax.data.raw import RawClip, RawClips
 
-_THREADS = os.cpu_count() or 1  # OpenCV decodes without holding the interpreter's lock
+_THREADS = 16  # they wait for the file system
+_FILE_FORMAT = "array_record"
 
-Example = dict[str, Any]
 
-
-class RawClipsBuilder(tfds.core.GeneratorBasedBuilder):
+class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
     """Builds a data set from raw clips; a subclass says how they are found.
 
     A record holds `name`, `label` and the encoded frames of each modality; records are in the order of the raw data.
@@ -34,38 +49,55 @@ class RawClipsBuilder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
 
-    def __init__(self, *, raw_dir: str | os.PathLike, skip_bad_clips: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        raw_dir: str | os.PathLike,
+        skip_bad_clips: bool = False,
+        runner: Runner | None = None,
+        file_format: str = _FILE_FORMAT,
+        **kwargs: Any,
+    ):
         """Finds the raw clips and checks everything but whether the frames can be decoded.
 
         Args:
             raw_dir: where the raw clips lie.
             skip_bad_clips: leave bad clips out, and list them in the log, instead of refusing to build.
-            **kwargs: handed on to TFDS: `data_dir`, `file_format`.
+            runner: where the shards are written; None for all cores of this machine.
+            file_format: "array_record".
+            **kwargs: handed on to TFDS: `data_dir`.
 
         Raises:
             FileNotFoundError: there are no raw clips.
             RawDataError: something is wrong with a clip and bad clips are not skipped, or with all of the raw data.
+            ValueError: `file_format` is another one.
         """
+        if file_format != _FILE_FORMAT:
+            raise ValueError(f"file_format is {file_format!r}; clips are kept as {_FILE_FORMAT!r} alone")
         self.raw_dir = Path(raw_dir)
         self._skip_bad_clips = skip_bad_clips
         self._raw = self.find_clips(self.raw_dir)
         if self._raw.problems and not skip_bad_clips:
             raise RawDataError(self._raw.problems)
         _check_splits(self._raw)
-        self._kinds = {modality: _kind(self._raw, modality) for modality in self._raw.modalities}
-        super().__init__(**kwargs)
+        self._kinds = frame_kinds(self._raw)
+        self._runner = runner or LocalRunner()
+        super().__init__(file_format=file_format, **kwargs)
 
     @staticmethod
     def read_frames(clip: RawClip, kinds: Mapping[str, FrameKind]) -> Mapping[str, Sequence[bytes]]:
         """Returns a clip's encoded frames by modality; a subclass may crop or resize them.
+
+        It is called in other processes, by its name.
 
         Raises:
             RawDataError: a frame is missing, cannot be decoded or is of another kind.
         """
         return {modality: read_clip(recording, kinds[modality]) for modality, recording in clip.recordings.items()}
 
+    @staticmethod
     @abc.abstractmethod
-    def find_clips(self, raw_dir: Path) -> RawClips:
+    def find_clips(raw_dir: Path) -> RawClips:
         """Returns the clips of the data set, checked."""
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -91,55 +123,155 @@ class RawClipsBuilder(tfds.core.GeneratorBasedBuilder):
             ),
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, Example]]]:
-        del dl_manager  # nothing is downloaded
+    def download_and_prepare(self, **options: Any) -> None:
+        """Builds the data set, unless it is there; goes on where an earlier run was ended.
+
+        The data set gets its name when it is complete. Until then, and after an error, finished shards lie in the
+        folder `incomplete.VERSION` beside it.
+
+        Args:
+            **options: for TFDS alone: `download_dir`, which does not matter as nothing is downloaded, `file_format`.
+
+        Raises:
+            RawDataError: clips are bad and bad clips are not skipped, or a split has no good clip.
+            OSError: a shard cannot be written, or was lost; a full disk is told with what the build needs.
+            TypeError: another option is given.
+            ValueError: `file_format` is not "array_record".
+        """
+        file_format = options.pop("file_format", _FILE_FORMAT)
+        if file_format != _FILE_FORMAT:
+            raise ValueError(f"file_format is {file_format!r}; clips are kept as {_FILE_FORMAT!r} alone")
+        options.pop("download_dir", None)
+        if options:
+            raise TypeError(f"download_and_prepare() has no use for {', '.join(options)} where raw clips are prepared")
+        directory = Path(self.data_dir)
+        with incomplete_folder(directory) as folder:
+            if directory.exists():  # another process has built it meanwhile
+                self.info.read_from_directory(directory)
+                return
+            self._download_and_prepare(folder)
+            folder.rename(directory)
+        shutil.rmtree(directory / REPORTS)
+        self.info.update_data_dir(str(directory))
+
+    def _download_and_prepare(self, folder: Path) -> None:
+        """Writes the shards that are missing in `folder`, then the metadata."""
         for problem in self._raw.problems:
             logging.warning("left out: %s", problem)
-        return {split: self._generate_examples(split) for split in self._raw.splits}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, Example]]:
-        bad: list[Problem] = []
-        written = 0
-        for result in self._read_split(split):
-            if not isinstance(result, dict):
-                bad += result
-                for problem in result:
-                    logging.warning("%s: %s", "left out" if self._skip_bad_clips else "bad clip", problem)
-            elif self._skip_bad_clips or not bad:
-                yield written, result
-                written += 1
-        if bad and not self._skip_bad_clips:
-            # Nothing will be kept; the splits that are still to come are read so that all problems are told at once.
-            splits = list(self._raw.splits)
-            for later in splits[splits.index(split) + 1 :]:
-                bad += [
-                    problem for result in self._read_split(later) if not isinstance(result, dict) for problem in result
-                ]
-            raise RawDataError(bad)
-        if not written:
-            raise RawDataError([Problem(str(self.raw_dir), f"has no good clip in split {split}", one_clip=False)])
-        self.info.metadata["left_out"] += [str(problem) for problem in bad]
-
-    def _read_split(self, split: str) -> Iterator[Example | Sequence[Problem]]:
-        """Yields for every clip, in order, its example or what is wrong with it; clips are read ahead in threads."""
-        clips = self._raw.splits[split]
-        logging.info("%s: reading %d clips of split %s", self.name, len(clips), split)
-        results = (
-            grain.MapDataset.source(clips)
-            .map(self._read)
-            .to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=2 * _THREADS))
-        )
-        yield from tqdm(results, desc=f"{self.name} {split}", total=len(clips), unit="clip", disable=None)
-
-    def _read(self, clip: RawClip) -> Example | Sequence[Problem]:
+        plan = self._plan(folder)
+        tasks = self._tasks(folder, plan)
+        _remove_others(folder, tasks)
+        with ThreadPoolExecutor(_THREADS) as threads:
+            finished = list(threads.map(is_finished, tasks))
+        to_do = [task for task, done in zip(tasks, finished, strict=True) if not done]
+        logging.info("%s: %d shards, of which %d are to be written", self.name, len(tasks), len(to_do))
+        total, clips_to_do = (sum(len(task.clips) for task in each) for each in (tasks, to_do))
+        _warn_of_little_space(folder, clips_to_do * plan.clip_bytes)
         try:
-            frames = self.read_frames(clip, self._kinds)
-            check_frame_counts(clip.where, {modality: len(encoded) for modality, encoded in frames.items()})
-        except RawDataError as error:
-            return error.problems
-        except OSError as error:
-            return [Problem(clip.where, f"cannot be read: {error}")]
-        return {"name": clip.name, "label": clip.label, **frames}
+            with Progress(f"building {self.name}", total, total - clips_to_do) as progress:
+                self._runner.run(to_do, progress, self._log_problems)
+            self._finish(folder, tasks)
+        except BaseException as error:
+            written = [task for task in tasks if (report := read_report(task)) and report.written]
+            state = f"{len(written)} of {len(tasks)} shards are finished" + (
+                f" and kept in {folder}: build again to go on from there, or delete that folder" if written else ""
+            )
+            if disk_is_full(error):
+                left = (total - sum(len(task.clips) for task in written)) * plan.clip_bytes
+                raise OSError(
+                    error.errno,  # type: ignore[attr-defined]
+                    f"the disk is full: {_gigabytes(shutil.disk_usage(folder).free)} free, about {_gigabytes(left)} "
+                    f"needed ({_gigabytes(plan.data_bytes)} for the whole data set); {state}",
+                    error.filename or str(folder),  # type: ignore[attr-defined]
+                ) from error
+            logging.warning("%s was not built: %s", self.name, state)
+            raise
+
+    def _plan(self, folder: Path) -> Plan:
+        """Returns how the clips are cut into shards: as before, if an earlier run has left some."""
+        raw_dir = str(self.raw_dir.resolve())
+        plan = read_plan(folder)
+        if plan is None or plan.raw_dir != raw_dir:
+            read = functools.partial(read_example, kinds=self._kinds, read_frames=self.read_frames)
+            plan = make_plan(raw_dir, self._raw.splits, read)
+            write_plan(folder, plan)
+        return plan
+
+    def _tasks(self, folder: Path, plan: Plan) -> list[ShardTask]:
+        """Returns all shards, in the order of the raw data."""
+        tasks = []
+        for split, clips in self._raw.splits.items():
+            parts = plan.cut(clips)
+            template = self._get_filename_template(split_name=split)
+            for number, part in enumerate(parts):
+                file = folder / Path(template.sharded_filepath(shard_index=number, num_shards=len(parts))).name
+                features = self.info.features
+                task = ShardTask(
+                    split, part, self._kinds, self.read_frames, features, str(self.version), file, self._skip_bad_clips
+                )
+                tasks.append(task)
+        return tasks
+
+    def _log_problems(self, task: ShardTask) -> None:
+        report = read_report(task)
+        for problem in report.problems if report else ():
+            logging.warning("%s: %s", "left out" if self._skip_bad_clips else "bad clip", problem)
+
+    def _finish(self, folder: Path, tasks: Sequence[ShardTask]) -> None:
+        """Makes sure that all shards are there and whole, and writes the metadata."""
+        reports = _reports(tasks)
+        problems = [problem for report in reports for problem in report.problems]
+        if problems and not self._skip_bad_clips:
+            raise RawDataError(problems)
+        for task, report in zip(tasks, reports, strict=True):
+            check_shard(task, report)
+        infos = []
+        unreadable: dict[str, list[str]] = {}
+        for split in self._raw.splits:
+            shards = [report for task, report in zip(tasks, reports, strict=True) if task.split == split]
+            unreadable[split] = [name for report in shards for name in report.left_out]
+            lengths = [report.clips for report in shards]
+            if not sum(lengths):
+                raise RawDataError([Problem(str(self.raw_dir), f"has no good clip in split {split}", one_clip=False)])
+            infos.append(
+                SplitInfo(
+                    name=split,
+                    shard_lengths=lengths,
+                    num_bytes=sum(report.record_bytes for report in shards),
+                    filename_template=self._get_filename_template(split_name=split),
+                )
+            )
+        self.info.set_splits(SplitDict(infos))
+        self.info.metadata["left_out"] = [str(problem) for problem in (*self._raw.problems, *problems)]
+        self.info.metadata["unreadable_clips"] = unreadable
+        self.info.write_to_directory(str(folder))
+
+
+def _remove_others(folder: Path, tasks: Sequence[ShardTask]) -> None:
+    """Removes shards of an earlier run that cut the data set in another way."""
+    wanted = {path for task in tasks for path in (task.file, task.report_file)}
+    for file in [*folder.glob(f"*.{_FILE_FORMAT}-*"), *(folder / REPORTS).glob(f"*.{_FILE_FORMAT}-*")]:
+        if file not in wanted:
+            file.unlink()
+
+
+def _reports(tasks: Sequence[ShardTask]) -> list[ShardReport]:
+    """Returns what became of every shard; a runner may have lost some without a word."""
+    reports = [read_report(task) for task in tasks]
+    lost = [task.file.name for task, report in zip(tasks, reports, strict=True) if report is None]
+    if lost:
+        raise OSError(f"{len(lost)} of {len(tasks)} shards were lost, the first is {lost[0]}: build again")
+    return [report for report in reports if report is not None]
+
+
+def _warn_of_little_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        logging.warning("%s: about %s needed, %s free", folder, _gigabytes(needed), _gigabytes(free))
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.3g} GB"
 
 
 def _check_splits(raw: RawClips) -> None:
@@ -164,8 +296,16 @@ def _check_splits(raw: RawClips) -> None:
         logging.warning("%d of %d classes have no training clip", len(untrained), len(raw.class_names))
 
 
+def frame_kinds(raw: RawClips) -> dict[str, FrameKind]:
+    """Returns modality to the kind of its frames, that of the first clip that can be read.
+
+    Raises:
+        RawDataError: no clip of a modality can be read.
+    """
+    return {modality: _kind(raw, modality) for modality in raw.modalities}
+
+
 def _kind(raw: RawClips, modality: str) -> FrameKind:
-    """Returns the kind of the frames of a modality: that of the first clip that can be read."""
     if modality == "rgb":
         return COLOUR
     problems: list[Problem] = []

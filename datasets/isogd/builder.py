@@ -28,7 +28,8 @@ class IsoGd(RawClipsBuilder):
 
     name = "isogd"
 
-    def find_clips(self, raw_dir: Path) -> RawClips:
+    @staticmethod
+    def find_clips(raw_dir: Path) -> RawClips:
         """Returns the clips of the data set, checked."""
         problems: list[Problem] = []
         lists = find_lists(raw_dir / LISTS_FOLDER, MODALITIES)

@@ -25,7 +25,8 @@ class Jester(RawClipsBuilder):
 
     name = "jester"
 
-    def find_clips(self, raw_dir: Path) -> RawClips:
+    @staticmethod
+    def find_clips(raw_dir: Path) -> RawClips:
         """Returns the clips of the data set, checked."""
         root = raw_dir / _CLIPS
         if not root.is_dir():

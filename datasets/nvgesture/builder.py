@@ -35,7 +35,8 @@ class NvGesture(RawClipsBuilder):
 
     name = "nvgesture"
 
-    def find_clips(self, raw_dir: Path) -> RawClips:
+    @staticmethod
+    def find_clips(raw_dir: Path) -> RawClips:
         """Returns the clips of the data set, checked."""
         if (raw_dir / _VIDEOS).is_dir():
             return _clips_of_videos(raw_dir)

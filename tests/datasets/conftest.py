@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from datasets.build import PreparedInfo, prepare
+from datasets.runners import LocalRunner
 from rgbd_jax.data.problems import RawDataError
 from rgbd_jax.data.source import ClipRecord, open_split
 
@@ -66,6 +67,7 @@ class RawFolder:
         return self.root.parent / "data"
 
     def build(self, dataset: str = "rgbd_folder", **options) -> PreparedInfo:
+        options = {"runner": LocalRunner(1), **options}
         return prepare(dataset, raw_dir=self.root, data_dir=self.data_dir, **options)
 
     def records(self, split: str = "train", dataset: str = "rgbd_folder") -> list[ClipRecord]:
