@@ -39,6 +39,16 @@ def in_split(split: str, problems: Iterable[Problem]) -> list[Problem]:
     return [dataclasses.replace(problem, split=split) for problem in problems]
 
 
+class LabelError(ValueError):
+    """A line of a list has a label that there is not."""
+
+
+def line_problem(where: str, error: ValueError, content: str = "") -> Problem:
+    """Returns what is wrong with a line of a list: `error`, in `content` where that is told."""
+    what = f"{error} in {content!r}" if content else str(error)
+    return Problem(where, what, kind="mislabelled" if isinstance(error, LabelError) else "unreadable")
+
+
 class RawDataError(ValueError):
     """Raw data that cannot be used.
 
