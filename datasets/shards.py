@@ -132,7 +132,8 @@ def write_shard(task: ShardTask, after_clip: Callable[[], None] = lambda: None) 
                 left_out.append(clip.name)
                 problems += [dataclasses.replace(problem, split=task.split) for problem in example]
             elif task.skip_bad_clips or not problems:
-                record = serializer.serialize_example(task.features.encode_example(example))
+                encoded = serializer.get_tf_example(task.features.encode_example(example))
+                record = encoded.SerializeToString(deterministic=True)  # the order of fields is random otherwise
                 with _naming(task.file):
                     writer.write(record)
                 written += 1
@@ -213,17 +214,21 @@ def is_finished(task: ShardTask) -> bool:
 
 
 def check_shard(task: ShardTask, report: ShardReport) -> None:
-    """Makes sure that a written shard is what its report says.
+    """Makes sure that a written shard is what its report says; otherwise it loses its report.
 
     Raises:
         OSError: it is missing, or of another size, or has another number of records.
     """
     size = task.file.stat().st_size if task.file.exists() else None
-    if size != report.file_bytes:
-        found = "it is missing" if size is None else f"found {size}"
-        raise OSError(errno.EIO, f"expected a shard of {report.file_bytes} bytes, {found}; build again", str(task.file))
-    with _naming(task.file):
-        _check_records(task.file, report.clips)
+    try:
+        if size != report.file_bytes:
+            what = f"expected a shard of {report.file_bytes} bytes, {'found none' if size is None else f'found {size}'}"
+            raise OSError(errno.EIO, f"{what}; build again", str(task.file))
+        with _naming(task.file):
+            _check_records(task.file, report.clips)
+    except OSError:
+        task.report_file.unlink()
+        raise
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -244,7 +249,7 @@ def _naming(file: Path) -> Iterator[None]:
         yield
     except RuntimeError as error:
         number = next((number for number in _DISK_FULL if os.strerror(number) in str(error)), errno.EIO)
-        raise OSError(number, f"cannot write the shard: {error}", str(file)) from error
+        raise OSError(number, f"the shard cannot be written, or read again: {error}", str(file)) from error
 
 
 def _check_records(file: Path, expected: int) -> None:
