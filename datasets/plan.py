@@ -4,11 +4,10 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datasets.shards import REPORTS, Example
-from rgbd_jax.data.problems import Problem
+from datasets.shards import REPORTS, ShardTask, read_report, write_shard
 from rgbd_jax.data.raw import RawClip
 
 SHARD_BYTES = 128 * 2**20  # small enough to lose little when a build is killed
@@ -25,7 +24,7 @@ class Plan:
     Attributes:
         raw_dir: where the raw clips lie.
         clips: number of clips.
-        clip_bytes: about how large a prepared clip is.
+        clip_bytes: about how much of a file a prepared clip takes.
     """
 
     raw_dir: str
@@ -50,25 +49,27 @@ class Plan:
         return [tuple(clips[start:stop]) for start, stop in itertools.pairwise(edges)]
 
 
-def make_plan(
-    raw_dir: str, splits: Mapping[str, Sequence[RawClip]], read: Callable[[RawClip], Example | Sequence[Problem]]
-) -> Plan:
-    """Makes a plan from a sample of the clips.
+def sample_clips(splits: Mapping[str, Sequence[RawClip]]) -> tuple[RawClip, ...]:
+    """Returns some clips, spread evenly over a data set."""
+    clips = [clip for split in splits.values() for clip in split]
+    places = {(2 * i + 1) * len(clips) // (2 * _SAMPLE) for i in range(_SAMPLE)}
+    return tuple(clips[place] for place in sorted(places))
+
+
+def make_plan(raw_dir: str, clips: int, sample: ShardTask) -> Plan:
+    """Makes a plan from a sample: how small records become in a file is seen when they are written.
 
     Args:
         raw_dir: where the raw clips lie.
-        splits: split to its clips.
-        read: reads a clip, as `shards.read_example` does.
+        clips: number of clips of the data set.
+        sample: a shard of sample clips that skips bad ones; it is written and removed.
     """
-    clips = [clip for split in splits.values() for clip in split]
-    places = {(2 * i + 1) * len(clips) // (2 * _SAMPLE) for i in range(_SAMPLE)}
-    examples = [read(clips[place]) for place in sorted(places)]
-    sizes = [_bytes(example) for example in examples if isinstance(example, dict)]
-    return Plan(raw_dir, len(clips), max(1, sum(sizes) // len(sizes)) if sizes else _UNKNOWN_CLIP_BYTES)
-
-
-def _bytes(example: Example) -> int:
-    return sum(len(frame) for frames in example.values() if isinstance(frames, list | tuple) for frame in frames)
+    write_shard(sample)
+    report = read_report(sample)
+    sample.file.unlink()
+    sample.report_file.unlink()
+    assert report is not None
+    return Plan(raw_dir, clips, report.file_bytes // report.clips if report.clips else _UNKNOWN_CLIP_BYTES)
 
 
 def read_plan(folder: Path) -> Plan | None:

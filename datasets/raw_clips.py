@@ -1,11 +1,9 @@
 """What the TFDS builders of raw clips share: check everything, then read, verify and store clips shard by shard."""
 
 import abc
-import functools
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,24 +13,13 @@ from absl import logging
 from tensorflow_datasets.core.splits import SplitDict, SplitInfo
 
 from datasets.incomplete import incomplete_folder
-from datasets.plan import Plan, make_plan, read_plan, write_plan
-from datasets.progress import Progress
 from datasets.runners import LocalRunner, Runner
-from datasets.shards import (
-    REPORTS,
-    ShardReport,
-    ShardTask,
-    check_shard,
-    disk_is_full,
-    is_finished,
-    read_example,
-    read_report,
-)
+from datasets.shard_build import ShardBuild, problems_of
+from datasets.shards import REPORTS, ShardTask
 from rgbd_jax.data.clip_files import COLOUR, FrameKind, clip_kind, read_clip
 from rgbd_jax.data.problems import Problem, RawDataError
 from rgbd_jax.data.raw import RawClip, RawClips
 
-_THREADS = 16  # they wait for the file system
 _FILE_FORMAT = "array_record"
 
 
@@ -158,120 +145,48 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
         """Writes the shards that are missing in `folder`, then the metadata."""
         for problem in self._raw.problems:
             logging.warning("left out: %s", problem)
-        plan = self._plan(folder)
-        tasks = self._tasks(folder, plan)
-        _remove_others(folder, tasks)
-        with ThreadPoolExecutor(_THREADS) as threads:
-            finished = list(threads.map(is_finished, tasks))
-        to_do = [task for task, done in zip(tasks, finished, strict=True) if not done]
-        logging.info("%s: %d shards, of which %d are to be written", self.name, len(tasks), len(to_do))
-        total, clips_to_do = (sum(len(task.clips) for task in each) for each in (tasks, to_do))
-        _warn_of_little_space(folder, clips_to_do * plan.clip_bytes)
-        try:
-            with Progress(f"building {self.name}", total, total - clips_to_do) as progress:
-                self._runner.run(to_do, progress, self._log_problems)
-            self._finish(folder, tasks)
-        except BaseException as error:
-            written = [task for task in tasks if (report := read_report(task)) and report.written]
-            state = f"{len(written)} of {len(tasks)} shards are finished" + (
-                f" and kept in {folder}: build again to go on from there, or delete that folder" if written else ""
+        build = ShardBuild(
+            name=self.name,
+            raw_dir=self.raw_dir,
+            folder=folder,
+            splits=self._raw.splits,
+            task=self._task,
+            file_name=self._file_name,
+            skip_bad_clips=self._skip_bad_clips,
+            runner=self._runner,
+        )
+        reports = build.run()
+        infos = [
+            SplitInfo(
+                name=split,
+                shard_lengths=[report.clips for report in shards],
+                num_bytes=sum(report.record_bytes for report in shards),
+                filename_template=self._get_filename_template(split_name=split),
             )
-            if disk_is_full(error):
-                left = (total - sum(len(task.clips) for task in written)) * plan.clip_bytes
-                raise OSError(
-                    error.errno,  # type: ignore[attr-defined]
-                    f"the disk is full: {_gigabytes(shutil.disk_usage(folder).free)} free, about {_gigabytes(left)} "
-                    f"needed ({_gigabytes(plan.data_bytes)} for the whole data set); {state}",
-                    error.filename or str(folder),  # type: ignore[attr-defined]
-                ) from error
-            logging.warning("%s was not built: %s", self.name, state)
-            raise
-
-    def _plan(self, folder: Path) -> Plan:
-        """Returns how the clips are cut into shards: as before, if an earlier run has left some."""
-        raw_dir = str(self.raw_dir.resolve())
-        plan = read_plan(folder)
-        if plan is None or plan.raw_dir != raw_dir:
-            read = functools.partial(read_example, kinds=self._kinds, read_frames=self.read_frames)
-            plan = make_plan(raw_dir, self._raw.splits, read)
-            write_plan(folder, plan)
-        return plan
-
-    def _tasks(self, folder: Path, plan: Plan) -> list[ShardTask]:
-        """Returns all shards, in the order of the raw data."""
-        tasks = []
-        for split, clips in self._raw.splits.items():
-            parts = plan.cut(clips)
-            template = self._get_filename_template(split_name=split)
-            for number, part in enumerate(parts):
-                file = folder / Path(template.sharded_filepath(shard_index=number, num_shards=len(parts))).name
-                features = self.info.features
-                task = ShardTask(
-                    split, part, self._kinds, self.read_frames, features, str(self.version), file, self._skip_bad_clips
-                )
-                tasks.append(task)
-        return tasks
-
-    def _log_problems(self, task: ShardTask) -> None:
-        report = read_report(task)
-        for problem in report.problems if report else ():
-            logging.warning("%s: %s", "left out" if self._skip_bad_clips else "bad clip", problem)
-
-    def _finish(self, folder: Path, tasks: Sequence[ShardTask]) -> None:
-        """Makes sure that all shards are there and whole, and writes the metadata."""
-        reports = _reports(tasks)
-        problems = [problem for report in reports for problem in report.problems]
-        if problems and not self._skip_bad_clips:
-            raise RawDataError(problems)
-        for task, report in zip(tasks, reports, strict=True):
-            check_shard(task, report)
-        infos = []
-        unreadable: dict[str, list[str]] = {}
-        for split in self._raw.splits:
-            shards = [report for task, report in zip(tasks, reports, strict=True) if task.split == split]
-            unreadable[split] = [name for report in shards for name in report.left_out]
-            lengths = [report.clips for report in shards]
-            if not sum(lengths):
-                raise RawDataError([Problem(str(self.raw_dir), f"has no good clip in split {split}", one_clip=False)])
-            infos.append(
-                SplitInfo(
-                    name=split,
-                    shard_lengths=lengths,
-                    num_bytes=sum(report.record_bytes for report in shards),
-                    filename_template=self._get_filename_template(split_name=split),
-                )
-            )
+            for split, shards in reports.items()
+        ]
         self.info.set_splits(SplitDict(infos))
-        self.info.metadata["left_out"] = [str(problem) for problem in (*self._raw.problems, *problems)]
-        self.info.metadata["unreadable_clips"] = unreadable
+        self.info.metadata["left_out"] = [str(problem) for problem in (*self._raw.problems, *problems_of(reports))]
+        self.info.metadata["unreadable_clips"] = {
+            split: [name for report in shards for name in report.left_out] for split, shards in reports.items()
+        }
         self.info.write_to_directory(str(folder))
 
+    def _file_name(self, split: str, number: int, count: int) -> str:
+        template = self._get_filename_template(split_name=split)
+        return Path(template.sharded_filepath(shard_index=number, num_shards=count)).name
 
-def _remove_others(folder: Path, tasks: Sequence[ShardTask]) -> None:
-    """Removes shards of an earlier run that cut the data set in another way."""
-    wanted = {path for task in tasks for path in (task.file, task.report_file)}
-    for file in [*folder.glob(f"*.{_FILE_FORMAT}-*"), *(folder / REPORTS).glob(f"*.{_FILE_FORMAT}-*")]:
-        if file not in wanted:
-            file.unlink()
-
-
-def _reports(tasks: Sequence[ShardTask]) -> list[ShardReport]:
-    """Returns what became of every shard; a runner may have lost some without a word."""
-    reports = [read_report(task) for task in tasks]
-    lost = [task.file.name for task, report in zip(tasks, reports, strict=True) if report is None]
-    if lost:
-        raise OSError(f"{len(lost)} of {len(tasks)} shards were lost, the first is {lost[0]}: build again")
-    return [report for report in reports if report is not None]
-
-
-def _warn_of_little_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        logging.warning("%s: about %s needed, %s free", folder, _gigabytes(needed), _gigabytes(free))
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.3g} GB"
+    def _task(self, split: str, clips: tuple[RawClip, ...], file: Path) -> ShardTask:
+        return ShardTask(
+            split=split,
+            clips=clips,
+            kinds=self._kinds,
+            read_frames=self.read_frames,
+            features=self.info.features,
+            version=str(self.version),
+            file=file,
+            skip_bad_clips=self._skip_bad_clips,
+        )
 
 
 def _check_splits(raw: RawClips) -> None:
