@@ -190,25 +190,29 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
 
 
 def _check_splits(raw: RawClips) -> None:
-    """Makes sure that every split has a clip; warns of clips in two splits and of classes that nothing trains."""
-    names: dict[str, str] = {}
+    """Makes sure that every split has a clip; warns of what else is odd."""
     for split, clips in raw.splits.items():
         if not clips:
             problem = Problem(f"split {split}", "has no good clip", one_clip=False)
             raise RawDataError([*raw.problems, problem])
+    for note in notes_on_splits(raw):
+        logging.warning("%s", note)
+
+
+def notes_on_splits(raw: RawClips) -> list[str]:
+    """Says which clips are in two splits, and how many classes nothing trains."""
+    notes = []
+    names: dict[str, str] = {}
+    for split, clips in raw.splits.items():
         shared = [clip for clip in clips if clip.name in names]
         if shared:
-            logging.warning(
-                "%d clips of split %s are in split %s too, the first is %s",
-                len(shared),
-                split,
-                names[shared[0].name],
-                shared[0].where,
-            )
+            first = f"{names[shared[0].name]} too, the first is {shared[0].where}"
+            notes.append(f"{len(shared)} clips of split {split} are in split {first}")
         names.update((clip.name, split) for clip in clips)
     untrained = set(range(len(raw.class_names))) - {clip.label for clip in raw.splits.get("train", ())}
     if "train" in raw.splits and untrained:
-        logging.warning("%d of %d classes have no training clip", len(untrained), len(raw.class_names))
+        notes.append(f"{len(untrained)} of {len(raw.class_names)} classes have no training clip")
+    return notes
 
 
 def frame_kinds(raw: RawClips) -> dict[str, FrameKind]:

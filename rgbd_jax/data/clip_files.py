@@ -20,7 +20,7 @@ from rgbd_jax.data.problems import Problem, RawDataError
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 # Colour maps spread the channels by 30 and more; compressing grey frames as a video spreads them by up to 3.
 _GREY_SPREAD = 8.0
 # Containers without an index only estimate how many frames they hold.
@@ -230,7 +230,7 @@ def decode_frame(file: Path, content: bytes, kind: FrameKind) -> np.ndarray:
 
 
 def _decode(file: Path, content: bytes) -> np.ndarray:
-    if not content.startswith(_SIGNATURES):
+    if not content.startswith(IMAGE_SIGNATURES):
         raise RawDataError([Problem(str(file), "is neither JPEG nor PNG" if content else "is empty")])
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
