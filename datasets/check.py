@@ -2,8 +2,7 @@
 
 import collections
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from datasets.runners import available_cores, run_jobs
 from datasets.shards import ReadFrames, read_example
 from rgbd_jax.data.clip_files import FrameKind
 from rgbd_jax.data.headers import check_headers
-from rgbd_jax.data.problems import Problem, RawDataError
-from rgbd_jax.data.raw import RawClip
+from rgbd_jax.data.problems import Problem, RawDataError, in_split
+from rgbd_jax.data.raw import RawClip, RawClips
 from rgbd_jax.data.source import PreparedSplit
 
 SHORT = 16
@@ -90,12 +89,16 @@ def check_raw(
     """
     builder_class = raw_builder_class(dataset)
     try:
-        raw = builder_class.find_clips(raw_dir)
+        raw: RawClips = builder_class.find_clips(raw_dir)
     except RawDataError as error:
         return RawCheck((), {}, {}, error.problems, {}, ())
     clips = [(split, clip) for split, each in raw.splits.items() for clip in each]
-    count_clips = functools.partial(on_clips, total=len(clips))
+
+    def count_clips(done: int) -> None:
+        on_clips(done, len(clips))
+
     problems = list(raw.problems)
+    results: Iterable[int | Sequence[Problem]]
     if decode:
         try:
             results = _decode(clips, frame_kinds(raw), builder_class.read_frames, workers, count_clips)
@@ -108,7 +111,7 @@ def check_raw(
     short: dict[str, list[str]] = {split: [] for split in raw.splits}
     for (split, clip), result in zip(clips, results, strict=True):
         if not isinstance(result, int):
-            problems += [dataclasses.replace(problem, split=split) for problem in result]
+            problems += in_split(split, result)
             continue
         good[split].append(clip)
         frames[split] += result
@@ -124,7 +127,8 @@ def _look_at_headers(
 
     def look(split_and_clip: tuple[str, RawClip]) -> int | Sequence[Problem]:
         clip = split_and_clip[1]
-        counts, problems = [0], []
+        counts = [0]
+        problems: list[Problem] = []
         for recording in clip.recordings.values():
             try:
                 counts.append(check_headers(recording))
@@ -162,8 +166,10 @@ def _decode_clips(job: _DecodeJob, after_clip: Callable[[], None]) -> list[int |
     results: list[int | Sequence[Problem]] = []
     for clip in job.clips:
         example = read_example(clip, job.kinds, job.read_frames)
-        is_good = isinstance(example, dict)
-        results.append(max(len(example[modality]) for modality in clip.recordings) if is_good else example)
+        if isinstance(example, dict):
+            results.append(max(len(example[modality]) for modality in clip.recordings))
+        else:
+            results.append(example)
         after_clip()
     return results
 
@@ -188,9 +194,7 @@ def compare(check: RawCheck, directory: Path) -> tuple[list[str], list[str]]:
     for split in dict.fromkeys([*raw, *prepared]):
         differences += _differences(split, raw.get(split, {}), prepared.get(split, []), check.class_names)
     known = sum(name in left_out for clips in raw.values() for name in clips)
-    notes = (
-        [f"{known} of the clips that are not prepared were left out as unreadable when it was built"] if known else []
-    )
+    notes = [f"{known} clips that are not prepared were unreadable when it was built"] if known else []
     return differences, notes
 
 

@@ -60,10 +60,7 @@ def main() -> int:
 def report(check: RawCheck, *, decoded: bool) -> list[str]:
     """Returns what was found in raw data as lines: a table of the splits, the problems, the notes."""
     found = collections.Counter((problem.split, problem.kind) for problem in check.problems)
-    splits = [
-        *check.good,
-        *dict.fromkeys(problem.split for problem in check.problems if problem.split not in check.good),
-    ]
+    splits = dict.fromkeys([*check.good, *(problem.split for problem in check.problems)])
     rows: list[list[str]] = [["split", "good clips", "frames", *KINDS, "too short"]]
     for split in splits:
         counts = [len(check.good.get(split, ())), check.frames.get(split, 0), *(found[split, kind] for kind in KINDS)]
@@ -80,12 +77,11 @@ def report(check: RawCheck, *, decoded: bool) -> list[str]:
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells]))
+    return lines
 
 
 if __name__ == "__main__":
