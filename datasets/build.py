@@ -1,4 +1,4 @@
-"""Prepares data sets by name: nothing is done twice, and a build that does not end leaves nothing behind."""
+"""Prepares data sets by name: nothing is done twice, and a build that ends early leaves nothing that looks complete."""
 
 import contextlib
 import dataclasses
@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from datasets.raw_clips import RawClipsBuilder
+from datasets.runners import Runner
 from rgbd_jax.data import protocols
 from rgbd_jax.modalities import MODALITIES
 
@@ -58,33 +59,41 @@ def prepare(
     data_dir: str | os.PathLike,
     raw_dir: str | os.PathLike | None = None,
     skip_bad_clips: bool = False,
+    runner: Runner | None = None,
 ) -> PreparedInfo:
-    """Builds a data set under `data_dir`, unless it is there already.
+    """Builds a data set under `data_dir`, unless it is there already; goes on where an earlier build was ended.
+
+    Raw clips are read in other processes, which import the module that called: call this under
+    `if __name__ == "__main__":`.
 
     Args:
         dataset: one of `BUILDERS`.
         data_dir: the folder under which prepared data sets lie; this one goes to `data_dir/DATASET/VERSION`.
         raw_dir: where the raw clips lie; None (or "") for a data set that is generated.
         skip_bad_clips: leave bad clips out, and list them in the log, instead of refusing to build.
+        runner: where raw clips are read and shards are written; None for all cores of this machine.
 
     Returns:
         What is prepared, and where.
 
     Raises:
-        ValueError: there is no such data set, `raw_dir` is missing or not wanted, or what is prepared comes from
-            another `raw_dir`.
+        ValueError: there is no such data set, `raw_dir` is missing or not wanted, a runner is given for a data set that
+            is generated, or what is prepared comes from another `raw_dir`.
         FileNotFoundError: there are no raw clips.
         RawDataError: something is wrong with the raw clips.
+        OSError: the prepared data cannot be written.
     """
     data_dir = Path(data_dir).expanduser()
     arguments: dict[str, Any] = {}
-    builder_class = _builder_class(dataset)
+    builder_class = builder_class_of(dataset)
     if issubclass(builder_class, RawClipsBuilder):
         if not raw_dir:
             raise ValueError(f"{dataset} is built from raw clips: raw_dir must name the folder that holds them")
-        arguments = {"raw_dir": Path(raw_dir).expanduser(), "skip_bad_clips": skip_bad_clips}
+        arguments = {"raw_dir": Path(raw_dir).expanduser(), "skip_bad_clips": skip_bad_clips, "runner": runner}
     elif raw_dir:
         raise ValueError(f"{dataset} is generated: it takes no raw_dir, found {str(raw_dir)!r}")
+    elif runner:
+        raise ValueError(f"{dataset} is generated, in this process: it takes no workers and no Beam runner")
     directory = data_dir / dataset / str(builder_class.VERSION)
     built = not (directory / "dataset_info.json").exists()
     if built:
@@ -95,14 +104,19 @@ def prepare(
     return info
 
 
-def _builder_class(dataset: str) -> type[tfds.core.GeneratorBasedBuilder]:
+def builder_class_of(dataset: str) -> type[tfds.core.DatasetBuilder]:
+    """Returns the class that builds a data set.
+
+    Raises:
+        ValueError: there is no such data set.
+    """
     if dataset not in BUILDERS:
         raise ValueError(f"unknown data set {dataset!r}; there are {', '.join(sorted(BUILDERS))}")
     module, name = BUILDERS[dataset].split(":")
     return getattr(importlib.import_module(module), name)
 
 
-def _build(builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: Path, arguments: Mapping[str, Any]) -> None:
+def _build(builder_class: type[tfds.core.DatasetBuilder], data_dir: Path, arguments: Mapping[str, Any]) -> None:
     tfds.disable_progress_bar()  # it counts neither clips nor what is left of them
     with (
         contextlib.redirect_stdout(sys.stderr),  # stdout is for results

@@ -125,12 +125,11 @@ def _merge(listed: Mapping[str, Sequence[Candidate]], problems: list[Problem]) -
             if said != (first.frame_count, first.label):
                 there = f"{first.frame_count} and {first.label} at {first.where}"
                 what = f"{candidate.name} has {said[0]} frames and label {said[1]} here, but {there}"
-                problems.append(Problem(candidate.where, what))
+                problems.append(Problem(candidate.where, what, kind="mislabelled"))
             twin = split_in_protocol.setdefault((protocol, candidate.name), candidate)
             if twin is not candidate:
-                problems.append(
-                    Problem(candidate.where, f"{candidate.name} is in two splits of {protocol}: {twin.where}")
-                )
+                what = f"{candidate.name} is in two splits of {protocol}: {twin.where}"
+                problems.append(Problem(candidate.where, what, kind="duplicated"))
     return merged
 
 
@@ -143,11 +142,11 @@ def _with_labels(
         try:
             label = finder.label_of(name)
         except ValueError as error:
-            problems.append(Problem(candidate.where, str(error)))
+            problems.append(Problem(candidate.where, str(error), kind="mislabelled"))
             continue
         if candidate.label not in (-1, label):
             what = f"expected label {label}, as the name of {name} says, found {candidate.label}"
-            problems.append(Problem(candidate.where, what))
+            problems.append(Problem(candidate.where, what, kind="mislabelled"))
             continue
         good[name] = dataclasses.replace(candidate, label=label)
     return good

@@ -1,27 +1,29 @@
-"""What the TFDS builders of raw clips share: check everything, then read, verify and store clip after clip."""
+"""What the TFDS builders of raw clips share: check everything, then read, verify and store clips shard by shard."""
 
 import abc
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from tqdm import tqdm
+from tensorflow_datasets.core.splits import SplitDict, SplitInfo
 
+from datasets.incomplete import incomplete_folder
+from datasets.runners import LocalRunner, Runner
+from datasets.shard_build import ShardBuild, problems_of
+from datasets.shards import REPORTS, ShardTask
 from rgbd_jax.data.clip_files import COLOUR, FrameKind, clip_kind, read_clip
 from rgbd_jax.data.problems import Problem, RawDataError
-from rgbd_jax.data.raw import RawClip, RawClips, check_frame_counts
+from rgbd_jax.data.raw import RawClip, RawClips
 
-_THREADS = os.cpu_count() or 1  # OpenCV decodes without holding the interpreter's lock
-
-Example = dict[str, Any]
+_FILE_FORMAT = "array_record"
 
 
-class RawClipsBuilder(tfds.core.GeneratorBasedBuilder):
+class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
     """Builds a data set from raw clips; a subclass says how they are found.
 
     A record holds `name`, `label` and the encoded frames of each modality; records are in the order of the raw data.
@@ -34,38 +36,55 @@ class RawClipsBuilder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
 
-    def __init__(self, *, raw_dir: str | os.PathLike, skip_bad_clips: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        raw_dir: str | os.PathLike,
+        skip_bad_clips: bool = False,
+        runner: Runner | None = None,
+        file_format: str = _FILE_FORMAT,
+        **kwargs: Any,
+    ):
         """Finds the raw clips and checks everything but whether the frames can be decoded.
 
         Args:
             raw_dir: where the raw clips lie.
             skip_bad_clips: leave bad clips out, and list them in the log, instead of refusing to build.
-            **kwargs: handed on to TFDS: `data_dir`, `file_format`.
+            runner: where the shards are written; None for all cores of this machine.
+            file_format: "array_record".
+            **kwargs: handed on to TFDS: `data_dir`.
 
         Raises:
             FileNotFoundError: there are no raw clips.
             RawDataError: something is wrong with a clip and bad clips are not skipped, or with all of the raw data.
+            ValueError: `file_format` is another one.
         """
+        if file_format != _FILE_FORMAT:
+            raise ValueError(f"file_format is {file_format!r}; clips are kept as {_FILE_FORMAT!r} alone")
         self.raw_dir = Path(raw_dir)
         self._skip_bad_clips = skip_bad_clips
         self._raw = self.find_clips(self.raw_dir)
         if self._raw.problems and not skip_bad_clips:
             raise RawDataError(self._raw.problems)
         _check_splits(self._raw)
-        self._kinds = {modality: _kind(self._raw, modality) for modality in self._raw.modalities}
-        super().__init__(**kwargs)
+        self._kinds = frame_kinds(self._raw)
+        self._runner = runner or LocalRunner()
+        super().__init__(file_format=file_format, **kwargs)
 
     @staticmethod
     def read_frames(clip: RawClip, kinds: Mapping[str, FrameKind]) -> Mapping[str, Sequence[bytes]]:
         """Returns a clip's encoded frames by modality; a subclass may crop or resize them.
+
+        It is called in other processes, by its name.
 
         Raises:
             RawDataError: a frame is missing, cannot be decoded or is of another kind.
         """
         return {modality: read_clip(recording, kinds[modality]) for modality, recording in clip.recordings.items()}
 
+    @staticmethod
     @abc.abstractmethod
-    def find_clips(self, raw_dir: Path) -> RawClips:
+    def find_clips(raw_dir: Path) -> RawClips:
         """Returns the clips of the data set, checked."""
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -91,81 +110,121 @@ class RawClipsBuilder(tfds.core.GeneratorBasedBuilder):
             ),
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, Example]]]:
-        del dl_manager  # nothing is downloaded
+    def download_and_prepare(self, **options: Any) -> None:
+        """Builds the data set, unless it is there; goes on where an earlier run was ended.
+
+        The data set gets its name when it is complete. Until then, and after an error, finished shards lie in the
+        folder `incomplete.VERSION` beside it.
+
+        Args:
+            **options: for TFDS alone: `download_dir`, which does not matter as nothing is downloaded, `file_format`.
+
+        Raises:
+            RawDataError: clips are bad and bad clips are not skipped, or a split has no good clip.
+            OSError: a shard cannot be written, or was lost; a full disk is told with what the build needs.
+            TypeError: another option is given.
+            ValueError: `file_format` is not "array_record".
+        """
+        file_format = options.pop("file_format", _FILE_FORMAT)
+        if file_format != _FILE_FORMAT:
+            raise ValueError(f"file_format is {file_format!r}; clips are kept as {_FILE_FORMAT!r} alone")
+        options.pop("download_dir", None)
+        if options:
+            raise TypeError(f"download_and_prepare() has no use for {', '.join(options)} where raw clips are prepared")
+        directory = Path(self.data_dir)
+        with incomplete_folder(directory) as folder:
+            if directory.exists():  # another process has built it meanwhile
+                self.info.read_from_directory(directory)
+                return
+            self._download_and_prepare(folder)
+            folder.rename(directory)
+        shutil.rmtree(directory / REPORTS)
+        self.info.update_data_dir(str(directory))
+
+    def _download_and_prepare(self, folder: Path) -> None:
+        """Writes the shards that are missing in `folder`, then the metadata."""
         for problem in self._raw.problems:
             logging.warning("left out: %s", problem)
-        return {split: self._generate_examples(split) for split in self._raw.splits}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, Example]]:
-        bad: list[Problem] = []
-        written = 0
-        for result in self._read_split(split):
-            if not isinstance(result, dict):
-                bad += result
-                for problem in result:
-                    logging.warning("%s: %s", "left out" if self._skip_bad_clips else "bad clip", problem)
-            elif self._skip_bad_clips or not bad:
-                yield written, result
-                written += 1
-        if bad and not self._skip_bad_clips:
-            # Nothing will be kept; the splits that are still to come are read so that all problems are told at once.
-            splits = list(self._raw.splits)
-            for later in splits[splits.index(split) + 1 :]:
-                bad += [
-                    problem for result in self._read_split(later) if not isinstance(result, dict) for problem in result
-                ]
-            raise RawDataError(bad)
-        if not written:
-            raise RawDataError([Problem(str(self.raw_dir), f"has no good clip in split {split}", one_clip=False)])
-        self.info.metadata["left_out"] += [str(problem) for problem in bad]
-
-    def _read_split(self, split: str) -> Iterator[Example | Sequence[Problem]]:
-        """Yields for every clip, in order, its example or what is wrong with it; clips are read ahead in threads."""
-        clips = self._raw.splits[split]
-        logging.info("%s: reading %d clips of split %s", self.name, len(clips), split)
-        results = (
-            grain.MapDataset.source(clips)
-            .map(self._read)
-            .to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=2 * _THREADS))
+        build = ShardBuild(
+            name=self.name,
+            raw_dir=self.raw_dir,
+            folder=folder,
+            splits=self._raw.splits,
+            task=self._task,
+            file_name=self._file_name,
+            skip_bad_clips=self._skip_bad_clips,
+            runner=self._runner,
         )
-        yield from tqdm(results, desc=f"{self.name} {split}", total=len(clips), unit="clip", disable=None)
+        reports = build.run()
+        infos = [
+            SplitInfo(
+                name=split,
+                shard_lengths=[report.clips for report in shards],
+                num_bytes=sum(report.record_bytes for report in shards),
+                filename_template=self._get_filename_template(split_name=split),
+            )
+            for split, shards in reports.items()
+        ]
+        self.info.set_splits(SplitDict(infos))
+        self.info.metadata["left_out"] = [str(problem) for problem in (*self._raw.problems, *problems_of(reports))]
+        self.info.metadata["unreadable_clips"] = {
+            split: [name for report in shards for name in report.left_out] for split, shards in reports.items()
+        }
+        self.info.write_to_directory(str(folder))
 
-    def _read(self, clip: RawClip) -> Example | Sequence[Problem]:
-        try:
-            frames = self.read_frames(clip, self._kinds)
-            check_frame_counts(clip.where, {modality: len(encoded) for modality, encoded in frames.items()})
-        except RawDataError as error:
-            return error.problems
-        except OSError as error:
-            return [Problem(clip.where, f"cannot be read: {error}")]
-        return {"name": clip.name, "label": clip.label, **frames}
+    def _file_name(self, split: str, number: int, count: int) -> str:
+        template = self._get_filename_template(split_name=split)
+        return Path(template.sharded_filepath(shard_index=number, num_shards=count)).name
+
+    def _task(self, split: str, clips: tuple[RawClip, ...], file: Path) -> ShardTask:
+        return ShardTask(
+            split=split,
+            clips=clips,
+            kinds=self._kinds,
+            read_frames=self.read_frames,
+            features=self.info.features,
+            version=str(self.version),
+            file=file,
+            skip_bad_clips=self._skip_bad_clips,
+        )
 
 
 def _check_splits(raw: RawClips) -> None:
-    """Makes sure that every split has a clip; warns of clips in two splits and of classes that nothing trains."""
-    names: dict[str, str] = {}
+    """Makes sure that every split has a clip; warns of what else is odd."""
     for split, clips in raw.splits.items():
         if not clips:
             problem = Problem(f"split {split}", "has no good clip", one_clip=False)
             raise RawDataError([*raw.problems, problem])
+    for note in notes_on_splits(raw):
+        logging.warning("%s", note)
+
+
+def notes_on_splits(raw: RawClips) -> list[str]:
+    """Says which clips are in two splits, and how many classes nothing trains."""
+    notes = []
+    names: dict[str, str] = {}
+    for split, clips in raw.splits.items():
         shared = [clip for clip in clips if clip.name in names]
         if shared:
-            logging.warning(
-                "%d clips of split %s are in split %s too, the first is %s",
-                len(shared),
-                split,
-                names[shared[0].name],
-                shared[0].where,
-            )
+            first = f"{names[shared[0].name]} too, the first is {shared[0].where}"
+            notes.append(f"{len(shared)} clips of split {split} are in split {first}")
         names.update((clip.name, split) for clip in clips)
     untrained = set(range(len(raw.class_names))) - {clip.label for clip in raw.splits.get("train", ())}
     if "train" in raw.splits and untrained:
-        logging.warning("%d of %d classes have no training clip", len(untrained), len(raw.class_names))
+        notes.append(f"{len(untrained)} of {len(raw.class_names)} classes have no training clip")
+    return notes
+
+
+def frame_kinds(raw: RawClips) -> dict[str, FrameKind]:
+    """Returns modality to the kind of its frames, that of the first clip that can be read.
+
+    Raises:
+        RawDataError: no clip of a modality can be read.
+    """
+    return {modality: _kind(raw, modality) for modality in raw.modalities}
 
 
 def _kind(raw: RawClips, modality: str) -> FrameKind:
-    """Returns the kind of the frames of a modality: that of the first clip that can be read."""
     if modality == "rgb":
         return COLOUR
     problems: list[Problem] = []

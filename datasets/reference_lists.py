@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rgbd_jax.data.problems import Problem, RawDataError
+from rgbd_jax.data.problems import Problem, RawDataError, in_split, line_problem
 from rgbd_jax.data.raw import Candidate, without_duplicates
 from rgbd_jax.data.splits import SplitLine, find_split_lists, read_split_list
 
@@ -49,8 +49,8 @@ def read_lists(
     )
     candidates: dict[str, list[Candidate]] = {}
     for split, (lines, faults) in first.items():
-        problems += faults
-        candidates[split] = without_duplicates(_candidates(lines, name_of, problems), problems)
+        candidates[split] = without_duplicates(_candidates(lines, name_of, faults), faults)
+        problems += in_split(split, faults)
     for folder, other in zip(folders[1:], others, strict=True):
         found = {split: _candidates(lines, name_of, []) for split, (lines, _) in other.items()}
         expected = {split: _candidates(lines, name_of, []) for split, (lines, _) in first.items()}
@@ -64,7 +64,7 @@ def _candidates(lines: Sequence[SplitLine], name_of: Callable[[str], str], probl
         try:
             candidates.append(Candidate(name_of(line.path), line.label, line.frame_count, line.where))
         except ValueError as error:
-            problems.append(Problem(line.where, str(error)))
+            problems.append(line_problem(line.where, error))
     return candidates
 
 

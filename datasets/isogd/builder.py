@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from datasets.raw_clips import RawClipsBuilder
 from datasets.reference_lists import LISTS_FOLDER, find_lists, read_lists
 from rgbd_jax.data.clip_files import Recording, clip_name, find_clip, is_video
-from rgbd_jax.data.problems import Problem, RawDataError
-from rgbd_jax.data.raw import Candidate, RawClips, check_clips, complete, without_duplicates
+from rgbd_jax.data.problems import LabelError, Problem, RawDataError, in_split, line_problem
+from rgbd_jax.data.raw import Candidate, RawClips, check_splits, complete, without_duplicates
 from rgbd_jax.modalities import MODALITIES
 
 _CLASS_NAMES = tuple(f"{number:03d}" for number in range(1, 250))  # the gestures have numbers, no names
@@ -28,7 +28,8 @@ class IsoGd(RawClipsBuilder):
 
     name = "isogd"
 
-    def find_clips(self, raw_dir: Path) -> RawClips:
+    @staticmethod
+    def find_clips(raw_dir: Path) -> RawClips:
         """Returns the clips of the data set, checked."""
         problems: list[Problem] = []
         lists = find_lists(raw_dir / LISTS_FOLDER, MODALITIES)
@@ -57,7 +58,7 @@ class IsoGd(RawClipsBuilder):
                 for modality, path in complete(candidate.where, found, expected).items()
             }
 
-        splits = {split: check_clips(each, locate, problems) for split, each in candidates.items()}
+        splits = check_splits(candidates, locate, problems)
         return RawClips(modalities, _CLASS_NAMES, splits, problems)
 
 
@@ -85,7 +86,9 @@ def _read_own_lists(raw_dir: Path, problems: list[Problem]) -> dict[str, list[Ca
             what = f"{files[0]} and {files[1]} are both lists of {folder}; keep the one with labels"
             raise RawDataError([Problem(str(raw_dir), what, one_clip=False)])
         for file in files:
-            splits[split] = without_duplicates(_read_own_list(file, problems), problems)
+            faults: list[Problem] = []
+            splits[split] = without_duplicates(_read_own_list(file, faults), faults)
+            problems += in_split(split, faults)
     if not splits:
         names = " or ".join(name.format("train") for name in _LIST_NAMES)
         what = f"expected lists ({names}, and so on) or {LISTS_FOLDER}/, found none"
@@ -110,7 +113,7 @@ def _read_own_list(file: Path, problems: list[Problem]) -> list[Candidate]:
             if fields:
                 candidates.append(_parse(fields, where))
         except ValueError as error:
-            problems.append(Problem(where, str(error)))
+            problems.append(line_problem(where, error))
     return candidates
 
 
@@ -126,5 +129,5 @@ def _parse(fields: list[str], where: str) -> Candidate:
     if clip_name(rgb) != name or clip_name(depth) != _path_of(name, "depth"):
         raise ValueError(f"expected the same clip twice, as M_ and as K_, found {text!r}")
     if not re.fullmatch("[0-9]+", label) or not 1 <= int(label) <= len(_CLASS_NAMES):
-        raise ValueError(f"expected a label from 1 to {len(_CLASS_NAMES)}, found {label!r} in {text!r}")
+        raise LabelError(f"expected a label from 1 to {len(_CLASS_NAMES)}, found {label!r} in {text!r}")
     return Candidate(name, int(label) - 1, None, where)

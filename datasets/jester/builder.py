@@ -7,8 +7,8 @@ from pathlib import Path
 from datasets.raw_clips import RawClipsBuilder
 from datasets.reference_lists import LISTS_FOLDER, find_lists, read_lists
 from rgbd_jax.data.clip_files import Recording
-from rgbd_jax.data.problems import Problem, RawDataError
-from rgbd_jax.data.raw import Candidate, RawClips, check_clips, complete, without_duplicates
+from rgbd_jax.data.problems import Problem, RawDataError, in_split
+from rgbd_jax.data.raw import Candidate, RawClips, check_splits, complete, without_duplicates
 
 _CLIPS = "20bn-jester-v1"
 _CSV = "jester-v1-{}.csv"
@@ -25,7 +25,8 @@ class Jester(RawClipsBuilder):
 
     name = "jester"
 
-    def find_clips(self, raw_dir: Path) -> RawClips:
+    @staticmethod
+    def find_clips(raw_dir: Path) -> RawClips:
         """Returns the clips of the data set, checked."""
         root = raw_dir / _CLIPS
         if not root.is_dir():
@@ -36,7 +37,11 @@ class Jester(RawClipsBuilder):
         if lists:
             candidates = read_lists(lists, len(class_names), _name_of, problems)
         else:
-            candidates = {split: _read_csv(raw_dir / _CSV.format(split), class_names, problems) for split in _SPLITS}
+            candidates = {}
+            for split in _SPLITS:
+                faults: list[Problem] = []
+                candidates[split] = _read_csv(raw_dir / _CSV.format(split), class_names, faults)
+                problems += in_split(split, faults)
 
         def locate(candidate: Candidate) -> Mapping[str, Recording]:
             folder = root / candidate.name
@@ -44,7 +49,7 @@ class Jester(RawClipsBuilder):
             recording = Recording(paths["rgb"], count=candidate.frame_count, pattern="%05d.jpg", pattern_first=1)
             return {"rgb": recording}
 
-        splits = {split: check_clips(each, locate, problems) for split, each in candidates.items()}
+        splits = check_splits(candidates, locate, problems)
         return RawClips(("rgb",), class_names, splits, problems)
 
 
@@ -88,7 +93,8 @@ def _read_csv(file: Path, class_names: tuple[str, ...], problems: list[Problem])
         if not separator or not re.fullmatch(r"[\w-]+", name):
             problems.append(Problem(where, f"expected `id;label`, found {line.strip()!r}"))
         elif label not in class_names:
-            problems.append(Problem(where, f"expected a label of {_CSV.format('labels')}, found {label!r}"))
+            what = f"expected a label of {_CSV.format('labels')}, found {label!r}"
+            problems.append(Problem(where, what, kind="mislabelled"))
         else:
             candidates.append(Candidate(name, class_names.index(label), None, where))
     return without_duplicates(candidates, problems)

@@ -32,7 +32,8 @@ class NtuRgbd(RawClipsBuilder):
 
     name = "ntu_rgbd"
 
-    def find_clips(self, raw_dir: Path) -> RawClips:
+    @staticmethod
+    def find_clips(raw_dir: Path) -> RawClips:
         """Returns the clips of the data set, checked."""
         roots = _roots(raw_dir)
         problems: list[Problem] = []
@@ -111,10 +112,11 @@ def _add(path: Path, found: dict[str, Path], problems: list[Problem]) -> None:
     try:
         _label_of(name)
     except ValueError as error:
-        problems.append(Problem(str(path), str(error)))
+        problems.append(Problem(str(path), str(error), kind="mislabelled"))
         return
     if found.setdefault(name, path) != path:
-        problems.append(Problem(str(path), f"holds {name} a second time; the first is {found[name]}"))
+        what = f"holds {name} a second time; the first is {found[name]}"
+        problems.append(Problem(str(path), what, kind="duplicated"))
 
 
 def _name_of(path: str) -> str:
@@ -146,6 +148,6 @@ def _recordings(candidate: Candidate, paths: Mapping[str, Path]) -> dict[str, Re
             least, found = frame_bounds(paths["rgb"])[0], len(frame_files(depth))
             if found < least:
                 what = f"expected as many frames as {paths['rgb'].name} has, at least {least}, found {found}"
-                raise RawDataError([Problem(str(depth.path), what)])
+                raise RawDataError([Problem(str(depth.path), what, kind="unpaired")])
         recordings["depth"] = depth
     return recordings

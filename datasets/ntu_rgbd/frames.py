@@ -44,7 +44,7 @@ def read_frames(clip: RawClip, kinds: Mapping[str, FrameKind]) -> dict[str, list
     for number, frame in enumerate(video_frames(rgb)):
         if number == len(depth_files):
             what = f"expected as many frames as {rgb.path.name} has, found only {number}"
-            raise RawDataError([Problem(str(depth.path if depth else rgb.path), what)])
+            raise RawDataError([Problem(str(depth.path if depth else rgb.path), what, kind="unpaired")])
         image = decode_frame(depth_files[number], depth_files[number].read_bytes(), kinds["depth"])
         encoded["rgb"].append(encode_jpeg(cut_colour(frame, image)))
         encoded["depth"].append(_cut_depth(image))

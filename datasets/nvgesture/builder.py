@@ -8,8 +8,8 @@ from datasets.nvgesture.lst import Gesture, read_lst
 from datasets.raw_clips import RawClipsBuilder
 from datasets.reference_lists import LISTS_FOLDER, find_lists, read_lists
 from rgbd_jax.data.clip_files import FRAME_SUFFIXES, FrameKind, Recording, clip_name, find_clip, frame_bounds, is_video
-from rgbd_jax.data.problems import Problem, RawDataError
-from rgbd_jax.data.raw import Candidate, RawClip, RawClips, check_clips, complete, find_modalities, without_duplicates
+from rgbd_jax.data.problems import Problem, RawDataError, in_split
+from rgbd_jax.data.raw import Candidate, RawClip, RawClips, check_splits, complete, find_modalities, without_duplicates
 from rgbd_jax.data.splits import SPLIT_ALIASES
 from rgbd_jax.modalities import MODALITIES
 
@@ -35,7 +35,8 @@ class NvGesture(RawClipsBuilder):
 
     name = "nvgesture"
 
-    def find_clips(self, raw_dir: Path) -> RawClips:
+    @staticmethod
+    def find_clips(raw_dir: Path) -> RawClips:
         """Returns the clips of the data set, checked."""
         if (raw_dir / _VIDEOS).is_dir():
             return _clips_of_videos(raw_dir)
@@ -61,16 +62,16 @@ def _clips_of_videos(raw_dir: Path) -> RawClips:
     candidates = {}
     for folder, file in _LST.items():
         lines, faults = read_lst(raw_dir / file, len(_CLASS_NAMES))
-        problems += faults
         gestures |= {gesture.where: gesture for gesture in lines}
         # Names are those of the reference's lists.
         named = [Candidate(f"{folder}/{gesture.name}", gesture.label, None, gesture.where) for gesture in lines]
-        candidates[_SPLITS[folder]] = without_duplicates(named, problems)
+        candidates[_SPLITS[folder]] = without_duplicates(named, faults)
+        problems += in_split(_SPLITS[folder], faults)
 
     def locate(candidate: Candidate) -> dict[str, Recording]:
         return _gesture_recordings(raw_dir, gestures[candidate.where])
 
-    splits = {split: check_clips(each, locate, problems) for split, each in candidates.items()}
+    splits = check_splits(candidates, locate, problems)
     return RawClips(MODALITIES, _CLASS_NAMES, splits, problems)
 
 
@@ -81,7 +82,7 @@ def _gesture_recordings(raw_dir: Path, gesture: Gesture) -> dict[str, Recording]
     for modality, frames in gesture.ranges.items():
         if frame_bounds(videos[modality])[1] < frames.stop:
             what = f"{videos[modality]} is shorter than the {frames.stop} frames that this line asks for"
-            raise RawDataError([Problem(gesture.where, what)])
+            raise RawDataError([Problem(gesture.where, what, kind="missing")])
     return {
         modality: Recording(videos[modality], first=frames.first, count=frames.stop - frames.first)
         for modality, frames in gesture.ranges.items()
@@ -109,7 +110,7 @@ def _clips_of_frames(raw_dir: Path) -> RawClips:
         }
 
     candidates = read_lists(lists, len(_CLASS_NAMES), clip_name, problems)
-    splits = {split: check_clips(each, locate, problems) for split, each in candidates.items()}
+    splits = check_splits(candidates, locate, problems)
     return RawClips(modalities, _CLASS_NAMES, splits, problems)
 
 

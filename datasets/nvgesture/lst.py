@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from rgbd_jax.data.problems import Problem, RawDataError
+from rgbd_jax.data.problems import LabelError, Problem, RawDataError, line_problem
 
 SENSORS = {"rgb": "color", "depth": "depth"}
 """Modality to the name of its field."""
@@ -69,7 +69,7 @@ def read_lst(file: Path, num_classes: int) -> tuple[list[Gesture], list[Problem]
         try:
             gestures.append(_parse(line, num_classes, where))
         except ValueError as error:
-            problems.append(Problem(where, f"{error} in {line.strip()!r}"))
+            problems.append(line_problem(where, error, line.strip()))
     if not gestures and not problems:
         raise RawDataError([Problem(str(file), "names no gesture", one_clip=False)])
     return gestures, problems
@@ -84,7 +84,7 @@ def _parse(line: str, num_classes: int, where: str) -> Gesture:
     if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
         raise ValueError(f"expected a path such as ./Video_data/class_01/subject13_r0, found {fields['path']!r}")
     if not re.fullmatch("[0-9]+", fields["label"]) or not 1 <= int(fields["label"]) <= num_classes:
-        raise ValueError(f"expected a label from 1 to {num_classes}, found {fields['label']!r}")
+        raise LabelError(f"expected a label from 1 to {num_classes}, found {fields['label']!r}")
     ranges = {modality: _range(path, sensor, fields[sensor]) for modality, sensor in SENSORS.items()}
     lengths = {modality: each.stop - each.first for modality, each in ranges.items()}
     if len(set(lengths.values())) > 1:

@@ -13,7 +13,8 @@ _CLASS_NAMES = "classes.txt"
 class RgbdFolder(RawClipsBuilder):
     """A user's own clips, labelled by split lists (`RAW/train.txt`) or, where there are none, by class folders."""
 
-    def find_clips(self, raw_dir: Path) -> RawClips:
+    @staticmethod
+    def find_clips(raw_dir: Path) -> RawClips:
         """Returns the clips of the data set, checked."""
         if find_split_lists(raw_dir):
             return clips_from_lists(raw_dir, raw_dir, _class_names(raw_dir / _CLASS_NAMES))

@@ -38,7 +38,8 @@ class ThuRead(RawClipsBuilder):
 
     name = "thu_read"
 
-    def find_clips(self, raw_dir: Path) -> RawClips:
+    @staticmethod
+    def find_clips(raw_dir: Path) -> RawClips:
         """Returns the clips of the data set, checked."""
         roots = _roots(raw_dir)
         problems: list[Problem] = []

@@ -20,7 +20,7 @@ from rgbd_jax.data.problems import Problem, RawDataError
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 # Colour maps spread the channels by 30 and more; compressing grey frames as a video spreads them by up to 3.
 _GREY_SPREAD = 8.0
 # Containers without an index only estimate how many frames they hold.
@@ -105,7 +105,7 @@ def find_clip(root: Path, name: str) -> Path | None:
         found += [path for path in (video, video.with_suffix(suffix.upper())) if path.is_file()][:1]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise RawDataError([Problem(str(folder), f"expected one folder or video, found {names}")])
+        raise RawDataError([Problem(str(folder), f"expected one folder or video, found {names}", kind="duplicated")])
     return found[0] if found else None
 
 
@@ -121,29 +121,32 @@ def frame_files(recording: Recording) -> list[Path]:
     folder, pattern = recording.path, recording.pattern
     names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), key=natural_key)
     if not names:
-        raise RawDataError([Problem(str(folder), "holds no frame")])
+        raise RawDataError([Problem(str(folder), "holds no frame", kind="missing")])
     for name in names:
         if Path(name).suffix.lower() not in FRAME_SUFFIXES:
             raise RawDataError([Problem(str(folder / name), f"is no frame ({', '.join(FRAME_SUFFIXES)})")])
     for name, following in itertools.pairwise(names):
         if Path(name).stem == Path(following).stem:
-            raise RawDataError([Problem(str(folder), f"holds two files of one frame, {name} and {following}")])
+            what = f"holds two files of one frame, {name} and {following}"
+            raise RawDataError([Problem(str(folder), what, kind="duplicated")])
     stop = len(names) if recording.stop is None else recording.stop
     if stop > len(names) or recording.first >= stop:
         wanted = f"{recording.count} frames" if recording.count is not None else "a frame"
         after = f" from number {recording.first} on" if recording.first else ""
-        raise RawDataError([Problem(str(folder), f"expected {wanted}{after}, found {len(names)}")])
+        raise RawDataError([Problem(str(folder), f"expected {wanted}{after}, found {len(names)}", kind="missing")])
     if pattern is None:
         names = names[recording.first : stop]
         missing = _missing_number(names)
         if missing is not None:
-            raise RawDataError([Problem(str(folder), f"frame {missing} is missing: frames count by ones around it")])
+            what = f"frame {missing} is missing: frames count by ones around it"
+            raise RawDataError([Problem(str(folder), what, kind="missing")])
     else:
         present = set(names)
         names = [pattern % (i + recording.pattern_first) for i in range(recording.first, stop)]
         absent = [name for name in names if name not in present]
         if absent:
-            raise RawDataError([Problem(str(folder / absent[0]), f"is missing ({len(absent)} of {len(names)} frames)")])
+            what = f"is missing ({len(absent)} of {len(names)} frames)"
+            raise RawDataError([Problem(str(folder / absent[0]), what, kind="missing")])
     return [folder / name for name in names]
 
 
@@ -227,7 +230,7 @@ def decode_frame(file: Path, content: bytes, kind: FrameKind) -> np.ndarray:
 
 
 def _decode(file: Path, content: bytes) -> np.ndarray:
-    if not content.startswith(_SIGNATURES):
+    if not content.startswith(IMAGE_SIGNATURES):
         raise RawDataError([Problem(str(file), "is neither JPEG nor PNG" if content else "is empty")])
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
@@ -274,7 +277,7 @@ def video_frames(recording: Recording) -> Iterator[np.ndarray]:
     if count == 0:
         raise RawDataError([Problem(str(path), "holds no frame that can be decoded")])
     if recording.stop is not None and count < recording.stop:
-        raise RawDataError([Problem(str(path), f"expected {recording.stop} frames, found {count}")])
+        raise RawDataError([Problem(str(path), f"expected {recording.stop} frames, found {count}", kind="missing")])
     if recording.stop is None and count < announced - _tolerance(announced):
         raise RawDataError([Problem(str(path), f"ends after {count} of {announced:.0f} frames: truncated or damaged")])
 

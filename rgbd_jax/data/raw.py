@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rgbd_jax.data.clip_files import VIDEO_SUFFIXES, Recording, clip_name, find_clip, frame_files, is_video, natural_key
-from rgbd_jax.data.problems import Problem, RawDataError
+from rgbd_jax.data.problems import Kind, Problem, RawDataError, in_split
 from rgbd_jax.data.splits import SPLIT_ALIASES, SplitLine, find_split_folders, find_split_lists, read_split_list
 from rgbd_jax.modalities import MODALITIES
 
@@ -111,19 +111,19 @@ def clips_from_lists(
     lists = find_split_lists(lists_dir)
     if not lists:
         names = ", ".join(f"{alias}.txt" for aliases in SPLIT_ALIASES.values() for alias in aliases)
-        raise RawDataError([Problem(str(lists_dir), f"expected split lists ({names}), found none", one_clip=False)])
+        raise RawDataError(
+            [Problem(str(lists_dir), f"expected split lists ({names}), found none", one_clip=False, kind="missing")]
+        )
     problems: list[Problem] = []
     candidates = {}
     for split, file in lists.items():
         lines, faults = read_split_list(file, len(class_names) if class_names else None)
-        problems += faults
-        candidates[split] = _without_duplicates(lines, problems)
+        candidates[split] = _without_duplicates(lines, faults)
+        problems += in_split(split, faults)
     if class_names is None:
         labels = [candidate.label for split in candidates.values() for candidate in split]
         class_names = [str(label) for label in range(max(labels, default=-1) + 1)]
-    splits = {
-        split: _check_clips(raw_dir, modalities, candidates[split], frame_pattern, problems) for split in candidates
-    }
+    splits = check_splits(candidates, _locator(raw_dir, modalities, frame_pattern), problems)
     return RawClips(modalities, tuple(class_names), splits, problems)
 
 
@@ -139,7 +139,7 @@ def without_duplicates(candidates: Iterable[Candidate], problems: list[Problem])
         earlier = first.setdefault(candidate.name, candidate)
         if earlier is not candidate:
             what = f"names {candidate.name} a second time; the first is {earlier.where}"
-            problems.append(Problem(candidate.where, what))
+            problems.append(Problem(candidate.where, what, kind="duplicated"))
     return list(first.values())
 
 
@@ -165,7 +165,8 @@ def clips_from_class_folders(raw_dir: Path) -> RawClips:
         for split, folder in folders.items():
             for class_folder in _entries(folder):
                 if not class_folder.is_dir():
-                    problems.append(Problem(str(class_folder), "expected a folder of one class, found a file"))
+                    what = "expected a folder of one class, found a file"
+                    problems.append(Problem(str(class_folder), what, split=split))
                     continue
                 clips = found[split][class_folder.name]
                 for path in _entries(class_folder):
@@ -173,16 +174,18 @@ def clips_from_class_folders(raw_dir: Path) -> RawClips:
                         clips.add(clip_name(path.relative_to(raw_dir / modality).as_posix()))
                     else:
                         expected = f"a folder of frames or a video ({', '.join(VIDEO_SUFFIXES)})"
-                        problems.append(Problem(str(path), f"expected {expected}, found another file"))
+                        problems.append(Problem(str(path), f"expected {expected}, found another file", split=split))
     class_names = tuple(sorted({name for classes in found.values() for name in classes}))
-    splits = {}
-    for split in (split for split in SPLIT_ALIASES if split in found):
-        candidates = [
+    candidates = {
+        split: [
             Candidate(name, label, None, str(raw_dir / modalities[0] / name))
             for label, class_name in enumerate(class_names)
             for name in sorted(found[split][class_name], key=natural_key)
         ]
-        splits[split] = _check_clips(raw_dir, modalities, candidates, None, problems)
+        for split in SPLIT_ALIASES
+        if split in found
+    }
+    splits = check_splits(candidates, _locator(raw_dir, modalities, None), problems)
     return RawClips(modalities, class_names, splits, problems)
 
 
@@ -200,14 +203,10 @@ def _check_split_folders(root: Path, folders: Mapping[str, Path]) -> None:
         raise RawDataError([Problem(str(path), f"is none of the splits {aliases}", one_clip=False) for path in others])
 
 
-def _check_clips(
-    raw_dir: Path,
-    modalities: Sequence[str],
-    candidates: Sequence[Candidate],
-    frame_pattern: str | None,
-    problems: list[Problem],
-) -> list[RawClip]:
-    """Returns the clips that are complete in every modality; what is wrong with the others is added to `problems`."""
+def _locator(
+    raw_dir: Path, modalities: Sequence[str], frame_pattern: str | None
+) -> Callable[[Candidate], dict[str, Recording]]:
+    """Returns what says where the frames of a clip lie that has the same path in every modality."""
 
     def locate(candidate: Candidate) -> dict[str, Recording]:
         found = {modality: find_clip(raw_dir / modality, candidate.name) for modality in modalities}
@@ -218,7 +217,7 @@ def _check_clips(
             for modality, path in paths.items()
         }
 
-    return check_clips(candidates, locate, problems)
+    return locate
 
 
 def complete(where: str, found: Mapping[str, Path | None], expected: Mapping[str, Path]) -> dict[str, Path]:
@@ -236,7 +235,8 @@ def complete(where: str, found: Mapping[str, Path | None], expected: Mapping[str
     missing = [str(expected[modality]) for modality in found if modality not in files]
     if missing:
         only = f"; it is in {' and '.join(files)} only" if files else ""
-        raise RawDataError([Problem(where, f"there is no clip {' or '.join(missing)}{only}")])
+        kind: Kind = "unpaired" if files else "missing"
+        raise RawDataError([Problem(where, f"there is no clip {' or '.join(missing)}{only}", kind=kind)])
     return files
 
 
@@ -281,6 +281,20 @@ def check_clips(
     return clips
 
 
+def check_splits(
+    candidates: Mapping[str, Sequence[Candidate]],
+    locate: Callable[[Candidate], Mapping[str, Recording]],
+    problems: list[Problem],
+) -> dict[str, list[RawClip]]:
+    """Does what `check_clips` does for the clips of every split."""
+    splits = {}
+    for split, each in candidates.items():
+        faults: list[Problem] = []
+        splits[split] = check_clips(each, locate, faults)
+        problems += in_split(split, faults)
+    return splits
+
+
 def check_frame_counts(where: str, counts: Mapping[str, int]) -> None:
     """Makes sure that a clip has as many frames in one modality as in the other.
 
@@ -289,4 +303,5 @@ def check_frame_counts(where: str, counts: Mapping[str, int]) -> None:
     """
     if len(set(counts.values())) > 1:
         numbers = " and ".join(f"{count} {modality}" for modality, count in counts.items())
-        raise RawDataError([Problem(where, f"expected as many depth frames as rgb frames, found {numbers} frames")])
+        what = f"expected as many depth frames as rgb frames, found {numbers} frames"
+        raise RawDataError([Problem(where, what, kind="unpaired")])

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from rgbd_jax.data.problems import Problem, RawDataError
+from rgbd_jax.data.problems import LabelError, Problem, RawDataError, line_problem
 
 SPLIT_ALIASES = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 """Split to the names that its list file or its folder may have."""
@@ -56,30 +56,29 @@ def read_split_list(file: Path, num_classes: int | None = None) -> tuple[list[Sp
             raise RawDataError([problem]) from error
         if not fields:
             continue
-        fault = _fault(fields, num_classes)
-        if fault:
-            problems.append(Problem(where, fault))
-        else:
-            lines.append(SplitLine(str(PurePosixPath(fields[0])), int(fields[1]), int(fields[2]), where))
+        try:
+            lines.append(_parse(fields, num_classes, where))
+        except ValueError as error:
+            problems.append(line_problem(where, error))
     if not lines and not problems:
         raise RawDataError([Problem(str(file), "names no clip", one_clip=False)])
     return lines, problems
 
 
-def _fault(fields: Sequence[str], num_classes: int | None) -> str | None:
-    """Says what is wrong with the fields of a line, None if nothing is."""
+def _parse(fields: Sequence[str], num_classes: int | None, where: str) -> SplitLine:
+    """Returns a line from its fields; raises ValueError, saying what is wrong with them."""
     text = " ".join(fields)
     if len(fields) != 3 or not all(_INTEGER.fullmatch(field) for field in fields[1:]):
-        return f"expected `path frame_count label` with two whole numbers, found {text!r}"
+        raise ValueError(f"expected `path frame_count label` with two whole numbers, found {text!r}")
     path, frame_count, label = PurePosixPath(fields[0]), int(fields[1]), int(fields[2])
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        return f"expected a path below the folder of the modality, found {fields[0]!r}"
+        raise ValueError(f"expected a path below the folder of the modality, found {fields[0]!r}")
     if frame_count < 1:
-        return f"expected a frame count of at least 1, found {frame_count} in {text!r}"
+        raise ValueError(f"expected a frame count of at least 1, found {frame_count} in {text!r}")
     if label < 0 or (num_classes is not None and label >= num_classes):
         expected = "0 or more" if num_classes is None else f"from 0 to {num_classes - 1}"
-        return f"expected a label {expected}, found {label} in {text!r}"
-    return None
+        raise LabelError(f"expected a label {expected}, found {label} in {text!r}")
+    return SplitLine(str(path), frame_count, label, where)
 
 
 def find_split_lists(folder: Path) -> dict[str, Path]:

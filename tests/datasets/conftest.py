@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.build import PreparedInfo, prepare
+from datasets.build import BUILDERS, PreparedInfo, prepare
+from datasets.runners import LocalRunner
 from rgbd_jax.data.problems import RawDataError
-from rgbd_jax.data.source import ClipRecord, open_split
+from rgbd_jax.data.source import ClipRecord, open_split, prepared_directory
 
 
 def frame(name: str, kind: str = "colour", suffix: str = ".jpg") -> bytes:
@@ -66,19 +67,30 @@ class RawFolder:
         return self.root.parent / "data"
 
     def build(self, dataset: str = "rgbd_folder", **options) -> PreparedInfo:
+        options = {"runner": LocalRunner(1), **options}
         return prepare(dataset, raw_dir=self.root, data_dir=self.data_dir, **options)
 
     def records(self, split: str = "train", dataset: str = "rgbd_folder") -> list[ClipRecord]:
         return list(open_split(dataset, self.data_dir, split))
 
     def refuse(self, *expected: str, **options) -> RawDataError:
-        """Builds, and checks that it is refused for these reasons and that no file is left behind."""
+        """Builds, and checks that it is refused for these reasons and that nothing looks prepared."""
         with pytest.raises(RawDataError) as error:
             self.build(**options)
         for text in expected:
             assert text in str(error.value)
-        assert not [path for path in self.data_dir.rglob("*") if path.is_file()]
+        self.check_that_nothing_looks_prepared()
         return error.value
+
+    def check_that_nothing_looks_prepared(self) -> None:
+        """Makes sure that there are no files but those of finished shards, for the next run."""
+        for dataset in BUILDERS:
+            assert prepared_directory(dataset, self.data_dir) is None
+        for folder in self.data_dir.glob("*/*"):
+            assert folder.name == "incomplete.1.0.0"
+            shards = [file for file in folder.iterdir() if file.is_file()]
+            assert shards
+            assert all(".array_record-" in file.name for file in shards)
 
 
 @pytest.fixture

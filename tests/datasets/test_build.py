@@ -1,6 +1,7 @@
 """Preparing data sets: bad clips left out, builds that end early, data that is there already, the command."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def test_a_split_without_a_good_clip(two_clips):
     two_clips.refuse("has no good clip in split validation", skip_bad_clips=True)
 
 
-def test_an_interrupted_build_leaves_nothing(two_clips, monkeypatch):
+def test_a_build_that_is_interrupted_in_its_first_shard_leaves_nothing(two_clips, monkeypatch):
     def interrupt(recording, kind):
         if recording.path.name == "b":
             raise KeyboardInterrupt
@@ -101,7 +102,11 @@ def command(raw, *options: str) -> subprocess.CompletedProcess:
     script = REPOSITORY / "scripts" / "build_dataset.py"
     folders = ["--raw_dir", str(raw.root), "--data_dir", str(raw.root.parent / "data")]
     return subprocess.run(
-        [sys.executable, script, "rgbd_folder", *folders, *options], capture_output=True, text=True, check=False
+        [sys.executable, script, "rgbd_folder", *folders, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
 
 

@@ -101,7 +101,7 @@ def test_wrong_lines_are_named(recordings, bad, expected):
     write_lists(recordings, train=[TRAIN[0], bad])
     with pytest.raises(RawDataError, match=rf"nvgesture_train_correct_cvpr2016_v2\.lst:2: {expected}"):
         recordings.build("nvgesture")
-    assert not [path for path in recordings.data_dir.rglob("*") if path.is_file()]
+    recordings.check_that_nothing_looks_prepared()
 
 
 def test_a_video_that_cannot_be_decoded_names_the_line(recordings):
