@@ -78,7 +78,7 @@ def _without_short_clips(split: PreparedSplit, stream: str) -> PreparedSplit:
     )  # fmt: skip
     if not len(kept):
         raise ValueError(
-            f"config.data.reference_protocol=True leaves no clip of split {split.split!r} of {split.directory}: all have "
-            f"{REFERENCE_SHORT} frames or fewer; set it to False"
+            f"config.data.reference_protocol=True leaves no clip of split {split.split!r} of {split.directory}: "
+            f"all have {REFERENCE_SHORT} frames or fewer; set it to False"
         )
     return split.select(kept.tolist())

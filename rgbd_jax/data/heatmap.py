@@ -17,9 +17,9 @@ def heat_maps(
     maximum, so offset and scale of the reference's normalised frames cancel and the uint8 values give the same sums as
     exact integers.
 
-    Of clips that are mixed, a frame's window is pooled in each of the two clips, and the sums are mixed as the frame is.
-    With mixup that is the pooled window of the blended frames, pooling being linear, but exactly 0 where neither clip
-    moves. With ShuffleMix a frame has the heat map of the clip that it is from: pooled from the shuffled frames, it
+    Of clips that are mixed, a frame's window is pooled in each of the two clips, and the sums are mixed as the frame
+    is. With mixup that is the pooled window of the blended frames, pooling being linear, but exactly 0 where neither
+    clip moves. With ShuffleMix a frame has the heat map of the clip that it is from: pooled from the shuffled frames, it
     would show where two scenes differ, which is no motion, and which the network never sees in evaluation.
 
     Args:

@@ -42,6 +42,7 @@ class KeepEncoded(tfds.decode.SkipDecoding):
     """Hands a sequence of images over as the bytes that are stored."""
 
     def decode_batch_example_np(self, serialized_example: Any) -> Any:
+        """Returns the sequence as it is stored."""
         return serialized_example
 
 
@@ -51,6 +52,7 @@ class PreparedSplit:
     Attributes:
         directory: where the prepared data set lies.
         split: the split, as TFDS writes it ("train", "train[:80%]"), or one of a protocol ("cs_train").
+        stored_split: the same in terms of the splits that are stored.
         class_names: the classes, by label; those of the protocol, where the split is one of a protocol.
         modalities: which of "rgb" and "depth" the data set has.
         person_cropped: whether single-channel depth was cut around the person when the data set was built.
