@@ -17,6 +17,7 @@ from datasets.runners import LocalRunner, Runner
 from datasets.shard_build import ShardBuild, problems_of
 from datasets.shards import REPORTS, ShardTask
 from rgbd_jax.data.clip_files import COLOUR, FrameKind, clip_kind, read_clip
+from rgbd_jax.data.frame_counts import write_index
 from rgbd_jax.data.problems import Problem, RawDataError
 from rgbd_jax.data.raw import RawClip, RawClips
 
@@ -171,6 +172,14 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
             split: [name for report in shards for name in report.left_out] for split, shards in reports.items()
         }
         self.info.write_to_directory(str(folder))
+        counts = {}
+        for split, shards in reports.items():
+            for number, report in enumerate(shards):
+                counts[self._file_name(split, number, len(shards))] = {
+                    "bytes": report.file_bytes,
+                    **report.frame_counts,
+                }
+        write_index(folder, counts)
 
     def _file_name(self, split: str, number: int, count: int) -> str:
         template = self._get_filename_template(split_name=split)

@@ -71,6 +71,7 @@ class ShardReport:
         clips: number of its records.
         record_bytes: size of its records.
         file_bytes: size of its file.
+        frame_counts: modality to the number of frames of each record.
         left_out: names of the bad clips.
         problems: what is wrong with them.
     """
@@ -80,6 +81,7 @@ class ShardReport:
     clips: int
     record_bytes: int
     file_bytes: int
+    frame_counts: Mapping[str, Sequence[int]]
     left_out: tuple[str, ...]
     problems: tuple[Problem, ...]
 
@@ -120,6 +122,7 @@ def write_shard(task: ShardTask, after_clip: Callable[[], None] = lambda: None) 
     fingerprint = fingerprint_of(task)
     serializer = ExampleSerializer(task.features.get_serialized_info())
     written, record_bytes = 0, 0
+    frame_counts: dict[str, list[int]] = {modality: [] for modality in task.kinds}
     left_out: list[str] = []
     problems: list[Problem] = []
     temporary = task.file.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{task.file.name}")
@@ -138,6 +141,8 @@ def write_shard(task: ShardTask, after_clip: Callable[[], None] = lambda: None) 
                     writer.write(record)
                 written += 1
                 record_bytes += len(record)
+                for modality, counts in frame_counts.items():
+                    counts.append(len(example[modality]))
             after_clip()
         with _naming(task.file):
             writer.close()
@@ -147,7 +152,9 @@ def write_shard(task: ShardTask, after_clip: Callable[[], None] = lambda: None) 
                 _to_disk(temporary)
                 temporary.replace(task.file)
             file_bytes = task.file.stat().st_size if keep else 0
-            report = ShardReport(fingerprint, keep, written, record_bytes, file_bytes, tuple(left_out), tuple(problems))
+            report = ShardReport(
+                fingerprint, keep, written, record_bytes, file_bytes, frame_counts, tuple(left_out), tuple(problems)
+            )
             _write_report(task.report_file, report)
     finally:
         temporary.unlink(missing_ok=True)

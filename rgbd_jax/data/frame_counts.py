@@ -27,8 +27,8 @@ log = logging.getLogger("rgbd_jax")
 def frame_counts(split: PreparedSplit) -> Mapping[str, Int[np.ndarray, "n"]]:
     """Returns the numbers of frames of the clips of a split, or of a part of one, as it was opened.
 
-    They are read from the index beside the data (`INDEX_FILE`). What the index lacks, or has of a file of another size,
-    is counted by reading the files once, and the index is written anew, whole or not at all.
+    They are read from the index beside the data (`INDEX_FILE`), which a build of raw clips leaves there. What the index
+    lacks, or has of a file of another size, is counted by reading the files once, and the index is written anew.
 
     Args:
         split: the split; of one that clips were selected from, the counts are of all clips.
@@ -56,7 +56,7 @@ def frame_counts(split: PreparedSplit) -> Mapping[str, Int[np.ndarray, "n"]]:
                 last_line = time.monotonic()
                 log.info("counted the frames in %d of %d files", number, len(missing))
         index = {**_read_index(split.directory), **counted}  # another process may have added to it
-        _write_index(split.directory, index)
+        _keep_index(split.directory, index)
     modalities = [modality for modality in MODALITIES if modality in info.features]
     return {
         modality: np.concatenate(
@@ -64,6 +64,26 @@ def frame_counts(split: PreparedSplit) -> Mapping[str, Int[np.ndarray, "n"]]:
         )
         for modality in modalities
     }
+
+
+def write_index(directory: Path, index: Mapping[str, Any]) -> None:
+    """Writes the index of prepared clips, whole or not at all.
+
+    Args:
+        directory: where the prepared clips lie.
+        index: file name -> its size (`bytes`) and, by modality, the number of frames of each of its clips, in order.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file = directory / INDEX_FILE
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(json.dumps(index) + "\n")
+        unfinished.replace(file)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
 
 
 def _part(counts: list[int], skip: int, take: int) -> Int[np.ndarray, "n"]:
@@ -94,14 +114,8 @@ def _read_index(directory: Path) -> Mapping[str, Any]:
         return {}
 
 
-def _write_index(directory: Path, index: Mapping[str, Any]) -> None:
-    file = directory / INDEX_FILE
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+def _keep_index(directory: Path, index: Mapping[str, Any]) -> None:
     try:
-        unfinished.write_text(json.dumps(index) + "\n")
-        unfinished.replace(file)
+        write_index(directory, index)
     except OSError as error:  # such as data that may only be read
         log.warning("the numbers of frames cannot be kept, and will be counted again next time: %s", error)
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
