@@ -13,13 +13,11 @@ from datasets.raw_clips import RawClipsBuilder, frame_kinds, notes_on_splits
 from datasets.runners import available_cores, run_jobs
 from datasets.shards import ReadFrames, read_example
 from rgbd_jax.data.clip_files import FrameKind
+from rgbd_jax.data.frame_counts import REFERENCE_SHORT
 from rgbd_jax.data.headers import check_headers
 from rgbd_jax.data.problems import Problem, RawDataError, in_split
 from rgbd_jax.data.raw import RawClip, RawClips
 from rgbd_jax.data.source import PreparedSplit
-
-SHORT = 16
-"""A clip of at most this many frames is noted: the reference leaves such clips of some data sets out."""
 
 _THREADS = 16  # they wait for the file system
 _CLIPS_A_JOB = 16
@@ -115,7 +113,7 @@ def check_raw(
             continue
         good[split].append(clip)
         frames[split] += result
-        if 0 < result <= SHORT:
+        if 0 < result <= REFERENCE_SHORT:
             short[split].append(f"{clip.where}: {clip.name} has {result} frames only")
     return RawCheck(raw.class_names, good, frames, problems, short, notes_on_splits(raw))
 

@@ -75,8 +75,7 @@ class BeamRunner:
             from apache_beam.options.pipeline_options import PipelineOptions
         except ImportError as error:
             raise ValueError(
-                f"Apache Beam cannot be imported ({error}): install it with `pip install 'rgbd_jax[beam]'`, "
-                "in an environment of its own (it needs older packages than requirements.lock has)"
+                f"Apache Beam cannot be imported ({error}): install it with `pip install -e '.[beam]'` in the checkout"
             ) from error
         with beam.Pipeline(options=PipelineOptions(list(self.options))) as pipeline:
             shards = pipeline | beam.Create(tasks, reshuffle=False) | beam.Reshuffle()

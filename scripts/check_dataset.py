@@ -14,8 +14,9 @@ from pathlib import Path
 from absl import logging
 
 from datasets.build import BUILDERS
-from datasets.check import SHORT, RawCheck, check_raw, compare
+from datasets.check import RawCheck, check_raw, compare
 from datasets.progress import Progress
+from rgbd_jax.data.frame_counts import REFERENCE_SHORT
 from rgbd_jax.data.problems import KINDS
 from rgbd_jax.data.source import prepared_directory
 
@@ -70,7 +71,7 @@ def report(check: RawCheck, *, decoded: bool) -> list[str]:
     lines = [*_table(rows), "", f"{len(check.problems)} problems; {how}"]
     lines += [f"  {problem.kind}: {problem}" for problem in check.problems]
     if short or check.notes:
-        lines += ["", f"Notes, no faults (clips of at most {SHORT} frames are short)"]
+        lines += ["", f"Notes, no faults (clips of at most {REFERENCE_SHORT} frames are short)"]
         lines += [f"  {note}" for note in [*short, *check.notes]]
     return lines
 

@@ -17,6 +17,7 @@ from jaxtyping import Int
 from rgbd_jax.data.source import KeepEncoded, PreparedSplit
 from rgbd_jax.modalities import MODALITIES
 
+REFERENCE_SHORT = 16  # frames: clips of so many or fewer are left out by the reference
 INDEX_FILE = "frame_counts.json"
 _READ_AT_ONCE = 16  # clips, each of several MB
 _SECONDS_BETWEEN_LINES = 30.0

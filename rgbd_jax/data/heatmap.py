@@ -19,8 +19,8 @@ def heat_maps(
 
     Of clips that are mixed, a frame's window is pooled in each of the two clips, and the sums are mixed as the frame
     is. With mixup that is the pooled window of the blended frames, pooling being linear, but exactly 0 where neither
-    clip moves. With ShuffleMix a frame has the heat map of the clip that it is from: pooled from the shuffled frames, it
-    would show where two scenes differ, which is no motion, and which the network never sees in evaluation.
+    clip moves. With ShuffleMix a frame has the heat map of the clip that it is from: pooled from the shuffled frames,
+    it would show where two scenes differ, which is no motion and never seen in evaluation.
 
     Args:
       frames: Frames as the network sees them, before normalisation, uint8[b t h w 3].

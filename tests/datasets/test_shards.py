@@ -127,14 +127,13 @@ def test_two_processes_write_the_same_bytes_as_one(eight_clips, clip_a_shard, tm
 
 
 def test_beam_writes_the_same_bytes(eight_clips, clip_a_shard, tmp_path):
-    pytest.importorskip("apache_beam", reason="Apache Beam is not installed")
     beam = prepared(eight_clips, tmp_path / "beam", BeamRunner(("--runner=DirectRunner",)))
     assert beam == prepared(eight_clips, tmp_path / "one")
 
 
 def test_without_beam_its_runner_says_how_to_install_it(two_clips, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(ValueError, match=r"pip install 'rgbd_jax\[beam\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[beam\]'"):
         two_clips.build(runner=BeamRunner(()))
 
 

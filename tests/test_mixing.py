@@ -1,0 +1,160 @@
+"""Mixup and ShuffleMix: what is drawn, and that frames, heat maps and labels are mixed as it says."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from rgbd_jax import mixing
+from rgbd_jax.data.heatmap import heat_maps
+from rgbd_jax.losses import smoothed_cross_entropy
+from rgbd_jax.steps import Stream, moment_at
+from rgbd_jax.train import train
+from tests.data.test_heatmap import expected_heat_map, moving_clip
+from tests.tiny import tiny_config
+
+CLASSES = 12
+
+
+def method(**fields) -> ConfigDict:
+    return ConfigDict(
+        {
+            "mixup_alpha": 0.0,
+            "mixup_probability": 1.0,
+            "shufflemix_alpha": 0.0,
+            "shufflemix_probability": 1.0,
+            **fields,
+        }
+    )
+
+
+def draws(fields: ConfigDict, number: int, frames: int = 16, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the frames (n t) and of the labels (n) of the first steps."""
+    drawn = jax.jit(jax.vmap(lambda step: mixing.draw(fields, frames, seed, step)))(np.arange(number))
+    return np.asarray(drawn.frames), np.asarray(drawn.label)
+
+
+def test_mixup_blends_all_frames_and_the_label_alike_by_a_beta_distributed_share():
+    frames, label = draws(method(mixup_alpha=0.8), 4000)
+    np.testing.assert_array_equal(frames, np.repeat(label[:, None], 16, axis=1))
+    assert label.mean() == pytest.approx(0.5, abs=0.03)
+    assert label.var() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), abs=0.01)  # of a symmetric beta distribution
+
+
+def test_shufflemix_takes_whole_frames_and_the_label_counts_them():
+    frames, label = draws(method(shufflemix_alpha=0.3), 4000)
+    assert set(np.unique(frames)) == {0, 1}
+    np.testing.assert_allclose(frames.mean(axis=1), label, atol=1e-6)
+    assert label.var() == pytest.approx(1 / (4 * (2 * 0.3 + 1)), abs=0.01)
+    np.testing.assert_allclose(frames.mean(axis=0), 0.5, atol=0.04)  # any frame as often as another
+    some = frames[(label > 0.2) & (label < 0.8)]
+    assert (np.abs(np.diff(some, axis=1)).sum(axis=1) > 1).mean() > 0.9  # places at random, not a first and a last part
+
+
+def test_methods_take_turns_as_often_as_set():
+    both = method(mixup_alpha=0.8, mixup_probability=0.5, shufflemix_alpha=0.3, shufflemix_probability=0.2)
+    frames, label = draws(both, 4000)
+    whole = (frames == frames.round()).all(axis=1)
+    untouched = whole & (label == 1)
+    rate_of_mixup = (~whole).mean()
+    assert rate_of_mixup == pytest.approx(0.8 * 0.5, abs=0.04)
+    assert untouched.mean() == pytest.approx(0.8 * 0.5 + 0.2 * (label[whole] == 1).mean() * 0.2, abs=0.06)
+    frames, label = draws(method(mixup_alpha=0.8, mixup_probability=0.0), 50)
+    assert (frames == 1).all()
+    assert (label == 1).all()
+
+
+def test_draws_depend_on_seed_and_step_alone():
+    fields = method(mixup_alpha=0.8)
+    np.testing.assert_array_equal(draws(fields, 5)[1], draws(fields, 9)[1][:5])
+    assert len(np.unique(draws(fields, 50)[1])) == 50
+    assert not np.array_equal(draws(fields, 5)[1], draws(fields, 5, seed=1)[1])
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**32), share=st.floats(0, 1), size=st.sampled_from([2, 5]))
+def test_the_loss_of_mixed_labels_is_the_mean_of_the_losses_by_share(seed, share, size):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, (size, CLASSES)).astype(np.float32)
+    labels = rng.integers(0, CLASSES, size)
+    mixture = mixing.Mixture(np.ones(4, np.float32), np.float32(share))
+    shares = mixture.labels(labels, CLASSES)
+    np.testing.assert_allclose(np.sum(shares, axis=1), 1, atol=1e-6)
+    own, partner = (smoothed_cross_entropy(logits, each, 0.1) for each in (labels, labels[::-1]))
+    expected = share * own + (1 - share) * partner
+    np.testing.assert_allclose(smoothed_cross_entropy(logits, shares, 0.1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    rng = np.random.default_rng(3)
+    return np.stack([moving_clip(rng, 8, 24, 20) for _ in range(3)])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_heat_maps_of_blended_clips_are_those_of_the_blended_frames(clips, share):
+    mixture = mixing.Mixture(np.full(8, share, np.float32), np.float32(share))
+    found = np.asarray(jax.jit(heat_maps, static_argnums=1)(clips, 4, mixture))[..., 0]
+    share = float(np.float32(share))
+    for own, partner, heat in zip(clips, clips[::-1], found, strict=True):
+        expected = expected_heat_map(share * own + (1 - share) * partner, 4)
+        # Where a pixel is the mean to the last digit, float32 may take it for motion and float64 not.
+        assert (np.abs(heat - expected) < 1e-4).mean() > 0.999
+
+
+def test_frames_of_shufflemix_keep_the_heat_maps_of_their_own_clips(clips):
+    shares = np.array([1, 0, 0, 1, 1, 0, 1, 0], np.float32)
+    mixture = mixing.Mixture(shares, np.float32(0.5))
+    mixed = mixture.blend(clips, mixing.partners(clips))
+    heat = jax.jit(heat_maps, static_argnums=1)(clips, 4, mixture)
+    alone = heat_maps(clips, 4)
+    for i in range(len(clips)):
+        for t, share in enumerate(shares):
+            source = i if share else len(clips) - 1 - i
+            np.testing.assert_array_equal(mixed[i, t], clips[source, t])
+            np.testing.assert_allclose(heat[i, t], alone[source, t], atol=1e-6)
+
+
+@pytest.mark.parametrize("stream_name", ["rgb", "fusion"])
+def test_a_step_trains_on_mixed_clips_of_every_modality(small_demo, clips, stream_name):
+    config = tiny_config(small_demo, stream_name)
+    with config.unlocked():
+        config.clip.size = 24
+        config.mixing.mixup_alpha = 0.8
+    stream = Stream(config, CLASSES)
+    frames = clips[:2, :, :, :1].repeat(24, axis=3)
+    batch = {
+        "frames": dict.fromkeys(("rgb", "depth") if stream.fusion else ("rgb",), frames),
+        "label": np.array([3, 7]),
+    }
+    seen = []
+
+    def spy(state, clip, heat, labels, moment, seed):
+        seen.append((clip, heat, labels))
+        return state, {}
+
+    stream.update = spy
+    state = stream.init(0).replace(step=np.int32(5))
+    stream.train_step(state, batch, moment_at(config, 0.0))
+    ((clip, _, labels),) = seen
+    share = float(mixing.draw(config.mixing, 8, config.seed, 5).label)
+    assert 0.01 < share < 0.99
+    np.testing.assert_allclose(labels[:, [3, 7]], [[share, 1 - share], [1 - share, share]], atol=1e-6)
+    expected = ((share * frames + (1 - share) * frames[::-1].astype(np.float64)) - 127.5) / 128
+    for modality in clip.values() if stream.fusion else [clip]:
+        np.testing.assert_allclose(modality, expected, atol=1e-5)
+
+
+def test_a_training_with_both_methods_runs(small_demo, tmp_path):
+    config = tiny_config(small_demo)
+    config.train.epochs = 1
+    config.mixing.mixup_alpha, config.mixing.shufflemix_alpha = 0.8, 0.3
+    train(config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["cross_entropy"] for line in lines if line["kind"] == "train"]
+    assert len(losses) == 3
+    assert np.isfinite(losses).all()
