@@ -40,10 +40,10 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.schedule.warm_up_epochs = 2
     config.loss.sharpness = False
     config.train.batch_size = 20
-    config.train.epochs = 20
+    config.train.epochs = 16
     config.eval.batch_size = 48
     if stream == "fusion":  # both streams know the classes already
         config.schedule.learning_rate = 1e-3
         config.schedule.warm_up_epochs = 1
-        config.train.epochs = 8
+        config.train.epochs = 5
     return config
