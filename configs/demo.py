@@ -40,7 +40,7 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.schedule.warm_up_epochs = 2
     config.loss.sharpness = False
     config.train.batch_size = 20
-    config.train.epochs = 16
+    config.train.epochs = 16 if stream == "depth" else 20
     config.eval.batch_size = 48
     if stream == "fusion":  # both streams know the classes already
         config.schedule.learning_rate = 1e-3
