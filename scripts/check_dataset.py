@@ -21,6 +21,7 @@ from rgbd_jax.data.problems import KINDS
 from rgbd_jax.data.source import prepared_directory
 
 _UNKNOWN_SPLIT = "(no split)"
+_SHORT_CLIPS = 20  # that are listed
 
 
 def main() -> int:
@@ -31,6 +32,7 @@ def main() -> int:
     parser.add_argument("--data_dir", type=Path, help="compare with the data set that is prepared there")
     parser.add_argument("--decode", action="store_true", help="decode every frame; otherwise headers alone are read")
     parser.add_argument("--workers", type=int, help="processes that decode (default: one a core)")
+    parser.add_argument("--all", action="store_true", help=f"list every short clip, not only the first {_SHORT_CLIPS}")
     arguments = parser.parse_args()
     logging.set_verbosity(logging.INFO)
     raw_dir = arguments.raw_dir.expanduser()
@@ -43,7 +45,8 @@ def main() -> int:
             workers=arguments.workers,
             on_clips=lambda clips, total: progress(total)(clips),
         )
-        print("\n".join(report(check, decoded=arguments.decode)))
+        print("\n".join(report(check, decoded=arguments.decode, every_short_clip=arguments.all)))
+        logging.set_verbosity(logging.WARNING)
         differences: list[str] = []
         if arguments.data_dir:
             directory = prepared_directory(arguments.dataset, arguments.data_dir)
@@ -58,7 +61,7 @@ def main() -> int:
     return 1 if check.problems or differences else 0
 
 
-def report(check: RawCheck, *, decoded: bool) -> list[str]:
+def report(check: RawCheck, *, decoded: bool, every_short_clip: bool) -> list[str]:
     """Returns what was found in raw data as lines: a table of the splits, the problems, the notes."""
     found = collections.Counter((problem.split, problem.kind) for problem in check.problems)
     splits = dict.fromkeys([*check.good, *(problem.split for problem in check.problems)])
@@ -72,7 +75,10 @@ def report(check: RawCheck, *, decoded: bool) -> list[str]:
     lines += [f"  {problem.kind}: {problem}" for problem in check.problems]
     if short or check.notes:
         lines += ["", f"Notes, no faults (clips of at most {REFERENCE_SHORT} frames are short)"]
-        lines += [f"  {note}" for note in [*short, *check.notes]]
+        listed = short if every_short_clip else short[:_SHORT_CLIPS]
+        lines += [f"  {note}" for note in [*check.notes, *listed]]
+        if len(short) > len(listed):
+            lines.append(f"  and {len(short) - len(listed)} more short clips (--all lists them)")
     return lines
 
 

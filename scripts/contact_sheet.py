@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import cv2
+from absl import logging
 
 from configs import common
 from datasets.build import BUILDERS
@@ -22,7 +23,7 @@ def main() -> int:
         "--data_dir", type=Path, default=Path("data"), help="where prepared data sets lie (%(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, help="the picture: .png or .jpg")
-    parser.add_argument("--split", default="train", help="the split or a part of it (%(default)s)")
+    parser.add_argument("--split", help="the split or a part of it (default: train, or the first protocol's)")
     parser.add_argument("--clips", type=int, default=6, help="number of clips (%(default)s)")
     parser.add_argument("--frames", type=int, default=8, help="number of frames of a clip (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides which clips (%(default)s)")
@@ -31,6 +32,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         parser.error(f"--out is {arguments.out}; expected a name that ends in .png or .jpg")
+    logging.set_verbosity(logging.WARNING)
     try:
         source = open_split(arguments.dataset, arguments.data_dir, arguments.split)
         stream = next(stream for stream, modalities in STREAMS.items() if modalities == source.modalities)
@@ -48,7 +50,7 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{arguments.out}: {min(arguments.clips, len(source))} of {len(source)} clips")
+    print(f"{arguments.out}: {min(arguments.clips, len(source))} of {len(source)} clips of {source.split}")
     return 0
 
 

@@ -74,6 +74,6 @@ def test_the_command_writes_the_picture(small_demo, tmp_path):
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert done.stdout == f"{out}: 2 of 48 clips\n", done.stderr
+    assert done.stdout == f"{out}: 2 of 48 clips of train\n", done.stderr
     sheet = draw_contact_sheet(open_split("rgbd_demo", small_demo, "train"), demo.get_config("fusion"), clips=2)
     np.testing.assert_array_equal(cv2.imread(str(out))[..., ::-1], sheet)

@@ -264,7 +264,7 @@ def video_frames(recording: Recording) -> Iterator[np.ndarray]:
         RawDataError: the video ends before its header says, or has fewer frames than are used.
     """
     path = recording.path
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    capture = open_video(path)
     try:
         announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         count = 0
@@ -282,12 +282,18 @@ def video_frames(recording: Recording) -> Iterator[np.ndarray]:
         raise RawDataError([Problem(str(path), f"ends after {count} of {announced:.0f} frames: truncated or damaged")])
 
 
+def open_video(path: Path) -> cv2.VideoCapture:
+    """Opens a video; `isOpened()` of the result says whether it could be. OpenCV prints nothing of its own."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+
+
 def frame_bounds(video: Path) -> tuple[int, float]:
     """Returns how many frames a video has at least and at most by its header, without decoding any.
 
     Where the header does not say, or cannot be read, these are 0 and infinity.
     """
-    capture = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG)
+    capture = open_video(video)
     announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     capture.release()
     if announced < 1:

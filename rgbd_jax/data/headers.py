@@ -2,7 +2,7 @@
 
 import cv2
 
-from rgbd_jax.data.clip_files import IMAGE_SIGNATURES, Recording, frame_files, is_video
+from rgbd_jax.data.clip_files import IMAGE_SIGNATURES, Recording, frame_files, is_video, open_video
 from rgbd_jax.data.problems import Problem, RawDataError
 
 _LONGEST_SIGNATURE = max(map(len, IMAGE_SIGNATURES))
@@ -35,7 +35,7 @@ def check_headers(recording: Recording) -> int:
 
 
 def _check_video(recording: Recording) -> int:
-    capture = cv2.VideoCapture(str(recording.path), cv2.CAP_FFMPEG)
+    capture = open_video(recording.path)
     opened, announced = capture.isOpened(), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     capture.release()
     if not opened:

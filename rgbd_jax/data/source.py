@@ -121,13 +121,14 @@ def prepared_directory(dataset: str, data_dir: str | Path) -> Path | None:
     return max(versions, key=lambda path: tfds.core.Version(path.name), default=None)
 
 
-def open_split(dataset: str, data_dir: str | Path, split: str) -> PreparedSplit:
+def open_split(dataset: str, data_dir: str | Path, split: str | None) -> PreparedSplit:
     """Opens one split of a prepared data set.
 
     Args:
         dataset: name of the data set, such as "rgbd_folder".
         data_dir: the folder under which prepared data sets lie.
         split: the split or a part of it, as TFDS writes it: "train", "train[:80%]"; or one of a protocol: "cs_train".
+            None takes "train", or the first split of the first protocol where the data set has protocols.
 
     Returns:
         The clips of the split.
@@ -143,4 +144,6 @@ def open_split(dataset: str, data_dir: str | Path, split: str) -> PreparedSplit:
             f"{dataset} is not prepared: there is no prepared data in {folder}; build it with "
             f"`python scripts/build_dataset.py {dataset} --data_dir {data_dir}` (and --raw_dir, where it has raw clips)"
         )
+    if split is None:
+        split = next(iter(protocols.from_metadata(tfds.builder_from_directory(directory).info.metadata)), "train")
     return PreparedSplit(directory, split)

@@ -39,8 +39,8 @@ def data_dir(tmp_path_factory):
 
 
 def test_a_split_says_what_it_holds(data_dir):
-    split = open_split("rgbd_folder", data_dir, "train")
-    assert len(split) == 6
+    split = open_split("rgbd_folder", data_dir, None)
+    assert (split.split, len(split)) == ("train", 6)
     assert split.class_names == ("a", "b")
     assert split.num_classes == 2
     assert split.modalities == ("rgb", "depth")

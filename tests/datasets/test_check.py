@@ -75,6 +75,18 @@ def test_good_clips_are_counted_and_short_ones_noted(good):
         assert f"{good.root}/valid.txt:1: short has 4 frames only" in done.stdout
 
 
+def test_short_clips_are_listed_up_to_twenty_or_all_of_them(raw):
+    names = [f"clip{number:02d}" for number in range(23)]
+    for name in names:
+        raw.clip(name, frames=2)
+    raw.lists(train=[f"{name} 2 0" for name in names])
+    for options, listed in (((), names[:20]), (("--all",), names)):
+        done = command(raw, *options)
+        assert done.returncode == 0, done.stderr
+        assert [name for name in names if f"{name} has 2 frames only" in done.stdout] == listed
+        assert ("and 3 more short clips (--all lists them)" in done.stdout) == (not options)
+
+
 def test_every_problem_is_listed_with_its_kind_file_and_line(bad):
     done = command(bad)
     assert done.returncode == 1

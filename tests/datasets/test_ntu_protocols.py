@@ -140,6 +140,7 @@ def test_a_protocol_of_60_has_60_classes_in_a_data_set_of_120(both_parts):
     assert len(both_parts.build("ntu_rgbd").class_names) == 120
     assert open_split("ntu_rgbd", both_parts.data_dir, "cs_train").class_names == CLASS_NAMES[:60]
     assert open_split("ntu_rgbd", both_parts.data_dir, "csub_train").class_names == CLASS_NAMES
+    assert open_split("ntu_rgbd", both_parts.data_dir, None).split == "cs_train"
 
 
 def test_without_the_other_set_ups_there_is_no_protocol_of_120(raw, caplog):
