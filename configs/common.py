@@ -66,7 +66,16 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.model.frp_window = 10  # w: frames that a heat map pools
     config.model.dropout = 0.1  # in the transformer layers
     config.model.batch_norm_momentum = 0.01  # share of a batch in the running statistics; short runs need more
+    config.model.sync_batch_norm = True  # statistics of the whole batch; False: of each device's share
     config.model.dtype = "float32"  # compute type: "float32", "bfloat16" or "float64"
+
+    config.remat = ConfigDict()  # what is computed again for the gradient instead of kept: less memory, more time
+    config.remat.stem = "none"  # layers before the inception blocks: "none", "cheap" (no convolutions) or "all"
+    config.remat.inception = "none"  # each inception block of the spatial network
+    config.remat.transformer = "none"  # each transformer layer
+
+    config.sharding = ConfigDict()  # over the devices of all processes; clips are always split over all of them
+    config.sharding.parameter_shards = 1  # devices over which parameters and optimizer state are split (FSDP)
 
     config.fusion = ConfigDict()  # of the stream "fusion" alone
     config.fusion.reference_layout = False  # the first exchange mixes up frames and channels; converted weights need it
@@ -104,6 +113,7 @@ def get_config(stream: str = "rgb") -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.batch_size = 48  # over all devices; the paper's 8 GPUs times 6
+    config.train.microbatches = 1  # parts of a batch that go through the network one after the other, one step for all
     config.train.epochs = 100
     config.train.log_every_steps = 10
     config.train.evaluate_every_epochs = 1
@@ -112,5 +122,10 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.eval.clips = 1  # views in time: each interval's middle frame; K: the middle one of each of its K parts
     config.eval.crops = 1  # views in space: 1 centre, 3 along the longer side, 5 corners and centre
     config.checkpoint = ConfigDict()
-    config.checkpoint.best_metric = "top1"
+    config.checkpoint.best_metric = "top1"  # figure of the validation by which checkpoints are compared
+    config.checkpoint.best_is = "highest"  # or "lowest", for a loss
+    config.checkpoint.keep_best = 1
+    config.checkpoint.keep_latest = 2  # evaluated epochs, and as many checkpoints from amid an epoch
+    config.checkpoint.keep_every_epochs = 0  # those of every so many epochs are kept too; 0: none
+    config.checkpoint.every_steps = 500  # a checkpoint from amid an epoch; 0: only when asked to stop
     return config

@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import datasets.build
+from rgbd_jax import group
 from rgbd_jax.data.frame_counts import REFERENCE_SHORT, frame_counts
 from rgbd_jax.data.source import PreparedSplit, open_split, prepared_directory
 from rgbd_jax.modalities import STREAMS
@@ -37,12 +38,9 @@ def open_splits(config: ConfigDict) -> Splits:
         FileNotFoundError: the data set is neither prepared nor can it be built.
     """
     data = config.data
-    generated = data.dataset == "rgbd_demo"
-    if data.raw_dir or (generated and prepared_directory(data.dataset, data.data_dir) is None):
-        info = datasets.build.prepare(
-            data.dataset, data_dir=data.data_dir, raw_dir=data.raw_dir or None, skip_bad_clips=data.skip_bad_clips
-        )
-        log.info("%s is prepared in %s", data.dataset, info.directory)
+    if group.is_first():
+        _build_if_need_be(config)
+    group.wait_for_all("the data set is prepared")
     training = open_split(data.dataset, data.data_dir, data.train_split)
     evaluation = open_split(data.dataset, data.data_dir, data.eval_split)
     if not set(STREAMS[config.stream]) <= set(training.modalities):
@@ -63,6 +61,16 @@ def open_splits(config: ConfigDict) -> Splits:
     if data.reference_protocol:
         training, evaluation = (_without_short_clips(split, config.stream) for split in (training, evaluation))
     return Splits(training, evaluation, classes)
+
+
+def _build_if_need_be(config: ConfigDict) -> None:
+    data = config.data
+    generated = data.dataset == "rgbd_demo"
+    if data.raw_dir or (generated and prepared_directory(data.dataset, data.data_dir) is None):
+        info = datasets.build.prepare(
+            data.dataset, data_dir=data.data_dir, raw_dir=data.raw_dir or None, skip_bad_clips=data.skip_bad_clips
+        )
+        log.info("%s is prepared in %s", data.dataset, info.directory)
 
 
 def _without_short_clips(split: PreparedSplit, stream: str) -> PreparedSplit:

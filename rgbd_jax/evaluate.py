@@ -6,7 +6,7 @@
 import logging
 import operator
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -16,18 +16,19 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rgbd_jax import metrics, score_fusion
-from rgbd_jax.checkpoint import Checkpoints, check_workdir
+from rgbd_jax import group, metrics, score_fusion
+from rgbd_jax.checkpoint import Keep, find, read_run, read_state
 from rgbd_jax.convert.converted import is_converted
 from rgbd_jax.convert.files import read_weights
 from rgbd_jax.data import pipeline
 from rgbd_jax.data.source import ClipRecord, PreparedSplit
 from rgbd_jax.dataset import open_splits
 from rgbd_jax.scores import Scores, scores_file
-from rgbd_jax.settings import check_config
-from rgbd_jax.sharding import clip_mesh, global_batch, local_batch_size, replicated
+from rgbd_jax.settings import check_config, check_split_over
+from rgbd_jax.sharding import global_batch, local_batch_size, make_mesh, place, replicated, state_sharding
 from rgbd_jax.start import weights_for
 from rgbd_jax.steps import Batch, Moment, Stream, TrainState, Tree, evaluation_moment
+from rgbd_jax.workdir import check_workdir
 
 log = logging.getLogger("rgbd_jax")
 
@@ -40,28 +41,47 @@ class Evaluator:
         self._config = stream.config
         self._source = source
         self._mesh = mesh
-        self._batch_size = local_batch_size(self._config.eval.batch_size, "config.eval.batch_size")
+        self._batch_size = local_batch_size(self._config.eval.batch_size)
         self._step = jax.jit(self._scored_batch, out_shardings=replicated(mesh))
+        self._program: Any = None
 
-    def __call__(self, state: TrainState, moment: Moment) -> dict[str, float]:
-        """Returns the metrics over all clips (see `metrics.measure`), their number `clips`, and the `views` of each."""
-        return self.measure(state, moment)[0]
+    def __call__(
+        self, state: TrainState, moment: Moment, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float] | None:
+        """Returns the metrics over all clips (see `metrics.measure`), their number `clips`, and the `views` of each.
+
+        None if `stop`, which is asked after every batch, said that it is not to go on.
+        """
+        scored = self._score(state, moment, stop)
+        return None if scored is None else self._measured(scored, state)[0]
 
     def measure(self, state: TrainState, moment: Moment) -> tuple[dict[str, float], Scores]:
         """Returns the metrics over all clips, as a call does, and the scores that they are computed from.
 
         Every process returns the same, with the clips in the order of the split.
         """
-        source = _NamedClips(self._source)
+        scored = self._score(state, moment, lambda: False)
+        assert scored is not None
+        return self._measured(scored, state)
+
+    def _score(self, state: TrainState, moment: Moment, stop: Callable[[], bool]) -> Mapping[str, Any] | None:
+        self._clips = _NamedClips(self._source)
         batches = pipeline.eval_batches(
-            source,
+            self._clips,
             self._config,
             batch_size=self._batch_size,
             shard_index=jax.process_index(),
             shard_count=jax.process_count(),
         )
-        found = [self._scores(state, batch, moment) for batch in batches]
-        scored = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        found = []
+        for batch in batches:
+            found.append(self._scores(state, batch, moment))
+            if stop():
+                return None
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+    def _measured(self, scored: Mapping[str, Any], state: TrainState) -> tuple[dict[str, float], Scores]:
+        source = self._clips
         real = np.flatnonzero(scored["mask"])
         order = real[np.argsort(scored["record"][real])]
         assert np.array_equal(scored["record"][order], np.arange(len(source))), "every clip is evaluated once"
@@ -84,10 +104,7 @@ class Evaluator:
 
         Views go through the network one after the other: its memory does not depend on their number.
         """
-        views = [
-            jax.device_get(self._step(state.params, state.batch_stats, global_batch(view, self._mesh), moment))
-            for view in pipeline.views(batch)
-        ]
+        views = [self._scored_view(state, global_batch(view, self._mesh), moment) for view in pipeline.views(batch)]
         if len(views) == 1:
             return views[0]
         heads = {
@@ -95,6 +112,11 @@ class Evaluator:
         }
         losses = {name: np.mean([view["losses"][name] for view in views], axis=0) for name in views[0]["losses"]}
         return {**views[0], "heads": heads, "losses": losses}
+
+    def _scored_view(self, state: TrainState, view: Batch, moment: Moment) -> Mapping[str, Any]:
+        arguments = state.params, state.batch_stats, view, moment
+        self._program = self._program or group.compiled(self._step, "the evaluation", *arguments)
+        return jax.device_get(self._program(*arguments))
 
     def _scored_batch(self, params: Tree, batch_stats: Tree, batch: Batch, moment: Moment) -> Mapping[str, Any]:
         """Returns heads and losses clip by clip, and which clips these are: of all processes, not just of this one."""
@@ -147,8 +169,9 @@ def evaluate(config: ConfigDict, workdir: Path, which: str) -> dict:
     check_config(config)
     if not is_converted(workdir):
         check_workdir(workdir, config, new_allowed=False)
+    mesh = make_mesh(config.sharding.parameter_shards)
+    check_split_over(config, mesh.size)
     splits = open_splits(config)
-    mesh = clip_mesh()
     stream = Stream(config, splits.num_classes)
     state, moment = _restore(stream, workdir, which, mesh)
     measured, scores = Evaluator(stream, splits.evaluation, mesh).measure(state, moment)
@@ -165,14 +188,10 @@ def _restore(stream: Stream, workdir: Path, which: str, mesh: Mesh) -> tuple[Tra
         trained = read_weights(workdir)
         state = stream.state_of(*weights_for(stream, trained, str(workdir)))
         epoch = stream.config.train.epochs if trained.epoch is None else trained.epoch
-        return jax.device_put(state, replicated(mesh)), evaluation_moment(stream.config, max(epoch - 1, 0))
-    checkpoints = Checkpoints(workdir, stream.config.checkpoint.best_metric, read_only=True)
-    step = checkpoints.step_of(which)
-    if step is None:
-        raise FileNotFoundError(f"{workdir} has no checkpoint yet; train until the first evaluation is done")
-    state, _ = checkpoints.restore(step, stream.shapes(), replicated(mesh))
-    history = [epoch for epoch in checkpoints.history() if epoch["step"] <= step]
-    return state, evaluation_moment(stream.config, history[-1]["epoch"] - 1)
+        return place(state, replicated(mesh)), evaluation_moment(stream.config, max(epoch - 1, 0))
+    folder = find(workdir, which, Keep(**stream.config.checkpoint))
+    state = read_state(folder, stream.shapes(), state_sharding(stream.shapes(), mesh))
+    return state, evaluation_moment(stream.config, read_run(folder).last_epoch)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,14 @@ def average_views(logits: Float[np.ndarray, "v b k"]) -> Float[np.ndarray, "b k"
         return (np.logaddexp.reduce(of_class, axis=0) - np.log(len(wide))).astype(logits.dtype)
 
 
+def metric_names(fusion: bool) -> tuple[str, ...]:
+    """Returns the names of the figures that an evaluation gives, of the fusion network or of one stream."""
+    losses = ("loss", "cross_entropy", *(("modality", "reconstruction") if fusion else ()), "distillation")
+    heads = ("rgb", "depth") if fusion else ("small", "medium", "large")
+    sums = tuple(FUSION_SUMS) if fusion else ()
+    return (*losses, "top1", *(f"top1_{name}" for name in heads), *sums, "top5", "mean_per_class", "reference_protocol")
+
+
 def measure(
     heads: Mapping[str, Float[np.ndarray, "n k"]],
     labels: Int[np.ndarray, "n"],

@@ -40,22 +40,20 @@ class Mixture:
         share = self.frames[first : first + own.shape[1], None, None, None]  # n 1 1 1
         return share * own.astype(jnp.float32) + (1 - share) * partner.astype(jnp.float32)
 
-    def labels(self, labels: Int[Array, "b"], num_classes: int) -> Float[Array, "b k"]:
+    def labels(self, own: Int[Array, "b"], partner: Int[Array, "b"], num_classes: int) -> Float[Array, "b k"]:
         """Returns the share of every class in the mixed clips, float32.
 
         Args:
-            labels: true classes of the clips themselves.
+            own: true classes of the clips themselves.
+            partner: those of their partners (see `partners`).
             num_classes: number of classes k.
         """
-        own = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
-        return self.label * own + (1 - self.label) * partners(own)
+        one_hot = [jax.nn.one_hot(labels, num_classes, dtype=jnp.float32) for labels in (own, partner)]
+        return self.label * one_hot[0] + (1 - self.label) * one_hot[1]
 
 
 def partners(values: Num[Array, "b *rest"]) -> Num[Array, "b *rest"]:
-    """Returns, for each clip of a batch, the values of the clip that it is mixed with.
-
-    The order is reversed: that pairs the same clips however processes share out the batch among them.
-    """
+    """Returns, for each clip of a whole batch, the values of the clip that it is mixed with: in reversed order."""
     return values[::-1]
 
 

@@ -1,7 +1,9 @@
 """Optimizers, gradient clipping, and what changes from epoch to epoch: learning rate, temperature, distillation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,7 +13,7 @@ PLATEAU_THRESHOLD = 1e-4  # relative gain of the accuracy that counts as better,
 SCHEDULES = ("cosine", "reference_cosine", "plateau")
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer of `config.optimizer` for a learning rate of 1; the train step scales its updates.
 
     Raises:
@@ -27,18 +29,30 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     }
     if settings.name not in chains:
         raise ValueError(f"config.optimizer.name={settings.name!r} is not one of {', '.join(chains)}")
-    return optax.chain(*clip, *chains[settings.name], optax.scale(-1.0))
+    return optax.with_extra_args_support(optax.chain(*clip, *chains[settings.name], optax.scale(-1.0)))
 
 
-def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
-    """Scales gradients down to a global norm of `largest`, by PyTorch's rule: times largest / (norm + 1e-6)."""
+def clip_by_global_norm(largest: float) -> optax.GradientTransformationExtraArgs:
+    """Scales gradients down to a global norm of `largest`, by PyTorch's rule: times largest / (norm + 1e-6).
 
-    def update(updates, state, params=None):
+    The norm is given with each update (`norm=`): devices may hold parts of the gradient only.
+    """
+
+    def update(updates, state, params=None, *, norm):
         del params
-        factor = jnp.minimum(1.0, largest / (optax.tree.norm(updates) + 1e-6))
+        factor = jnp.minimum(1.0, largest / (norm + 1e-6))
         return optax.tree.scale(factor, updates), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def map_trees(function: Callable[[Any], Any], optimizer_state: optax.OptState) -> optax.OptState:
+    """Applies a function to those parts of an optimizer state that lie like the parameters (nested dicts)."""
+    return jax.tree.map(
+        lambda part: function(part) if isinstance(part, dict) else part,
+        optimizer_state,
+        is_leaf=lambda part: isinstance(part, dict),
+    )
 
 
 def learning_rate(config: ConfigDict, epoch: float, accuracies: Sequence[float] = ()) -> float:

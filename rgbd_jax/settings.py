@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from rgbd_jax.data.transforms import CROPS
+from rgbd_jax.metrics import metric_names
 from rgbd_jax.mixing import enabled
 from rgbd_jax.modalities import STREAMS
+from rgbd_jax.models.remat import CHOICES as REMAT
 
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -25,6 +27,30 @@ def check_config(config: ConfigDict) -> None:
         raise ValueError("\n  ".join(["the config cannot be used:", *problems]))
 
 
+def check_split_over(config: ConfigDict, devices: int) -> None:
+    """Checks that batches divide evenly among devices, and each device's share into its parts.
+
+    Raises:
+        ValueError: they do not; names the fields, and what would do.
+    """
+    for field, batch_size in (
+        ("config.train.batch_size", config.train.batch_size),
+        ("config.eval.batch_size", config.eval.batch_size),
+    ):
+        if batch_size % devices:
+            raise ValueError(
+                f"{field}={batch_size} does not divide by the {devices} devices; use a multiple of {devices}, such as "
+                f"{max(round(batch_size / devices), 1) * devices}"
+            )
+    share, parts = config.train.batch_size // devices, config.train.microbatches
+    if share % parts:
+        fitting = ", ".join(str(number) for number in range(1, share + 1) if share % number == 0)
+        raise ValueError(
+            f"config.train.microbatches={parts} does not divide the {share} clips that each of the {devices} devices "
+            f"has of config.train.batch_size={config.train.batch_size}; use one of {fitting}"
+        )
+
+
 def _rules(config: ConfigDict) -> Iterator[tuple[str, object, bool, str]]:
     model, loss, train, schedule = config.model, config.loss, config.train, config.schedule
     for field, value in {
@@ -38,6 +64,10 @@ def _rules(config: ConfigDict) -> Iterator[tuple[str, object, bool, str]]:
         "loss.reference_device_batch": loss.reference_device_batch,
         "loss.temperature_epochs": loss.temperature_epochs,
         "train.batch_size": train.batch_size,
+        "train.microbatches": train.microbatches,
+        "sharding.parameter_shards": config.sharding.parameter_shards,
+        "checkpoint.keep_best": config.checkpoint.keep_best,
+        "checkpoint.keep_latest": config.checkpoint.keep_latest,
         "train.epochs": train.epochs,
         "train.log_every_steps": train.log_every_steps,
         "train.evaluate_every_epochs": train.evaluate_every_epochs,
@@ -73,6 +103,17 @@ def _rules(config: ConfigDict) -> Iterator[tuple[str, object, bool, str]]:
         yield field, value, 0 <= value <= 1, "expected a probability, from 0 to 1"
     partner = train.batch_size != 1 or not enabled(mixing)
     yield "train.batch_size", train.batch_size, partner, "expected at least 2 with config.mixing, or its alphas 0"
+    for field, value in {
+        "checkpoint.keep_every_epochs": config.checkpoint.keep_every_epochs,
+        "checkpoint.every_steps": config.checkpoint.every_steps,
+    }.items():
+        yield field, value, value >= 0, "expected 0 (off) or more"
+    known = metric_names(config.stream == "fusion")
+    metric, best_is = config.checkpoint.best_metric, config.checkpoint.best_is
+    yield "checkpoint.best_metric", metric, metric in known, f"expected one of {', '.join(known)}"
+    yield "checkpoint.best_is", best_is, best_is in ("highest", "lowest"), "expected highest or lowest"
+    for name, what in config.remat.items():
+        yield f"remat.{name}", what, what in REMAT, f"expected one of {', '.join(REMAT)}"
     yield "eval.crops", config.eval.crops, config.eval.crops in CROPS, f"expected one of {', '.join(map(str, CROPS))}"
     yield "stream", config.stream, config.stream in STREAMS, f"expected one of {', '.join(STREAMS)}"
     yield "model.dtype", model.dtype, model.dtype in DTYPES, f"expected one of {', '.join(DTYPES)}"

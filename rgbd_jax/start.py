@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from rgbd_jax.convert import report
 from rgbd_jax.convert.detect import detect_network, is_fusion, same_width
@@ -17,7 +15,7 @@ from rgbd_jax.convert.name_table import ConversionError
 from rgbd_jax.convert.state_dict import CLASS_HEAD, from_pytorch, match_tensors, misfit, overlay, to_pytorch
 from rgbd_jax.convert.weights import TrainedWeights
 from rgbd_jax.modalities import MODALITIES
-from rgbd_jax.optim import learning_rate
+from rgbd_jax.optim import learning_rate, map_trees
 from rgbd_jax.steps import Stream, TrainState, Tree
 
 log = logging.getLogger("rgbd_jax")
@@ -156,8 +154,7 @@ def _with_momentum(state: TrainState, trained: TrainedWeights) -> Tree:
     """Returns the optimizer state with the momentum buffers; parameters without one start with zeros."""
     zeros = {name: np.zeros_like(tensor) for name, tensor in to_pytorch(state.params, {}).items()}
     buffers, _ = from_pytorch({**zeros, **trained.momentum}, state.params, {})
-    flat, _ = ravel_pytree(buffers)
-    return jax.tree.map(lambda leaf: flat if leaf.shape == flat.shape else leaf, state.optimizer_state)
+    return map_trees(lambda _: buffers, state.optimizer_state)
 
 
 def _momentum_note(trained: TrainedWeights, state: TrainState) -> str:

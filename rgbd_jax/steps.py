@@ -1,19 +1,20 @@
 """The train, evaluation and prediction step of a stream, as pure functions of a train state and a batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx, struct
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 
 from rgbd_jax import metrics, mixing, optim
+from rgbd_jax.collectives import ALONE, Spread
 from rgbd_jax.data.heatmap import heat_maps
 from rgbd_jax.losses import Labels, fusion_losses, unimodal_losses
+from rgbd_jax.models.draws import ClipDraws
 from rgbd_jax.models.fusion import FusionNetwork, FusionOutput
 from rgbd_jax.models.initial import initial_values
 from rgbd_jax.models.network import MotionNetwork, NetworkOutput
@@ -65,19 +66,22 @@ class Stream:
     Args:
         config: the experiment's config.
         num_classes: number of classes.
+        spread: how `train_step` is spread over devices inside `jax.shard_map`.
 
     Raises:
         ValueError: the config cannot be used; names every field that is wrong.
     """
 
-    def __init__(self, config: ConfigDict, num_classes: int):
+    def __init__(self, config: ConfigDict, num_classes: int, spread: Spread = ALONE):
         check_config(config)
+        self.spread = spread
         self.config = config
         self.num_classes = num_classes
         self.optimizer = optim.make_optimizer(config)
         self.fusion = config.stream == "fusion"
         network_type = FusionNetwork if self.fusion else MotionNetwork
-        network = nnx.eval_shape(lambda: network_type(config, num_classes))
+        axes = spread.axes if config.model.sync_batch_norm else ()
+        network = nnx.eval_shape(lambda: network_type(config, num_classes, axes))
         self.graph, *states = nnx.split(network, nnx.Param, nnx.BatchStat)
         params, batch_stats = states
         self._shapes = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
@@ -92,26 +96,29 @@ class Stream:
 
     def state_of(self, params: Tree, batch_stats: Tree) -> TrainState:
         """Returns the state that a training from given weights starts from."""
-        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, self.optimizer.init(ravel_pytree(params)[0]))
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, self.optimizer.init(params))
 
     def inputs(self, batch: Batch, mixture: mixing.Mixture | None = None) -> tuple[Clips, Heats]:
         """Returns normalised frames and their heat maps, both computed on the accelerator.
 
         Args:
-            batch: the batch; only its frames, uint8 b t h w 3, are read.
-            mixture: how its clips are mixed, None if they are not.
+            batch: the batch; only its frames, uint8 b t h w 3, and those of its partners are read.
+            mixture: how its clips are mixed with their partners, None if they are not.
         """
         model = self.config.model
         clip, heat = {}, {}
         for modality, frames in batch["frames"].items():  # uint8, b t h w 3
-            seen = frames if mixture is None else mixture.blend(frames, mixing.partners(frames))
+            seen, partner = frames, None
+            if mixture is not None:
+                partner = batch["partner"]["frames"][modality]
+                seen = mixture.blend(frames, partner)
             clip[modality] = normalise(seen, jnp.dtype(model.dtype))
-            heat[modality] = heat_maps(frames, model.frp_window, mixture) if model.frp else None  # b t h w 1
+            heat[modality] = heat_maps(frames, model.frp_window, mixture, partner) if model.frp else None  # b t h w 1
         return (clip, heat) if self.fusion else (clip[self.config.stream], heat[self.config.stream])
 
     def forward(
         self, params: Tree, batch_stats: Tree, clip: Clips, heat: Heats, temperature: Array | float, *,
-        train: bool = False, key: Array | None = None, intermediates: tuple[str, ...] = (),
+        train: bool = False, keys: Key[Array, "b"] | None = None, intermediates: tuple[str, ...] = (),
     ) -> tuple[Output, Tree]:  # fmt: skip
         """Returns what the network says of the clips, and the batch statistics afterwards.
 
@@ -121,14 +128,14 @@ class Stream:
             clip: normalised frames.
             heat: their heat maps.
             temperature: divides the logits of one stream; the fusion network has none.
-            train: whether dropout, random branch frames and batch statistics are on.
-            key: what dropout is drawn from, needed in training.
+            train: whether batch statistics are on.
+            keys: a key for each clip; they turn dropout and random branch frames on.
             intermediates: names of intermediate results to return.
         """
-        rngs = None if key is None else nnx.Rngs(dropout=key)
+        draws = None if keys is None else ClipDraws(keys)
         network = nnx.merge(self.graph, params, batch_stats, copy=True)
         sharpness = {} if self.fusion else {"temperature": temperature}
-        output = network(clip, heat, **sharpness, train=train, rngs=rngs, intermediates=intermediates)
+        output = network(clip, heat, **sharpness, train=train, draws=draws, intermediates=intermediates)
         return output, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
     def losses(self, output: Output, labels: Labels, moment: Moment) -> Mapping[str, Float[Array, "b"]]:
@@ -139,53 +146,88 @@ class Stream:
         return unimodal_losses(output, labels, self.config, distillation_weight=weight)
 
     def gradients(
-        self, params: Tree, batch_stats: Tree, clip: Clips, heat: Heats, labels: Labels, moment: Moment, key: Array
-    ) -> tuple[Tree, Tree, Output, Mapping[str, Float[Array, ""]]]:
-        """Returns the gradient, the new batch statistics, the output and the losses averaged over the clips."""
+        self, params: Tree, batch_stats: Tree, clip: Clips, heat: Heats, labels: Labels, moment: Moment,
+        keys: Key[Array, "b"],
+    ) -> tuple[Tree, Tree, Output, Mapping[str, Float[Array, ""]]]:  # fmt: skip
+        """Returns the gradient, the new batch statistics, the output and the losses averaged over the clips.
+
+        Args:
+            params: whole parameters.
+            batch_stats: running statistics.
+            clip: normalised frames of the clips at hand.
+            heat: their heat maps.
+            labels: true classes, or the share of every class.
+            moment: the moment of the training.
+            keys: of each clip, what its dropout and branch frames are drawn from.
+        """
 
         def mean_loss(params):
-            output, stats = self.forward(params, batch_stats, clip, heat, moment.temperature, train=True, key=key)
+            output, stats = self.forward(params, batch_stats, clip, heat, moment.temperature, train=True, keys=keys)
             means = {name: values.mean() for name, values in self.losses(output, labels, moment).items()}
             return means["loss"], (stats, output, means)
 
         gradient, (stats, output, means) = jax.grad(mean_loss, has_aux=True)(params)
         return gradient, stats, output, means
 
-    def update(
-        self, state: TrainState, clip: Clips, heat: Heats, labels: Labels, moment: Moment, seed: Array | int
-    ) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
-        """Takes one optimizer step; returns the new state and the step's metrics.
+    def descend(
+        self, state: TrainState, gradient: Tree, batch_stats: Tree, moment: Moment
+    ) -> tuple[TrainState, Float[Array, ""]]:
+        """Takes one optimizer step; returns the new state and the norm of the gradient before it was clipped.
 
-        The metric `top1` of mixed clips counts those whose class of the largest share is recognised.
-        Randomness is a function of the seed, the step and the clip's place in the global batch.
+        Args:
+            state: the train state before the step.
+            gradient: averaged over all clips.
+            batch_stats: the new running statistics.
+            moment: the moment of the training.
         """
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradient, stats, output, means = self.gradients(
-            state.params, state.batch_stats, clip, heat, labels, moment, key
-        )
-        # The optimizer sees one flat vector: hundreds of small tensors would each cost time to compile and to launch.
-        flat_params, unravel = ravel_pytree(state.params)
-        flat_gradient, _ = ravel_pytree(gradient)
-        updates, optimizer_state = self.optimizer.update(flat_gradient, state.optimizer_state, flat_params)
-        params = unravel(flat_params + moment.learning_rate * updates)
-        classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
-        measured = {
-            **means,
-            "top1": jnp.mean(metrics.rank_of_label(output.logits, classes) < 1),
-            "gradient_norm": jnp.linalg.norm(flat_gradient),
-        }
-        return TrainState(state.step + 1, params, stats, optimizer_state), measured
+        norm = self.spread.norm(gradient, self._shapes[0])
+        updates, optimizer_state = self.optimizer.update(gradient, state.optimizer_state, state.params, norm=norm)
+        params = jax.tree.map(lambda leaf, update: leaf + moment.learning_rate * update, state.params, updates)
+        return TrainState(state.step + 1, params, batch_stats, optimizer_state), norm
 
     def train_step(
         self, state: TrainState, batch: Batch, moment: Moment
     ) -> tuple[TrainState, Mapping[str, Float[Array, ""]]]:
-        """Trains on one batch, mixed as `config.mixing` says; returns the new state and the step's metrics."""
-        config, labels, mixture = self.config, batch["label"], None
+        """Trains on the clips at hand, together with those of the other devices that the step is spread over.
+
+        The clips go through the network in `config.train.microbatches` parts: the gradient is the mean of theirs.
+        BatchNorm normalises each part by its own statistics, and the running ones move once, by the parts' mean.
+        Randomness is a function of the seed, the step and the clip.
+
+        Args:
+            state: the train state.
+            batch: the clips, and with mixing their `partner`s (see `with_partners`).
+            moment: the moment of the training.
+
+        Returns:
+            The new state and the step's figures, averaged over all clips. `top1` of mixed clips counts those whose
+            class of the largest share is recognised.
+        """
+        config = self.config
+        step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        mixture = None
         if mixing.enabled(config.mixing):
             mixture = mixing.draw(config.mixing, config.clip.frames, config.seed, state.step)
-            labels = mixture.labels(labels, self.num_classes)
-        clip, heat = self.inputs(batch, mixture)
-        return self.update(state, clip, heat, labels, moment, config.seed)
+        params = self.spread.gather(state.params, self._shapes[0])
+
+        def measure(part: Batch) -> tuple[Tree, tuple[Tree, Mapping[str, Float[Array, ""]]]]:
+            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, part["record"])
+            labels = part["label"]
+            if mixture is not None:
+                labels = mixture.labels(labels, part["partner"]["label"], self.num_classes)
+            clip, heat = self.inputs(part, mixture)
+            gradient, stats, output, means = self.gradients(params, state.batch_stats, clip, heat, labels, moment, keys)
+            classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
+            top1 = jnp.mean(metrics.rank_of_label(output.logits, classes) < 1)
+            return gradient, (stats, {**means, "top1": top1})
+
+        zeros = self.spread.zeros_like(self._shapes[0])
+        gradient, (stats, measured) = mean_over_parts(measure, batch, config.train.microbatches, zeros)
+        gradient = self.spread.mean_gradient(gradient, self._shapes[0])
+        if not config.model.sync_batch_norm:
+            stats = self.spread.mean(stats)
+        state, norm = self.descend(state, gradient, stats, moment)
+        return state, {**self.spread.mean(measured), "gradient_norm": norm}
 
     def evaluation_step(self, params: Tree, batch_stats: Tree, batch: Batch, moment: Moment) -> Mapping[str, Any]:
         """Returns, clip by clip, the logits of every head (`heads`) and the losses (`losses`)."""
@@ -204,3 +246,36 @@ def normalise(
 ) -> Float[Array, "b t h w 3"]:
     """Returns (x - 127.5) / 128, for whole x exact in every floating type that the network computes in."""
     return ((frames.astype(jnp.float32) - 127.5) / 128).astype(dtype)
+
+
+def with_partners(batch: Batch, config: ConfigDict) -> Batch:
+    """Returns a whole batch with the frames and labels of the clips that its clips are mixed with, if they are."""
+    if not mixing.enabled(config.mixing):
+        return batch
+    partner = jax.tree.map(mixing.partners, {"frames": batch["frames"], "label": batch["label"]})
+    return {**batch, "partner": partner}
+
+
+def mean_over_parts(
+    measure: Callable[[Batch], tuple[Tree, Any]], batch: Batch, count: int, zeros: Tree
+) -> tuple[Tree, Any]:
+    """Returns the means of a gradient and of figures over equal parts of a batch, one after the other.
+
+    Clip i is in part i modulo `count`: the parts hold the same clips on any number of devices.
+
+    Args:
+        measure: returns the gradient and a tree of figures of a part.
+        batch: arrays whose first axis is the clip, divisible by `count`.
+        count: number of parts.
+        zeros: a gradient of zeros.
+    """
+    if count == 1:
+        return measure(batch)
+    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)  # count b/count ...
+
+    def add(total: Tree, part: Batch) -> tuple[Tree, Any]:
+        gradient, figures = measure(part)
+        return jax.tree.map(jnp.add, total, gradient), figures
+
+    total, figures = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda x: x / count, total), jax.tree.map(lambda x: x.mean(0), figures)

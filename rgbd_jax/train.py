@@ -3,34 +3,39 @@
 import contextlib
 import dataclasses
 import logging
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rgbd_jax.checkpoint import Checkpoints, accuracy_by_epoch, best_epoch, check_workdir, write_config
+from rgbd_jax import group
+from rgbd_jax.checkpoint import Checkpoints, Keep, Run, accuracy_by_epoch, latest_intact, saved
 from rgbd_jax.data import pipeline
 from rgbd_jax.dataset import open_splits
 from rgbd_jax.evaluate import Evaluator
-from rgbd_jax.settings import check_config
-from rgbd_jax.sharding import clip_mesh, global_batch, local_batch_size, replicated
-from rgbd_jax.start import starting_point
+from rgbd_jax.parallel import parallel_train_step, spread_over
+from rgbd_jax.preemption import PreemptedError, StopRequests
+from rgbd_jax.provenance import check_provenance, provenance
+from rgbd_jax.recent import Recent
+from rgbd_jax.settings import check_config, check_split_over
+from rgbd_jax.sharding import global_batch, local_batch_size, make_mesh, place, state_sharding
+from rgbd_jax.start import Start, starting_point
 from rgbd_jax.steps import Stream, evaluation_moment, moment_at
-from rgbd_jax.writers import Progress, Writers
+from rgbd_jax.workdir import check_workdir, write_config
+from rgbd_jax.writers import Progress, Writers, line
 
 log = logging.getLogger("rgbd_jax")
 
 
-class NonFiniteLossError(ArithmeticError):
-    """The loss of a step is not a finite number; nothing after the last checkpoint is kept."""
-
-
 def train(config: ConfigDict, workdir: Path) -> dict:
     """Trains until `config.train.epochs` are done, resuming where the workdir's latest checkpoint left off.
+
+    In a group of processes all of them call it; the first one writes figures and config.
 
     Returns:
         The result: step, clips and metrics of the best checkpoint, and seconds.
@@ -38,133 +43,115 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     Raises:
         ValueError: the config cannot be used, the data do not fit it, or the workdir is of another config.
         FileNotFoundError: data are missing.
+        OSError: something cannot be written; the last checkpoint is intact.
         NonFiniteLossError: the training diverged; names the step.
+        PreemptedError: the run was asked to stop, and has saved.
     """
     started = time.monotonic()
 
     # Check everything that can be wrong before anything is written.
     check_config(config)
     check_workdir(workdir, config, new_allowed=True)
+    mesh = make_mesh(config.sharding.parameter_shards)
+    check_split_over(config, mesh.size)
     splits = open_splits(config)
-    mesh = clip_mesh()
-    batch_size = local_batch_size(config.train.batch_size, "config.train.batch_size")
+    produced_by = provenance(splits.training, splits.evaluation)
     steps = pipeline.steps_per_epoch(splits.training, config.train.batch_size)
     last_step = steps * config.train.epochs
-    stream = Stream(config, splits.num_classes)
+    stream = Stream(config, splits.num_classes, spread_over(mesh))
+    sharding = state_sharding(stream.shapes(), mesh)
     evaluate = Evaluator(stream, splits.evaluation, mesh)
     batches = pipeline.train_batches(
         splits.training,
         config,
-        batch_size=batch_size,
+        batch_size=local_batch_size(config.train.batch_size),
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
     )
-
-    start = None if Checkpoints.exist(workdir) else starting_point(stream)
+    start = None if saved(workdir) else starting_point(stream)
+    group.wait_for_all("everything is checked")
 
     # Go on from the latest checkpoint; without one start where the config says: amid another training, from its
     # weights, or from scratch.
-    write_config(workdir, config)
-    checkpoints = Checkpoints(workdir, config.checkpoint.best_metric)
-    history = checkpoints.history()
+    if group.is_first():
+        write_config(workdir, config)
+    group.wait_for_all("the workdir is there")
     if start is None:
-        step = history[-1]["step"]
-        state, place = checkpoints.restore(step, stream.shapes(), replicated(mesh))
-        batches.set_state(dict(place))
+        state, run = latest_intact(workdir, stream.shapes(), sharding)
+        check_provenance(workdir, run.provenance, produced_by)
+        step, history, recent = int(state.step), list(run.history), Recent(run.recent)
+        batches.set_state(dict(run.data))
         log.info("resumed from step %d of %d in %s", step, last_step, workdir)
     else:
-        step = start.epoch * steps
-        state = jax.device_put(dataclasses.replace(start.state, step=jnp.asarray(step, jnp.int32)), replicated(mesh))
+        step, history, recent = start.epoch * steps, [], Recent()
+        state = place(dataclasses.replace(start.state, step=jnp.asarray(step, jnp.int32)), sharding)
         pipeline.skip_batches(batches, step)
-        log.info("training for %d steps on %d clips, %d devices", last_step, len(splits.training), jax.device_count())
-    train_step = jax.jit(stream.train_step, donate_argnums=0, out_shardings=replicated(mesh))
-    writers = Writers(workdir, step)
+        log.info("training for %d steps on %d clips, %s", last_step, len(splits.training), _machine(mesh))
+    checkpoints = Checkpoints(workdir, Keep(**config.checkpoint))
+    writers = Writers(workdir, step, {epoch["step"] for epoch in history})
+    train_step = parallel_train_step(stream, mesh)
+    program = None
 
-    # Step, log, evaluate, save.
-    recent = Recent(step)
-    progress = Progress(last_step, step, "step")
-    with contextlib.closing(checkpoints), contextlib.closing(writers), progress:
-        if start and start.epoch:  # so that its accuracy here can be compared with what it was there
-            figures = evaluate(state, evaluation_moment(config, start.epoch - 1))
-            history.append({"step": step, "epoch": start.epoch, **figures, **start.notes})
-            writers.write(step, "validation", figures)
-            log.info("epoch %d, as taken over  validation  %s", start.epoch, _line(figures))
-            checkpoints.save(state, batches.get_state(), history)
-        while step < last_step:
+    def save(metrics: Mapping[str, Any] | None = None) -> None:
+        writers.sync()
+        last_epoch = max(step - 1, 0) // steps
+        figures = recent.figures(step)
+        run = Run(batches.get_state(), history, figures, config.to_dict(), produced_by, last_epoch)
+        checkpoints.save(state, run, metrics)
+
+    # Evaluate and save where an epoch ends; step and log.
+    progress, stop = Progress(last_step, step, "step"), StopRequests()
+    with contextlib.closing(writers), contextlib.closing(checkpoints), progress, stop:
+        while True:
+            epoch = step // steps
+            if _is_evaluated(config, step, steps, start) and step not in {known["step"] for known in history}:
+                figures = evaluate(state, evaluation_moment(config, epoch - 1), stop.received)
+                if figures is None:
+                    break
+                writers.write(step, "validation", figures)
+                log.info("epoch %d/%d  validation  %s", epoch, config.train.epochs, line(figures))
+                history.append({"step": step, "epoch": epoch, **figures, **(start.notes if start else {})})
+                recent.restart_clock()
+                save(history[-1])
+            if step == last_step or stop.received():
+                break
+
             moment = moment_at(config, step / steps, accuracy_by_epoch(history))
             batch = global_batch(recent.next_batch(batches), mesh)
-            state, measured = train_step(state, batch, moment)
+            program = program or group.compiled(train_step, "the training step", state, batch, moment)
+            state, measured = program(state, batch, moment)
             step += 1
             recent.add(measured)
             progress.advance()
-            epoch_done = step % steps == 0
 
-            if epoch_done or step % config.train.log_every_steps == 0:
+            if step % steps == 0 or step % config.train.log_every_steps == 0:
                 figures = recent.means(step, config.train.batch_size)
                 writers.write(step, "train", {"learning_rate": float(moment.learning_rate), **figures})
-                log.info("step %d/%d  epoch %.2f  %s", step, last_step, step / steps, _line(figures))
-
-            epoch = step // steps
-            if epoch_done and (epoch % config.train.evaluate_every_epochs == 0 or step == last_step):
-                figures = evaluate(state, moment)
-                writers.write(step, "validation", figures)
-                log.info("epoch %d/%d  validation  %s", epoch, config.train.epochs, _line(figures))
-                history.append({"step": step, "epoch": epoch, **figures})
-                checkpoints.save(state, batches.get_state(), history)
-                recent.restart(step)
-
-    return {
-        **best_epoch(history, config.checkpoint.best_metric),
-        "latest_top1": history[-1]["top1"],
-        "seconds": round(time.monotonic() - started, 1),
-    }
+                log.info("step %d/%d  epoch %.2f  %s", step, last_step, step / steps, line(figures))
+                checkpoints.check()
+            if checkpoints.is_due(step):
+                save()
+        finished = step == last_step and step in {known["step"] for known in history}
+        if not finished:
+            save()
+    if not finished:
+        raise PreemptedError(
+            f"asked to stop, saved step {step} of {last_step} in {workdir}: the same command goes on from there"
+        )
+    best = Keep(**config.checkpoint).best(history)
+    return {**best, "latest_top1": history[-1]["top1"], "seconds": round(time.monotonic() - started, 1)}
 
 
-class Recent:
-    """The figures of the steps since the last log line; they stay on the device until then."""
-
-    def __init__(self, step: int):
-        self.restart(step)
-
-    def restart(self, step: int) -> None:
-        """Forgets everything; the clock runs from here."""
-        self._figures: list[Mapping[str, jax.Array]] = []
-        self._first_step = step
-        self._started = time.monotonic()
-        self._waited = 0.0
-
-    def next_batch(self, batches: Iterator[pipeline.Batch]) -> pipeline.Batch:
-        """Takes the next batch; the time counts as waiting if the devices were done with the last step before it."""
-        started = time.monotonic()
-        batch = next(batches)
-        if all(array.is_ready() for figures in self._figures[-1:] for array in figures.values()):  # type: ignore[attr-defined]
-            self._waited += time.monotonic() - started
-        return batch
-
-    def add(self, figures: Mapping[str, jax.Array]) -> None:
-        """Adds the figures of the next step."""
-        self._figures.append(figures)
-
-    def means(self, step: int, batch_size: int) -> dict[str, float]:
-        """Returns the mean figures, clips a second and the share of waiting since the last call, and starts anew.
-
-        Raises:
-            NonFiniteLossError: a step's loss is not finite.
-        """
-        figures: Sequence[Mapping[str, float]] = jax.device_get(self._figures)
-        for number, of_step in enumerate(figures, start=self._first_step + 1):
-            if not math.isfinite(of_step["loss"]):
-                raise NonFiniteLossError(
-                    f"the loss of step {number} is {of_step['loss']}: lower config.schedule.learning_rate or "
-                    "config.optimizer.gradient_clip; the last checkpoint is from before that step"
-                )
-        means = {name: float(sum(of_step[name] for of_step in figures)) / len(figures) for name in figures[0]}
-        seconds = time.monotonic() - self._started
-        means["clips_per_second"] = batch_size * len(figures) / seconds
-        means["waiting_for_clips"] = self._waited / seconds
-        self.restart(step)
-        return means
+def _is_evaluated(config: ConfigDict, step: int, steps: int, start: Start | None) -> bool:
+    """Returns whether a step is one after which the network is evaluated."""
+    epoch, place = divmod(step, steps)
+    if place or not epoch:
+        return False
+    # A training that is taken over is evaluated first, so that its accuracy can be compared with what it was there.
+    taken_over = start is not None and epoch == start.epoch
+    return taken_over or epoch % config.train.evaluate_every_epochs == 0 or epoch == config.train.epochs
 
 
-def _line(figures: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+def _machine(mesh: Mesh) -> str:
+    processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{mesh.size} devices{processes}"

@@ -2,8 +2,9 @@
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,21 @@ class Writers:
         workdir: the run's folder.
         first_step: the step that the run starts or resumes from; figures of later steps, left by a run that was
             killed, are removed.
+        evaluated: steps that the run it goes on with has evaluated; figures of other evaluations are removed.
+
+    Raises:
+        OSError: the files cannot be written; names them.
     """
 
-    def __init__(self, workdir: Path, first_step: int):
+    def __init__(self, workdir: Path, first_step: int, evaluated: Collection[int] = ()):
         self._active = jax.process_index() == 0
         if not self._active:
             return
         path = workdir / JSONL_FILE
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
-        path.write_text("".join(kept))
+        kept = [line for line in _lines(path) if _belongs(json.loads(line), first_step, evaluated)]
+        new = path.with_suffix(".new")
+        new.write_text("".join(kept))
+        os.replace(new, path)
         self._jsonl = path.open("a")
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
@@ -39,16 +46,28 @@ class Writers:
         """Writes figures of one kind ("train", "validation") under a step."""
         if not self._active:
             return
-        self._jsonl.write(json.dumps({"step": step, "kind": kind, **figures}) + "\n")
-        self._jsonl.flush()
+        try:
+            self._jsonl.write(json.dumps({"step": step, "kind": kind, **figures}) + "\n")
+            self._jsonl.flush()
+        except OSError as error:
+            raise OSError(f"{self._jsonl.name}: cannot be written: {error.strerror or error}") from error
         for name, value in figures.items():
             self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def sync(self) -> None:
+        """Puts the figures on disk, as a checkpoint does with all else."""
+        if self._active:
+            os.fsync(self._jsonl.fileno())
 
     def close(self) -> None:
         """Puts everything on disk."""
         if self._active:
             self._jsonl.close()
             self._tensorboard.close()
+
+
+def _belongs(line: Mapping[str, Any], first_step: int, evaluated: Collection[int]) -> bool:
+    return line["step"] <= first_step and (line["kind"] != "validation" or line["step"] in evaluated)
 
 
 def _lines(path: Path) -> list[str]:
@@ -77,3 +96,8 @@ class Progress:
     def advance(self) -> None:
         """Moves the bar on by one."""
         self._bar.update()
+
+
+def line(figures: Mapping[str, float]) -> str:
+    """Returns figures as the log shows them."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())

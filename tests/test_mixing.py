@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rgbd_jax import mixing
 from rgbd_jax.data.heatmap import heat_maps
 from rgbd_jax.losses import smoothed_cross_entropy
-from rgbd_jax.steps import Stream, moment_at
+from rgbd_jax.steps import Stream, moment_at, with_partners
 from rgbd_jax.train import train
 from tests.data.test_heatmap import expected_heat_map, moving_clip
 from tests.tiny import tiny_config
@@ -82,7 +82,7 @@ def test_the_loss_of_mixed_labels_is_the_mean_of_the_losses_by_share(seed, share
     logits = rng.normal(0, 3, (size, CLASSES)).astype(np.float32)
     labels = rng.integers(0, CLASSES, size)
     mixture = mixing.Mixture(np.ones(4, np.float32), np.float32(share))
-    shares = mixture.labels(labels, CLASSES)
+    shares = mixture.labels(labels, labels[::-1], CLASSES)
     np.testing.assert_allclose(np.sum(shares, axis=1), 1, atol=1e-6)
     own, partner = (smoothed_cross_entropy(logits, each, 0.1) for each in (labels, labels[::-1]))
     expected = share * own + (1 - share) * partner
@@ -98,7 +98,7 @@ def clips():
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
 def test_heat_maps_of_blended_clips_are_those_of_the_blended_frames(clips, share):
     mixture = mixing.Mixture(np.full(8, share, np.float32), np.float32(share))
-    found = np.asarray(jax.jit(heat_maps, static_argnums=1)(clips, 4, mixture))[..., 0]
+    found = np.asarray(jax.jit(heat_maps, static_argnums=1)(clips, 4, mixture, clips[::-1]))[..., 0]
     share = float(np.float32(share))
     for own, partner, heat in zip(clips, clips[::-1], found, strict=True):
         expected = expected_heat_map(share * own + (1 - share) * partner, 4)
@@ -110,7 +110,7 @@ def test_frames_of_shufflemix_keep_the_heat_maps_of_their_own_clips(clips):
     shares = np.array([1, 0, 0, 1, 1, 0, 1, 0], np.float32)
     mixture = mixing.Mixture(shares, np.float32(0.5))
     mixed = mixture.blend(clips, mixing.partners(clips))
-    heat = jax.jit(heat_maps, static_argnums=1)(clips, 4, mixture)
+    heat = jax.jit(heat_maps, static_argnums=1)(clips, 4, mixture, clips[::-1])
     alone = heat_maps(clips, 4)
     for i in range(len(clips)):
         for t, share in enumerate(shares):
@@ -130,16 +130,21 @@ def test_a_step_trains_on_mixed_clips_of_every_modality(small_demo, clips, strea
     batch = {
         "frames": dict.fromkeys(("rgb", "depth") if stream.fusion else ("rgb",), frames),
         "label": np.array([3, 7]),
+        "record": np.arange(2),
     }
     seen = []
 
-    def spy(state, clip, heat, labels, moment, seed):
-        seen.append((clip, heat, labels))
-        return state, {}
+    class SeenError(Exception):
+        pass
 
-    stream.update = spy
+    def spy(params, batch_stats, clip, heat, labels, moment, keys):
+        seen.append((clip, heat, labels))
+        raise SeenError
+
+    stream.gradients = spy
     state = stream.init(0).replace(step=np.int32(5))
-    stream.train_step(state, batch, moment_at(config, 0.0))
+    with pytest.raises(SeenError):
+        stream.train_step(state, with_partners(batch, config), moment_at(config, 0.0))
     ((clip, _, labels),) = seen
     share = float(mixing.draw(config.mixing, 8, config.seed, 5).label)
     assert 0.01 < share < 0.99

@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rgbd_jax import metrics
-from rgbd_jax.checkpoint import Checkpoints, write_config
+from rgbd_jax.checkpoint import Checkpoints, Keep, Run
 from rgbd_jax.data import pipeline
 from rgbd_jax.data.source import open_split
 from rgbd_jax.evaluate import Evaluator, evaluate
 from rgbd_jax.scores import Scores, scores_file
-from rgbd_jax.sharding import clip_mesh, replicated
+from rgbd_jax.sharding import make_mesh, place, replicated
 from rgbd_jax.steps import Stream, moment_at
+from rgbd_jax.workdir import write_config
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -140,9 +141,9 @@ def test_flipped_bits_never_change_scores_unnoticed(tmp_path, write):
         write(path, **dict(file))
     whole = path.read_bytes()
     said = []
-    for place in range(0, len(whole), 7):
+    for position in range(0, len(whole), 7):
         flipped = bytearray(whole)
-        flipped[place] ^= 1 << (place % 8)
+        flipped[position] ^= 1 << (position % 8)
         path.write_bytes(flipped)
         try:
             found = Scores.load(path)
@@ -187,7 +188,7 @@ def setup(small_demo):
     config = tiny_config(small_demo)
     config.eval.batch_size = 10  # the last batch of the 24 clips is not full
     stream = Stream(config, 12)
-    return stream, jax.device_put(stream.init(3), replicated(clip_mesh())), moment_at(config, 1.0)
+    return stream, place(stream.init(3), replicated(make_mesh(1))), moment_at(config, 1.0)
 
 
 def assert_same_logits(found, expected):
@@ -206,7 +207,7 @@ def test_scores_are_those_of_the_clips_in_the_order_of_the_split(setup):
     stream, state, moment = setup
     config = stream.config
     split = open_split("rgbd_demo", config.data.data_dir, "validation")
-    found, scores = Evaluator(stream, split, clip_mesh()).measure(state, moment)
+    found, scores = Evaluator(stream, split, make_mesh(1)).measure(state, moment)
     clips = [split[i] for i in range(len(split))]
     assert scores.names == tuple(clip.name for clip in clips)
     assert scores.labels.tolist() == [clip.label for clip in clips]
@@ -221,7 +222,7 @@ def test_scores_are_those_of_the_clips_in_the_order_of_the_split(setup):
     with config.unlocked():
         other = config.copy_and_resolve_references()
     other.eval.batch_size = 24
-    alone, scores_alone = Evaluator(Stream(other, 12), split, clip_mesh()).measure(state, moment)
+    alone, scores_alone = Evaluator(Stream(other, 12), split, make_mesh(1)).measure(state, moment)
     assert scores_alone.names == scores.names
     assert_same_logits(scores_alone.heads, scores.heads)
     batch = next(iter(pipeline.eval_batches(split, config, batch_size=5)))
@@ -237,8 +238,9 @@ def test_evaluation_leaves_the_scores_in_the_workdir(setup, tmp_path, caplog):
     config = stream.config.copy_and_resolve_references()
     config.data.eval_split = "validation[:50%]"
     write_config(workdir, config)
-    checkpoints = Checkpoints(workdir, "top1")
-    checkpoints.save(state, {}, [{"step": 0, "epoch": 1, "top1": 0.5}])
+    checkpoints = Checkpoints(workdir, Keep())
+    figures = {"step": 0, "epoch": 1, "top1": 0.5}
+    checkpoints.save(state, Run({}, [figures], config=config.to_dict()), figures)
     checkpoints.close()
     with caplog.at_level("INFO", "rgbd_jax"):
         result = evaluate(config, workdir, "best")
@@ -265,7 +267,7 @@ from absl import flags
 from rgbd_jax.data.source import open_split
 from rgbd_jax.evaluate import Evaluator
 from rgbd_jax.scores import Scores
-from rgbd_jax.sharding import clip_mesh, replicated
+from rgbd_jax.sharding import make_mesh, place, replicated
 from rgbd_jax.steps import Stream, moment_at
 from tests.tiny import tiny_config
 from pathlib import Path
@@ -277,9 +279,9 @@ assert jax.device_count() == 2 and jax.local_device_count() == 1
 config = tiny_config(data_dir)
 config.eval.batch_size = 10
 stream = Stream(config, 12)
-state = jax.device_put(stream.init(3), replicated(clip_mesh()))
+state = place(stream.init(3), replicated(make_mesh(1)))
 split = open_split("rgbd_demo", data_dir, "validation")
-figures, scores = Evaluator(stream, split, clip_mesh()).measure(state, moment_at(config, 1.0))
+figures, scores = Evaluator(stream, split, make_mesh(1)).measure(state, moment_at(config, 1.0))
 scores.save(Path(folder) / f"{number}.npz")
 (Path(folder) / f"{number}.json").write_text(json.dumps(figures))
 """
@@ -305,7 +307,7 @@ def test_two_processes_find_what_one_does(setup, small_demo, tmp_path):
         for process in processes:
             process.kill()
     split = open_split("rgbd_demo", str(small_demo), "validation")
-    expected, scores = Evaluator(stream, split, clip_mesh()).measure(state, moment)
+    expected, scores = Evaluator(stream, split, make_mesh(1)).measure(state, moment)
     for number in range(2):
         found = Scores.load(tmp_path / f"{number}.npz")
         assert found.names == scores.names

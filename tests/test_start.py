@@ -10,20 +10,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 
 from rgbd_jax import train as train_module
-from rgbd_jax.checkpoint import Checkpoints
+from rgbd_jax.checkpoint import read_run, saved
 from rgbd_jax.convert.__main__ import main as convert_main
 from rgbd_jax.convert.pytorch_file import read_pytorch, write_pytorch
 from rgbd_jax.convert.state_dict import to_pytorch
 from rgbd_jax.evaluate import evaluate
-from rgbd_jax.sharding import clip_mesh, replicated
 from rgbd_jax.start import starting_point
 from rgbd_jax.steps import Stream
 from rgbd_jax.train import train
 from tests.convert.networks import checkpoint, manifest_of, random_state_dict, small_config
-from tests.tiny import tiny_config
+from tests.tiny import saved_state, tiny_config
 
 ROOT = Path(__file__).parents[1]
 HEADS = [f"head_{branch}" for branch in ("small", "medium", "large")]
@@ -85,11 +83,6 @@ def exported(interrupted, convert):
     return config, root, found
 
 
-def final_state(config, workdir):
-    checkpoints = Checkpoints(workdir, "top1", read_only=True)
-    return checkpoints.restore(checkpoints.step_of("latest"), Stream(config, 12).shapes(), replicated(clip_mesh()))[0]
-
-
 def assert_same(found, expected):
     for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(one, other, err_msg=jax.tree_util.keystr(path))
@@ -117,11 +110,11 @@ def test_continued_training_ends_as_the_uninterrupted_one(exported, tmp_path, ki
     """Bit by bit: parameters, statistics, momentum, step, and the figures of every step on the way."""
     config, root, found = exported
     train(changed(config, continue_from=str(found[kind])), tmp_path / "run")
-    assert_same(final_state(config, tmp_path / "run"), final_state(config, root / "whole"))
+    assert_same(saved_state(config, tmp_path / "run"), saved_state(config, root / "whole"))
     for of in ("train", "validation"):
         whole = lines(root / "whole", of)
         assert lines(tmp_path / "run", of) == [line for line in whole if line["step"] >= 6 + (of == "train")]
-    history = Checkpoints(tmp_path / "run", "top1", read_only=True).history()
+    history = read_run(saved(tmp_path / "run")[0]).history
     assert [(epoch["step"], epoch["epoch"]) for epoch in history] == [(6, 2), (9, 3)]
     assert history[0]["continued_from"] == str(found[kind])
     best = max(line["top1"] for line in lines(root / "second_epoch", "validation"))
@@ -143,7 +136,7 @@ def test_continued_training_that_is_killed_goes_on_from_its_own_checkpoint(expor
         train(config, tmp_path / "run")
     monkeypatch.undo()
     train(changed(config, continue_from=str(tmp_path / "gone")), tmp_path / "run")  # its source is not needed again
-    assert_same(final_state(config, tmp_path / "run"), final_state(config, root / "whole"))
+    assert_same(saved_state(config, tmp_path / "run"), saved_state(config, root / "whole"))
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "converted"])
@@ -181,14 +174,11 @@ def test_converted_checkpoint_evaluates_as_the_run_it_is_of(interrupted, tmp_pat
 def test_start_from_weights(exported, kind):
     """All but the linear layers of the class heads, from the checkpoint; those, and the optimizer, from scratch."""
     config, root, found = exported
-    there, scratch = final_state(config, root / "second_epoch"), Stream(config, 12).init(config.seed)
+    there, scratch = saved_state(config, root / "second_epoch"), Stream(config, 12).init(config.seed)
     start = starting_point(Stream(changed(config, init_from=str(found[kind])), 12))
     assert (start.epoch, int(start.state.step), start.notes) == (0, 0, {})
     if kind == "workdir":  # the best checkpoint is taken of it, which may be the first
-        checkpoints = Checkpoints(root / "second_epoch", "top1", read_only=True)
-        there = checkpoints.restore(checkpoints.step_of("best"), Stream(config, 12).shapes(), replicated(clip_mesh()))[
-            0
-        ]
+        there = saved_state(config, root / "second_epoch", "best")
     assert_same(start.state.batch_stats, there.batch_stats)
     assert_same(start.state.optimizer_state, scratch.optimizer_state)
     for name, params in start.state.params.items():
@@ -351,8 +341,8 @@ def test_momentum_of_both_streams_is_taken_over(tmp_path):
     write_pytorch(tmp_path / "fusion.pth.tar", contents)
     config.continue_from = str(tmp_path / "fusion.pth.tar")
     state = starting_point(Stream(config, 12)).state
-    (flat,) = [leaf for leaf in jax.tree.leaves(state.optimizer_state) if leaf.ndim]
-    found = to_pytorch(ravel_pytree(state.params)[1](flat), {})
+    (momentum,) = [part.trace for part in state.optimizer_state if hasattr(part, "trace")]
+    found = to_pytorch(momentum, {})
     names = [name for name in contents["model"] if name in found]
     assert len(names) == len(found) > 300
     for number, name in enumerate(names):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from rgbd_jax import train as train_module
-from rgbd_jax.checkpoint import Checkpoints
+from rgbd_jax.checkpoint import saved
 from rgbd_jax.evaluate import evaluate
-from rgbd_jax.sharding import clip_mesh, replicated
+from rgbd_jax.recent import NonFiniteLossError
 from rgbd_jax.steps import Stream
-from rgbd_jax.train import NonFiniteLossError, train
-from tests.tiny import tiny_config
+from rgbd_jax.train import train
+from tests.tiny import saved_state, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +22,6 @@ def trained(small_demo, tmp_path_factory):
     config = tiny_config(small_demo)
     workdir = tmp_path_factory.mktemp("runs") / "two_epochs"
     return config, workdir, train(config, workdir)
-
-
-def final_state(config, workdir):
-    checkpoints = Checkpoints(workdir, "top1", read_only=True)
-    stream = Stream(config, 12)
-    return checkpoints.restore(checkpoints.step_of("latest"), stream.shapes(), replicated(clip_mesh()))[0]
 
 
 def lines(workdir):
@@ -53,7 +47,7 @@ def test_result_and_figures(trained):
 
 def test_training_moves_every_weight_and_statistic(trained):
     config, workdir, _ = trained
-    start, end = Stream(config, 12).init(config.seed), final_state(config, workdir)
+    start, end = Stream(config, 12).init(config.seed), saved_state(config, workdir)
     for before, after in ((start.params, end.params), (start.batch_stats, end.batch_stats)):
         still = [
             jax.tree_util.keystr(path)
@@ -111,8 +105,8 @@ def test_interrupted_and_resumed_run_ends_bit_identical(trained, tmp_path, monke
     resumed = train(config, tmp_path / "run")
 
     for a, b in zip(
-        jax.tree.leaves(final_state(config, workdir)),
-        jax.tree.leaves(final_state(config, tmp_path / "run")),
+        jax.tree.leaves(saved_state(config, workdir)),
+        jax.tree.leaves(saved_state(config, tmp_path / "run")),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
@@ -152,7 +146,7 @@ def test_non_finite_loss_names_the_step(small_demo, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "moment_at", poisoned)
     with pytest.raises(NonFiniteLossError, match="the loss of step 3 is nan"):
         train(config, tmp_path / "run")
-    assert Checkpoints(tmp_path / "run", "top1", read_only=True).step_of("latest") is None
+    assert not saved(tmp_path / "run")
 
 
 def test_depth_stream_trains(small_demo, tmp_path):

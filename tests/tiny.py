@@ -5,6 +5,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import demo
+from rgbd_jax.checkpoint import Keep, find, read_state
+from rgbd_jax.sharding import make_mesh, state_sharding
+from rgbd_jax.steps import Stream, TrainState
 
 
 def tiny_config(data_dir: Path, stream: str = "rgb") -> ConfigDict:
@@ -24,3 +27,10 @@ def tiny_config(data_dir: Path, stream: str = "rgb") -> ConfigDict:
     config.eval.batch_size = 16
     config.lock()
     return config
+
+
+def saved_state(config: ConfigDict, workdir: Path, which: str = "latest", classes: int = 12) -> TrainState:
+    """Returns the train state of the "latest" or "best" checkpoint of a run."""
+    shapes = Stream(config, classes).shapes()
+    folder = find(workdir, which, Keep(**config.checkpoint))
+    return read_state(folder, shapes, state_sharding(shapes, make_mesh(config.sharding.parameter_shards)))

@@ -1,6 +1,5 @@
 """Reads the weights of a run of this package."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from rgbd_jax import optim
-from rgbd_jax.checkpoint import CONFIG_FILE, Checkpoints, accuracy_by_epoch, best_epoch
+from rgbd_jax.checkpoint import Keep, accuracy_by_epoch, find, read_run
 from rgbd_jax.convert.state_dict import COUNTER, in_reference_order, to_pytorch
 from rgbd_jax.convert.weights import SGD_GROUP, TrainedWeights
+from rgbd_jax.workdir import CONFIG_FILE, read_config
 
 
 def is_workdir(path: Path) -> bool:
@@ -26,14 +26,11 @@ def load_workdir(path: Path, which: str = "best") -> TrainedWeights:
     Raises:
         FileNotFoundError: the run has no checkpoint yet.
     """
-    config = json.loads((path / CONFIG_FILE).read_text())
-    metric = config["checkpoint"]["best_metric"]
-    checkpoints = Checkpoints(path, metric, read_only=True)
-    step = checkpoints.step_of(which)
-    if step is None:
-        raise FileNotFoundError(f"{path} has no checkpoint yet; train until the first evaluation is done")
-    history = [epoch for epoch in checkpoints.history() if epoch["step"] <= step]
-    folder = path / "checkpoints" / str(step) / "state"
+    config = read_config(path)
+    keep = Keep(**config["checkpoint"])
+    checkpoint = find(path, which, keep, evaluated=True)
+    history = read_run(checkpoint).history
+    folder = checkpoint / "state"
     with ocp.PyTreeCheckpointer() as checkpointer:
         saved = checkpointer.metadata(folder.absolute()).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
@@ -56,15 +53,23 @@ def load_workdir(path: Path, which: str = "best") -> TrainedWeights:
         in_reference_order(tensors | counters),
         to_pytorch(_momentum(state), {}) if sgd else {},
         epoch,
-        best_epoch(history, metric)[metric],
+        keep.best(history)[keep.best_metric],
         group if sgd else {},
         reference_layout=config["fusion"]["reference_layout"] if config["stream"] == "fusion" else None,
     )
 
 
 def _momentum(state: dict[str, Any]) -> dict:
-    """Returns the momentum as a tree like that of the parameters; the optimizer keeps it as one flat vector."""
-    (flat,) = [leaf for leaf in jax.tree.leaves(state["optimizer_state"]) if np.ndim(leaf) == 1]
+    """Returns the momentum as a tree like that of the parameters; format version 1 has it as one vector."""
+    momentum: list[Any] = []
+    jax.tree.map(
+        lambda part: momentum.append(part["trace"]),
+        state["optimizer_state"],
+        is_leaf=lambda part: isinstance(part, dict) and "trace" in part,
+    )
+    if isinstance(momentum[0], dict):
+        return momentum[0]
+    (flat,) = momentum
     leaves, structure = jax.tree.flatten(state["params"])
     parts = np.split(np.asarray(flat), np.cumsum([leaf.size for leaf in leaves])[:-1])
     return jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])

@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from rgbd_jax.mixing import Mixture, partners
+from rgbd_jax.mixing import Mixture
 
 
 def heat_maps(
-    frames: UInt8[Array, "b t h w 3"], window: int, mixture: Mixture | None = None
+    frames: UInt8[Array, "b t h w 3"],
+    window: int,
+    mixture: Mixture | None = None,
+    partner: UInt8[Array, "b t h w 3"] | None = None,
 ) -> Float[Array, "b t h w 1"]:
     """Computes one heat map a frame from the window of frames that ends there (the paper's FRP module).
 
@@ -25,7 +28,8 @@ def heat_maps(
     Args:
       frames: Frames as the network sees them, before normalisation, uint8[b t h w 3].
       window: Number of frames w that a heat map pools, at least 1 (static under `jax.jit`).
-      mixture: How the clips of the batch are mixed, None if they are not; `frames` are those from before.
+      mixture: How the clips are mixed, None if they are not; `frames` are those from before.
+      partner: Frames of the clips that they are mixed with, needed with a mixture.
 
     Returns:
       Heat maps, float32[b t h w 1], in [0, 2]. Frames before the first full window are 0; so are windows without
@@ -44,8 +48,8 @@ def heat_maps(
         return jnp.zeros((b, t, h, w, 1), jnp.float32)
 
     pooled = _rank_pool(frames, window)
-    if mixture is not None:
-        pooled = mixture.blend(pooled, _rank_pool(partners(frames), window), first=window - 1)
+    if mixture is not None and partner is not None:
+        pooled = mixture.blend(pooled, _rank_pool(partner, window), first=window - 1)
     pooled = jnp.maximum(pooled, 0)
     pooled -= pooled.min(axis=(2, 3, 4), keepdims=True)
     peak = pooled.max(axis=(2, 3, 4), keepdims=True)  # b n 1 1 1

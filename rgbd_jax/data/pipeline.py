@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
@@ -46,8 +47,8 @@ def train_batches(
 ) -> grain.DatasetIterator[Batch]:
     """Starts the endless stream of training batches.
 
-    Each epoch is a fresh shuffle of all clips, of which every shard takes its part of each batch: the clips of a
-    batch over all shards are the same for every number of shards.
+    Each epoch is a fresh shuffle of all clips, of which every shard takes its block of each batch: the batches over
+    all shards, and the order of the clips in them, are the same for every number of shards.
 
     Args:
       source: Training clips.
@@ -66,12 +67,17 @@ def train_batches(
         a clip cannot be read.
     """
     loader = _Loader(source, config, training=True)
-    clips = steps_per_epoch(source, batch_size * shard_count) * batch_size * shard_count  # an epoch, over all shards
-    order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle()[:clips]
-    shard = order[_shard(shard_index, shard_count)].repeat(None)  # shuffles anew every epoch
-    epoch_clips = clips // shard_count
-    examples = shard.map_with_index(lambda index, record: loader(int(record), epoch=index // epoch_clips))
-    return iter(_batched(examples, config, batch_size))
+    steps = steps_per_epoch(source, batch_size * shard_count)
+    clips = steps * batch_size * shard_count  # of an epoch, over all shards
+    order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle()[:clips].repeat(None)  # anew every epoch
+    _check_shard(shard_index, shard_count)
+    block = slice(shard_index * batch_size, (shard_index + 1) * batch_size)
+
+    def load(step: int, records: np.ndarray) -> Batch:
+        return _stacked([loader(int(record), epoch=step // steps) for record in records[block]])
+
+    whole_batches = order.batch(batch_size * shard_count, drop_remainder=True)
+    return iter(_ahead(whole_batches.map_with_index(load), config))
 
 
 def skip_batches(batches: grain.DatasetIterator[Batch], count: int) -> None:
@@ -101,9 +107,10 @@ def eval_batches(
     """
     loader = _Loader(source, config, training=False)
     places = eval_steps(source, batch_size * shard_count) * batch_size * shard_count
-    shard = grain.MapDataset.range(places)[_shard(shard_index, shard_count)]
+    _check_shard(shard_index, shard_count)
+    shard = grain.MapDataset.range(places)[shard_index::shard_count]
     examples = shard.map(lambda place: loader(int(place)) if place < len(source) else loader.padding())
-    return _batched(examples, config, batch_size)
+    return _ahead(examples.batch(batch_size, drop_remainder=True), config)  # no remainder is left
 
 
 def views(batch: Batch) -> list[Batch]:
@@ -132,19 +139,22 @@ def eval_steps(source: ClipSource, batch_size: int) -> int:
     return -(-len(source) // batch_size)
 
 
-def _shard(index: int, count: int) -> slice:
+def _check_shard(index: int, count: int) -> None:
     if not 0 <= index < count:
         raise ValueError(f"shard_index is {index}; expected 0 to {count - 1}, as shard_count is {count}")
-    return slice(index, None, count)
 
 
-def _batched(examples: grain.MapDataset[Batch], config: ConfigDict, batch_size: int) -> grain.IterDataset[Batch]:
+def _stacked(examples: Sequence[Batch]) -> Batch:
+    return jax.tree.map(lambda *values: np.stack(values), *examples)
+
+
+def _ahead(batches: grain.MapDataset[Batch], config: ConfigDict) -> grain.IterDataset[Batch]:
     """Makes `config.data.workers` batches at a time, each in a thread of its own; with 0, each when it is asked for."""
     workers = config.data.workers
     if workers < 0:
         raise ValueError(f"config.data.workers is {workers}; expected a number of threads, or 0 to load without one")
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers)
-    return examples.batch(batch_size, drop_remainder=True).to_iter_dataset(options)  # no remainder is left
+    return batches.to_iter_dataset(options)
 
 
 class _Loader:

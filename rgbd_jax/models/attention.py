@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
+from rgbd_jax.models.draws import ClipDraws, Dropout
 from rgbd_jax.models.layers import LayerNorm, Linear, Types
+from rgbd_jax.models.remat import recomputed
 
 
 class KeptKeysAttention(nnx.Module):
@@ -25,12 +27,12 @@ class KeptKeysAttention(nnx.Module):
         types: Types = {"dtype": dtype, "param_dtype": param_dtype}
         self.query_key_value = Linear(features, 3 * heads * head_features, use_bias=False, **types)
         self.output = Linear(heads * head_features, features, **types)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.heads = heads
         self.knn_attention = knn_attention
 
     def __call__(
-        self, x: Float[Array, "b n c"], *, train: bool, rngs: nnx.Rngs | None
+        self, x: Float[Array, "b n c"], draws: ClipDraws | None = None
     ) -> tuple[Float[Array, "b n c"], Float[Array, "b heads n n"]]:
         """Returns the attended tokens and the attention weights (rows sum to one)."""
         qkv = rearrange(self.query_key_value(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
@@ -40,7 +42,7 @@ class KeptKeysAttention(nnx.Module):
         weights = jax.nn.softmax(scores, axis=-1)  # b heads n n
         attended = jnp.einsum("bhij,bhjd->bhid", weights.astype(value.dtype), value)
         output = self.output(rearrange(attended, "b heads n d -> b n (heads d)"))
-        return self.dropout(output, deterministic=not train, rngs=rngs), weights
+        return self.dropout(output, draws), weights
 
 
 def keep_strongest(scores: Float[Array, "*rows n"], share: float) -> Float[Array, "*rows n"]:
@@ -65,39 +67,46 @@ class TransformerLayer(nnx.Module):
         self.perceptron_norm = LayerNorm(features, **types)
         self.perceptron_hidden = Linear(features, hidden, **types)
         self.perceptron_output = Linear(hidden, features, **types)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def __call__(
-        self, x: Float[Array, "b n c"], *, train: bool, rngs: nnx.Rngs | None
+        self, x: Float[Array, "b n c"], draws: ClipDraws | None = None
     ) -> tuple[Float[Array, "b n c"], Float[Array, "b heads n n"]]:
         """Returns the tokens after the layer and its attention weights."""
-        attended, weights = self.attention(self.attention_norm(x), train=train, rngs=rngs)
+        attended, weights = self.attention(self.attention_norm(x), draws)
         x = x + attended
         hidden = jax.nn.gelu(self.perceptron_hidden(self.perceptron_norm(x)), approximate=False)
-        hidden = self.dropout(hidden, deterministic=not train, rngs=rngs)  # b n hidden
-        return x + self.dropout(self.perceptron_output(hidden), deterministic=not train, rngs=rngs), weights
+        hidden = self.dropout(hidden, draws)  # b n hidden
+        return x + self.dropout(self.perceptron_output(hidden), draws), weights
 
 
 class TransformerStack(nnx.Module):
     """N transformer layers whose parameters are stacked along a first axis, so that one layer is compiled, not N."""
 
-    def __init__(self, depth: int, *layer_arguments: Any, **layer_options: Any):
+    def __init__(self, depth: int, *layer_arguments: Any, remat: str = "none", **layer_options: Any):
         graph, state = nnx.split(TransformerLayer(*layer_arguments, **layer_options))
         self.layers = nnx.merge(graph, jax.tree.map(lambda x: jnp.broadcast_to(x, (depth, *x.shape)), state))
         self.depth = depth
+        self.remat = remat
 
     def __call__(
-        self, x: Float[Array, "b n c"], *, train: bool, rngs: nnx.Rngs | None
+        self, x: Float[Array, "b n c"], draws: ClipDraws | None = None
     ) -> tuple[Float[Array, "b n c"], Float[Array, "depth b n c"], Float[Array, "depth b heads n n"]]:
         """Returns the last layer's tokens, every layer's tokens and every layer's attention weights."""
         graph, stacked = nnx.split(self.layers)
-        keys = jax.random.split(rngs.dropout(), self.depth) if train and rngs is not None else None
+        keys = None if draws is None else draws.next_keys_of(self.depth)  # depth b
 
         def step(tokens, layer):
-            state, key = layer
-            layer_rngs = None if key is None else nnx.Rngs(dropout=key)
-            tokens, weights = nnx.merge(graph, state)(tokens, train=train, rngs=layer_rngs)
+            state, keys = layer
+            tokens, weights = recomputed(self.remat, (nnx.merge(graph, state),), apply_layer, tokens, keys)
             return tokens, (tokens, weights)
 
         x, (every_x, every_weights) = jax.lax.scan(step, x, (stacked, keys))
         return x, every_x, every_weights
+
+
+def apply_layer(
+    modules: tuple[TransformerLayer], tokens: Float[Array, "b n c"], keys: Key[Array, "b"] | None
+) -> tuple[Float[Array, "b n c"], Float[Array, "b heads n n"]]:
+    """Returns the tokens and attention weights of a layer; keys, one for each clip, turn dropout on."""
+    return modules[0](tokens, None if keys is None else ClipDraws(keys))

@@ -10,11 +10,12 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.models.draws import ClipDraws, Dropout
 from rgbd_jax.models.intermediates import Intermediates
-from rgbd_jax.models.layers import BatchNorm, Linear, Types
-from rgbd_jax.models.trunk import ClassHead, Trunk, at_least_float32, feature_count, types_of
+from rgbd_jax.models.layers import BatchNorm, BatchStatistics, Linear, Types
+from rgbd_jax.models.trunk import ClassHead, Trunk, at_least_float32, feature_count, types_of, wide_types
 
-BATCH_NORM = {"epsilon": 1e-5, "momentum": 0.1}
+EPSILON, MOMENTUM = 1e-5, 0.1  # of BatchNorm, PyTorch's defaults
 
 
 @struct.dataclass
@@ -50,9 +51,10 @@ class FusionOutput:
 class DenseUnit(nnx.Module):
     """Linear map without bias, BatchNorm, ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, types: Types):
+    def __init__(self, inputs: int, outputs: int, types: Types, axes: tuple[str, ...]):
         self.linear = Linear(inputs, outputs, use_bias=False, **types)
-        self.norm = BatchNorm(outputs, **BATCH_NORM, param_dtype=types["param_dtype"])
+        statistics = BatchStatistics(MOMENTUM, axes)
+        self.norm = BatchNorm(outputs, epsilon=EPSILON, statistics=statistics, param_dtype=types["param_dtype"])
 
     def __call__(self, x: Float[Array, "*batch i"], *, train: bool) -> Float[Array, "*batch o"]:
         """Applies the unit to the last axis; batch statistics are taken over all others."""
@@ -62,10 +64,10 @@ class DenseUnit(nnx.Module):
 class Exchange(nnx.Module):
     """Makes of both streams' features, concatenated and normalised, what is added to each (the paper's CFCer)."""
 
-    def __init__(self, features: int, dropout: float, types: Types):
-        self.hidden = DenseUnit(2 * features, features, types)
+    def __init__(self, features: int, dropout: float, types: Types, axes: tuple[str, ...] = ()):
+        self.hidden = DenseUnit(2 * features, features, types, axes)
         self.output = Linear(features, features, use_bias=False, **types)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def __call__(
         self,
@@ -74,7 +76,7 @@ class Exchange(nnx.Module):
         *,
         reference_layout: bool = False,
         train: bool,
-        rngs: nnx.Rngs | None,
+        draws: ClipDraws | None = None,
     ) -> Float[Array, "*batch c"]:
         """Returns what is added to the features of both streams.
 
@@ -84,8 +86,8 @@ class Exchange(nnx.Module):
             reference_layout: takes (b, t, 2c) features as if their memory held (b, 2c, t), and the (b, c, t) result
                 as if it held (b, t, c), as the reference does: frames and channels are mixed up, but in the same way
                 always, and weights trained so need it.
-            train: whether dropout and batch statistics are on.
-            rngs: stream `dropout`, needed in training.
+            train: whether batch statistics are on.
+            draws: turn dropout on.
         """
         both = jnp.concatenate([rgb, depth], axis=-1)  # b t 2c
         wide = at_least_float32(both)
@@ -95,7 +97,7 @@ class Exchange(nnx.Module):
             frames, channels = both.shape[-2:]
             both = rearrange(both.reshape(-1, channels, frames), "b c t -> b t c")
         added = self.output(self.hidden(both, train=train))
-        added = self.dropout(added, deterministic=not train, rngs=rngs)
+        added = self.dropout(added, draws)
         if reference_layout:
             added = rearrange(added, "b t c -> b c t").reshape(rgb.shape)
         return added
@@ -104,14 +106,14 @@ class Exchange(nnx.Module):
 class Autoencoder(nnx.Module):
     """Encodes both class features into one, from which the classes are told and the features are made again."""
 
-    def __init__(self, features: int, classes: int, types: Types):
-        self.encoder_1 = DenseUnit(2 * features, 2 * features, types)
-        self.encoder_2 = DenseUnit(2 * features, features, types)
-        self.encoder_3 = DenseUnit(features, features // 2, types)
+    def __init__(self, features: int, classes: int, types: Types, wide: Types, axes: tuple[str, ...] = ()):
+        self.encoder_1 = DenseUnit(2 * features, 2 * features, types, axes)
+        self.encoder_2 = DenseUnit(2 * features, features, types, axes)
+        self.encoder_3 = DenseUnit(features, features // 2, types, axes)
         self.encoder_output = Linear(features // 2, features // 2, use_bias=False, **types)
-        self.classifier = Linear(features // 2, classes, use_bias=False, **types)
-        self.decoder_1 = DenseUnit(features // 2, features // 2, types)
-        self.decoder_2 = DenseUnit(features // 2, features, types)
+        self.classifier = Linear(features // 2, classes, use_bias=False, **wide)
+        self.decoder_1 = DenseUnit(features // 2, features // 2, types, axes)
+        self.decoder_2 = DenseUnit(features // 2, features, types, axes)
 
     def __call__(
         self, rgb: Float[Array, "b c"], depth: Float[Array, "b c"], *, train: bool
@@ -129,22 +131,24 @@ class FusionNetwork(nnx.Module):
     """Recognises the motion in clips of both modalities (the paper's cross-modal representation learning).
 
     Args:
-        config: the experiment's config; `config.model`, `config.fusion` and `config.clip.frames` are read.
+        config: the experiment's config; `config.model`, `config.remat`, `config.fusion` and `config.clip.frames`
+            are read.
         num_classes: number of classes.
+        axes: mesh axes over which BatchNorm's statistics are taken together, inside `jax.shard_map`.
 
     A new network holds zeros and ones; `initial.initial_values` gives the values that a training starts from.
     """
 
-    def __init__(self, config: ConfigDict, num_classes: int):
-        features, types = feature_count(config), types_of(config)
+    def __init__(self, config: ConfigDict, num_classes: int, axes: tuple[str, ...] = ()):
+        features, types, wide = feature_count(config), types_of(config), wide_types(config)
         for name in MODALITIES:
-            setattr(self, name, Trunk(config))
+            setattr(self, name, Trunk(config, axes))
             setattr(self, f"head_{name}", ClassHead(config, num_classes))
-        self.spatial_exchange = Exchange(features, config.fusion.exchange_dropout, types)
-        self.temporal_exchange = Exchange(features, config.fusion.exchange_dropout, types)
-        self.autoencoder = Autoencoder(features, num_classes, types)
-        self.modality = Linear(features, 1, use_bias=False, **types)
-        self.modality_dropout = nnx.Dropout(config.fusion.modality_dropout)
+        self.spatial_exchange = Exchange(features, config.fusion.exchange_dropout, types, axes)
+        self.temporal_exchange = Exchange(features, config.fusion.exchange_dropout, types, axes)
+        self.autoencoder = Autoencoder(features, num_classes, types, wide, axes)
+        self.modality = Linear(features, 1, use_bias=False, **wide)
+        self.modality_dropout = Dropout(config.fusion.modality_dropout)
         self.reference_layout = config.fusion.reference_layout
 
     def __call__(
@@ -153,7 +157,7 @@ class FusionNetwork(nnx.Module):
         heat: Mapping[str, Float[Array, "b t h w 1"] | None],
         *,
         train: bool,
-        rngs: nnx.Rngs | None = None,
+        draws: ClipDraws | None = None,
         intermediates: tuple[str, ...] = (),
     ) -> FusionOutput:
         """Returns logits, features and what is asked for by name.
@@ -161,8 +165,8 @@ class FusionNetwork(nnx.Module):
         Args:
             clip: "rgb" and "depth" -> normalised frames, (x - 127.5) / 128, of the same moments.
             heat: "rgb" and "depth" -> motion heat maps; None only for a network without FRP.
-            train: whether dropout, random branch frames and batch statistics are on.
-            rngs: stream `dropout`, needed in training.
+            train: whether batch statistics are on.
+            draws: turn dropout and random branch frames on.
             intermediates: names of intermediate results to return; those of a stream begin with "rgb/" or "depth/".
         """
         record = Intermediates(intermediates)
@@ -176,30 +180,27 @@ class FusionNetwork(nnx.Module):
             frame_features["depth"],
             reference_layout=self.reference_layout,
             train=train,
-            rngs=rngs,
+            draws=draws,
         )
         record.offer("spatial_exchange", added)  # b t c
         features, class_feature, spatial = {}, {}, {}
         for name in MODALITIES:
             branches, spatial[name] = getattr(self, name).temporal(
-                frame_features[name] + added, train=train, rngs=rngs, intermediates=records[name]
+                frame_features[name] + added, train=train, draws=draws, intermediates=records[name]
             )
             stacked = jnp.stack(list(branches.values()))  # 3 b c
             features[name], class_feature[name] = jnp.max(stacked, axis=0), jnp.mean(stacked, axis=0)
         modality_logits = {name: getattr(self, f"head_{name}")(features[name]) for name in MODALITIES}
 
-        added = self.temporal_exchange(features["rgb"], features["depth"], train=train, rngs=rngs)
+        added = self.temporal_exchange(features["rgb"], features["depth"], train=train, draws=draws)
         record.offer("temporal_exchange", added)  # b c
         features = {name: feature + added for name, feature in features.items()}
         logits, decoded = self.autoencoder(features["rgb"], features["depth"], train=train)
         modality_guess = {
-            name: at_least_float32(
-                self.modality(self.modality_dropout(feature, deterministic=not train, rngs=rngs))[:, 0]
-            )
-            for name, feature in features.items()
+            name: self.modality(self.modality_dropout(feature, draws))[:, 0] for name, feature in features.items()
         }
         return FusionOutput(
-            logits=at_least_float32(logits),
+            logits=logits,
             modality_logits=modality_logits,
             features=features,
             decoded=decoded,

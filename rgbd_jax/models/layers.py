@@ -1,6 +1,8 @@
 """Building blocks of the spatial and temporal networks: convolution unit, batch normalisation, pooling, inception."""
 
+import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import TypedDict, Unpack
 
@@ -11,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from rgbd_jax.models.convolution import convolve, same_padding
+from rgbd_jax.models.remat import batch_statistics, product
 
 
 def scaled(channels: int, width: float) -> int:
@@ -35,7 +38,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
         """Applies the map in the compute type."""
-        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        y = product(x.astype(self.dtype) @ self.kernel[...].astype(self.dtype))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
@@ -55,20 +58,34 @@ class LayerNorm(nnx.Module):
         return (normal * self.scale[...] + self.bias[...]).astype(self.dtype)
 
 
+@dataclasses.dataclass(frozen=True)
+class BatchStatistics:
+    """How BatchNorm takes its statistics.
+
+    Attributes:
+        momentum: share of a batch in the running statistics.
+        axes: mesh axes over which the clips of a batch are spread inside `jax.shard_map`: the statistics are those of
+            all of them. Without any, they are those of the clips that are at hand.
+    """
+
+    momentum: float
+    axes: tuple[str, ...] = ()
+
+
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last, with PyTorch's running statistics (unbiased variance).
 
-    Under `jax.jit` with a sharded batch the statistics are those of the global batch, on any number of devices.
     Statistics are taken in the type of the parameters, whatever the compute type is.
     """
 
-    def __init__(self, features: int, *, epsilon: float, momentum: float, param_dtype: DTypeLike):
+    def __init__(self, features: int, *, epsilon: float, statistics: BatchStatistics, param_dtype: DTypeLike):
         self.scale = nnx.Param(jnp.ones(features, param_dtype))
         self.bias = nnx.Param(jnp.zeros(features, param_dtype))
         self.mean = nnx.BatchStat(jnp.zeros(features, param_dtype))
         self.variance = nnx.BatchStat(jnp.ones(features, param_dtype))
         self.epsilon = epsilon
-        self.momentum = momentum
+        self.momentum = statistics.momentum
+        self.axes = statistics.axes
 
     def __call__(self, x: Float[Array, "*batch c"], *, train: bool) -> Float[Array, "*batch c"]:
         """Normalises x; in training with the batch's own statistics, which also move the running ones."""
@@ -77,46 +94,65 @@ class BatchNorm(nnx.Module):
             factor = scale * jax.lax.rsqrt(self.variance[...] + self.epsilon)  # c
             offset = bias - self.mean[...] * factor  # c
             return x * factor.astype(x.dtype) + offset.astype(x.dtype)
-        y, mean, variance = normalise_batch(x, scale, bias, self.epsilon)
-        count = x.size // x.shape[-1]
+        y, mean, variance = normalise_batch(x, scale, bias, self.mean[...], self.epsilon, self.axes)
+        count = _count(x, self.axes)
         unbiased = variance * (count / max(count - 1, 1))
         self.mean[...] += self.momentum * (mean - self.mean[...])
         self.variance[...] += self.momentum * (unbiased - self.variance[...])
         return y
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def normalise_batch(
-    x: Float[Array, "*batch c"], scale: Float[Array, "c"], bias: Float[Array, "c"], epsilon: float
-) -> tuple[Float[Array, "*batch c"], Float[Array, "c"], Float[Array, "c"]]:
+    x: Float[Array, "*batch c"], scale: Float[Array, "c"], bias: Float[Array, "c"], near_mean: Float[Array, "c"],
+    epsilon: float, axes: tuple[str, ...],
+) -> tuple[Float[Array, "*batch c"], Float[Array, "c"], Float[Array, "c"]]:  # fmt: skip
     """Returns x normalised by its own statistics, and these: mean and biased variance (no gradient flows into them).
 
-    The gradient is written out because what autodiff makes of the two passes reads x three times more often.
+    With mesh axes the statistics are those of x on all devices, from one reduction; the gradient takes one more. The
+    gradient is written out because what autodiff makes of the two passes reads x three times more often.
+
+    Args:
+        x: what is normalised.
+        scale: what normal values are multiplied by.
+        bias: what is then added.
+        near_mean: a value near the mean, such as the running mean: it keeps the sums over devices small, and precise.
+        epsilon: added to the variance.
+        axes: mesh axes that x is spread over.
     """
-    return _normalise_batch_forward(x, scale, bias, epsilon)[0]
+    return _normalise_batch_forward(x, scale, bias, near_mean, epsilon, axes)[0]
 
 
-def _normalise_batch_forward(x, scale, bias, epsilon):
-    axes = tuple(range(x.ndim - 1))
+def _normalise_batch_forward(x, scale, bias, near_mean, epsilon, axes):
     exact = x.astype(scale.dtype)
-    mean = exact.mean(axes)  # c
-    variance = jnp.square(exact - mean).mean(axes)  # c; two passes, since E[x^2] - E[x]^2 cancels in float32
+    mean = exact.mean(range(x.ndim - 1))  # c
+    # Two passes, since E[x^2] - E[x]^2 cancels in float32.
+    variance = jnp.square(exact - mean).mean(range(x.ndim - 1))  # c
+    if axes:
+        away = mean - near_mean
+        away, square = jax.lax.pmean(jnp.stack([away, variance + jnp.square(away)]), axes)  # c, c
+        mean, variance = near_mean + away, jnp.maximum(square - jnp.square(away), 0)
+    mean, variance = batch_statistics(mean), batch_statistics(variance)
     inverse = jax.lax.rsqrt(variance + epsilon)  # c
     y = ((exact - mean) * (inverse * scale) + bias).astype(x.dtype)
     return (y, mean, variance), (x, scale, mean, inverse)
 
 
-def _normalise_batch_backward(epsilon, saved, cotangents):
+def _normalise_batch_backward(epsilon, axes, saved, cotangents):
     del epsilon
     x, scale, mean, inverse = saved
-    axes = tuple(range(x.ndim - 1))
     gradient = cotangents[0].astype(scale.dtype)
     normal = (x.astype(scale.dtype) - mean) * inverse
-    bias_gradient = gradient.sum(axes)  # c
-    scale_gradient = (gradient * normal).sum(axes)  # c
-    count = x.size // x.shape[-1]
-    x_gradient = (scale * inverse) * (gradient - bias_gradient / count - normal * (scale_gradient / count))
-    return x_gradient.astype(x.dtype), scale_gradient, bias_gradient
+    sums = jnp.stack([gradient.sum(range(x.ndim - 1)), (gradient * normal).sum(range(x.ndim - 1))])  # 2 c
+    bias_mean, scale_mean = (jax.lax.psum(sums, axes) if axes else sums) / _count(x, axes)  # c, c
+    x_gradient = (scale * inverse) * (gradient - bias_mean - normal * scale_mean)
+    # The gradients of scale and bias are those of the clips at hand, as every other parameter's.
+    return x_gradient.astype(x.dtype), sums[1], sums[0], jnp.zeros_like(mean)
+
+
+def _count(x: Array, axes: tuple[str, ...]) -> int:
+    """Counts the values of a channel on all devices."""
+    return x.size // x.shape[-1] * math.prod(jax.lax.axis_size(axis) for axis in axes)
 
 
 normalise_batch.defvjp(_normalise_batch_forward, _normalise_batch_backward)
@@ -132,19 +168,19 @@ class ConvUnit(nnx.Module):
         kernel_shape: tuple[int, int, int] = (1, 1, 1),
         spatial_stride: int = 1,
         *,
-        momentum: float,
+        statistics: BatchStatistics,
         dtype: DTypeLike,
         param_dtype: DTypeLike,
     ):
         shape = (*kernel_shape, inputs, outputs)  # t h w i o
         self.kernel = nnx.Param(jnp.zeros(shape, param_dtype))
-        self.norm = BatchNorm(outputs, epsilon=1e-3, momentum=momentum, param_dtype=param_dtype)
+        self.norm = BatchNorm(outputs, epsilon=1e-3, statistics=statistics, param_dtype=param_dtype)
         self.spatial_stride = spatial_stride
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b t h w i"], *, train: bool) -> Float[Array, "b t h2 w2 o"]:
         """Applies the unit; h2 and w2 are h and w divided by the stride, rounded up."""
-        y = convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.spatial_stride)
+        y = product(convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.spatial_stride))
         return jax.nn.relu(self.norm(y, train=train))
 
 
@@ -189,11 +225,11 @@ class Inception(nnx.Module):
         *,
         kernel_shape: tuple[int, int, int],
         pool_window: tuple[int, int, int],
-        momentum: float,
+        statistics: BatchStatistics,
         **types: Unpack[Types],
     ):
         a, b, c, d, e, f = channels
-        unit = functools.partial(ConvUnit, momentum=momentum, **types)
+        unit = functools.partial(ConvUnit, statistics=statistics, **types)
         self.branch0 = unit(inputs, a)
         self.branch1_reduce = unit(inputs, b)
         self.branch1 = unit(b, c, kernel_shape)

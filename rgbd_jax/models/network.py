@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 
 import jax.numpy as jnp
-from flax import nnx, struct
+from flax import struct
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from rgbd_jax.models.draws import ClipDraws
 from rgbd_jax.models.intermediates import Intermediates
 from rgbd_jax.models.temporal import BRANCHES
 from rgbd_jax.models.trunk import ClassHead, Trunk
@@ -40,12 +41,13 @@ class MotionNetwork(Trunk):
     """Recognises the motion in clips of one modality (the paper's Fig. 2).
 
     Args:
-        config: the experiment's config; `config.model` and `config.clip.frames` are read.
+        config: the experiment's config; `config.model`, `config.remat` and `config.clip.frames` are read.
         num_classes: number of classes.
+        axes: mesh axes over which BatchNorm's statistics are taken together, inside `jax.shard_map`.
     """
 
-    def __init__(self, config: ConfigDict, num_classes: int):
-        super().__init__(config)
+    def __init__(self, config: ConfigDict, num_classes: int, axes: tuple[str, ...] = ()):
+        super().__init__(config, axes)
         for name in BRANCHES:
             setattr(self, f"head_{name}", ClassHead(config, num_classes))
 
@@ -56,7 +58,7 @@ class MotionNetwork(Trunk):
         *,
         temperature: Float[Array, ""] | float,
         train: bool,
-        rngs: nnx.Rngs | None = None,
+        draws: ClipDraws | None = None,
         intermediates: tuple[str, ...] = (),
     ) -> NetworkOutput:
         """Returns logits, features and what is asked for by name.
@@ -65,13 +67,13 @@ class MotionNetwork(Trunk):
             clip: normalised frames, (x - 127.5) / 128.
             heat: motion heat maps; None only for a network without FRP.
             temperature: divides the logits of every branch.
-            train: whether dropout, random branch frames and batch statistics are on.
-            rngs: stream `dropout`, needed in training.
+            train: whether batch statistics are on.
+            draws: turn dropout and random branch frames on.
             intermediates: names of intermediate results to return.
         """
         record = Intermediates(intermediates)
         frame_features = self.spatial(clip, heat, train=train, intermediates=record)  # b t c
-        features, spatial = self.temporal(frame_features, train=train, rngs=rngs, intermediates=record)
+        features, spatial = self.temporal(frame_features, train=train, draws=draws, intermediates=record)
         branch_logits = {name: getattr(self, f"head_{name}")(features[name]) / temperature for name in BRANCHES}
         return NetworkOutput(
             logits=jnp.max(jnp.stack(list(branch_logits.values())), axis=0),

@@ -6,6 +6,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from rgbd_jax.models.draws import ClipDraws, Dropout
 from rgbd_jax.models.layers import LayerNorm, Linear, Types
 
 QUERY_FEATURES = 64
@@ -38,12 +39,12 @@ class Recoupling(nnx.Module):
         self.spatial = Linear(frames, features, **types)
         self.heads = heads
         if heads > 1:
-            self.merge_dropout = nnx.Dropout(dropout)
+            self.merge_dropout = Dropout(dropout)
             self.merge = Linear(features * heads, features, use_bias=False, **types)
             self.merge_norm = LayerNorm(features, **types)
 
     def __call__(
-        self, x: Float[Array, "b t c"], *, train: bool, rngs: nnx.Rngs | None
+        self, x: Float[Array, "b t c"], draws: ClipDraws | None = None
     ) -> tuple[Float[Array, "b t c"], Float[Array, "b c"], Float[Array, "b t c"]]:
         """Returns the weighted features, the spatial summary that distillation teaches, and the weights."""
         sequence = x.mean(-1)  # b t
@@ -56,7 +57,7 @@ class Recoupling(nnx.Module):
         scores = jnp.einsum("bht,btc->bhc", probe, x) * QUERY_FEATURES**-0.5
         if self.heads > 1:
             merged = scores.reshape(x.shape[0], -1)  # b (heads c)
-            merged = self.merge_dropout(merged, deterministic=not train, rngs=rngs)
+            merged = self.merge_dropout(merged, draws)
             channel_scores = self.merge_norm(self.merge(merged))  # b c
         else:
             channel_scores = scores[:, 0]  # b c

@@ -1,5 +1,6 @@
 """Spatial network (the paper's DSN): a GoogLeNet-like network on every frame, guided by the motion heat map."""
 
+import functools
 from typing import Unpack
 
 from flax import nnx
@@ -7,7 +8,8 @@ from jaxtyping import Array, Float
 
 from rgbd_jax.models.frp import FRP, pool_heat_map
 from rgbd_jax.models.intermediates import Intermediates
-from rgbd_jax.models.layers import ConvUnit, Inception, LayerNorm, Linear, Types, max_pool, scaled
+from rgbd_jax.models.layers import BatchStatistics, ConvUnit, Inception, LayerNorm, Linear, Types, max_pool, scaled
+from rgbd_jax.models.remat import recomputed
 
 INCEPTION_CHANNELS = {  # name -> channels of the six convolutions, in the order of the paper's network
     "mixed_3b": (64, 96, 128, 16, 32, 32),
@@ -18,17 +20,21 @@ INCEPTION_CHANNELS = {  # name -> channels of the six convolutions, in the order
     "mixed_5c": (384, 192, 384, 48, 128, 128),
 }
 POOL_BEFORE = {"mixed_4b": 3, "mixed_5b": 2}  # window of the stride-2 pooling in front of a block
+STRIDE = (1, 2, 2)  # of every pooling between stages
 GUIDED_BY_HEAT = ("mixed_3b", "mixed_4b", "mixed_5b")  # blocks whose output FRP weights
 
 
 class SpatialNetwork(nnx.Module):
     """Maps each frame to a feature vector; only the pools of the inception blocks mix neighbouring frames."""
 
-    def __init__(self, features: int, *, width: float, frp: bool, momentum: float, **types: Unpack[Types]):
+    def __init__(
+        self, features: int, *, width: float, frp: bool, statistics: BatchStatistics, stem_remat: str,
+        inception_remat: str, **types: Unpack[Types],
+    ):  # fmt: skip
         stem, wide = scaled(64, width), scaled(192, width)
-        self.conv_1a_7x7 = ConvUnit(3, stem, (1, 7, 7), spatial_stride=2, momentum=momentum, **types)
-        self.conv_2b_1x1 = ConvUnit(stem, stem, momentum=momentum, **types)
-        self.conv_2c_3x3 = ConvUnit(stem, wide, (1, 3, 3), momentum=momentum, **types)
+        self.conv_1a_7x7 = ConvUnit(3, stem, (1, 7, 7), spatial_stride=2, statistics=statistics, **types)
+        self.conv_2b_1x1 = ConvUnit(stem, stem, statistics=statistics, **types)
+        self.conv_2c_3x3 = ConvUnit(stem, wide, (1, 3, 3), statistics=statistics, **types)
         inputs = wide
         for name, channels in INCEPTION_CHANNELS.items():
             block = Inception(
@@ -36,12 +42,13 @@ class SpatialNetwork(nnx.Module):
                 [scaled(c, width) for c in channels],
                 kernel_shape=(1, 3, 3),
                 pool_window=(3, 3, 3),
-                momentum=momentum,
+                statistics=statistics,
                 **types,
             )
             setattr(self, name, block)
             inputs = block.outputs
         self.frp = FRP(**types) if frp else None
+        self.stem_remat, self.inception_remat = stem_remat, inception_remat
         self.projection_norm = LayerNorm(inputs, **types)
         self.projection = Linear(inputs, features, **types)
 
@@ -63,23 +70,41 @@ class SpatialNetwork(nnx.Module):
         """
         if self.frp is not None and heat is None:
             raise ValueError("this network has FRP (config.model.frp=True): it needs heat maps")
-        stage_pool = {"stride": (1, 2, 2)}
-        x = self._offer(intermediates, "conv_1a_7x7", self.conv_1a_7x7(clip, train=train))  # b t h/2 w/2 64
-        x = self._offer(intermediates, "max_pool_2a", max_pool(x, (1, 3, 3), **stage_pool))  # b t h/4 w/4 64
-        x = self.conv_2b_1x1(x, train=train)
-        x = self._offer(intermediates, "conv_2c_3x3", self.conv_2c_3x3(x, train=train))  # b t h/4 w/4 192
-        x = self._offer(intermediates, "max_pool_3a", max_pool(x, (1, 3, 3), **stage_pool))  # b t h/8 w/8 192
+        stem = (self.conv_1a_7x7, self.conv_2b_1x1, self.conv_2c_3x3)
+        stages = recomputed(self.stem_remat if train else "none", stem, functools.partial(_stem, train=train), clip)
+        for name, x in stages.items():
+            intermediates.offer(name, x)
         for name in INCEPTION_CHANNELS:
-            if window := POOL_BEFORE.get(name):
-                x = max_pool(x, (1, window, window), **stage_pool)
-            x = self._offer(intermediates, name, getattr(self, name)(x, train=train))
+            block = functools.partial(_inception, window=POOL_BEFORE.get(name), train=train)
+            x = recomputed(self.inception_remat if train else "none", (getattr(self, name),), block, x)
+            intermediates.offer(name, x)
             if self.frp is not None and heat is not None and name in GUIDED_BY_HEAT:
                 heat = pool_heat_map(heat, *x.shape[2:4])
-                x = self._offer(intermediates, f"{name}_guided", self.frp(x, heat))
+                x = self.frp(x, heat)
+                intermediates.offer(f"{name}_guided", x)
         pooled = x.mean((2, 3))  # b t 1024
-        return self._offer(intermediates, "frame_features", self.projection(self.projection_norm(pooled)))  # b t c
+        features = self.projection(self.projection_norm(pooled))  # b t c
+        intermediates.offer("frame_features", features)
+        return features
 
-    @staticmethod
-    def _offer(intermediates: Intermediates, name: str, value: Array) -> Array:
-        intermediates.offer(name, value)
-        return value
+
+def _stem(
+    modules: tuple[ConvUnit, ConvUnit, ConvUnit], clip: Float[Array, "b t h w 3"], *, train: bool
+) -> dict[str, Array]:
+    """Returns the results of the layers before the inception blocks by name; the last one is what these see."""
+    conv_1a_7x7, conv_2b_1x1, conv_2c_3x3 = modules
+    stages = {"conv_1a_7x7": conv_1a_7x7(clip, train=train)}  # b t h/2 w/2 64
+    stages["max_pool_2a"] = max_pool(stages["conv_1a_7x7"], (1, 3, 3), STRIDE)  # b t h/4 w/4 64
+    narrow = conv_2b_1x1(stages["max_pool_2a"], train=train)
+    stages["conv_2c_3x3"] = conv_2c_3x3(narrow, train=train)  # b t h/4 w/4 192
+    stages["max_pool_3a"] = max_pool(stages["conv_2c_3x3"], (1, 3, 3), STRIDE)  # b t h/8 w/8 192
+    return stages
+
+
+def _inception(
+    modules: tuple[Inception], x: Float[Array, "b t h w i"], *, window: int | None, train: bool
+) -> Float[Array, "b t h2 w2 o"]:
+    """Applies an inception block, after pooling with stride 2 where a window is given."""
+    if window is not None:
+        x = max_pool(x, (1, window, window), STRIDE)
+    return modules[0](x, train=train)

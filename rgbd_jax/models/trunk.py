@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from rgbd_jax.models.layers import LayerNorm, Linear, Types, scaled
+from rgbd_jax.models.layers import BatchStatistics, LayerNorm, Linear, Types, scaled
 from rgbd_jax.models.spatial import SpatialNetwork
 from rgbd_jax.models.temporal import TemporalNetwork
 
@@ -23,17 +23,24 @@ def types_of(config: ConfigDict) -> Types:
     return {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
 
 
+def wide_types(config: ConfigDict) -> Types:
+    """Returns the types of layers whose results decide: they compute in the type of their parameters."""
+    param_dtype = types_of(config)["param_dtype"]
+    return {"dtype": param_dtype, "param_dtype": param_dtype}
+
+
 class Trunk(nnx.Module):
     """Spatial and temporal network of one modality.
 
     Args:
-        config: the experiment's config; `config.model` and `config.clip.frames` are read.
+        config: the experiment's config; `config.model`, `config.remat` and `config.clip.frames` are read.
+        axes: mesh axes over which BatchNorm's statistics are taken together, inside `jax.shard_map`.
 
     A new network holds zeros and ones; `initial.initial_values` gives the values that a training starts from.
     """
 
-    def __init__(self, config: ConfigDict):
-        model = config.model
+    def __init__(self, config: ConfigDict, axes: tuple[str, ...] = ()):
+        model, remat = config.model, config.remat
         types = types_of(config)
         features = feature_count(config)
         recoupling = {
@@ -41,8 +48,16 @@ class Trunk(nnx.Module):
             "hidden": model.recoupling_hidden,
             "dropout": model.recoupling_dropout,
         }
-        momentum = model.batch_norm_momentum
-        self.spatial = SpatialNetwork(features, width=model.width, frp=model.frp, momentum=momentum, **types)
+        statistics = BatchStatistics(model.batch_norm_momentum, axes)
+        self.spatial = SpatialNetwork(
+            features,
+            width=model.width,
+            frp=model.frp,
+            statistics=statistics,
+            stem_remat=remat.stem,
+            inception_remat=remat.inception,
+            **types,
+        )
         self.temporal = TemporalNetwork(
             config.clip.frames,
             features,
@@ -54,22 +69,23 @@ class Trunk(nnx.Module):
             knn_attention=model.knn_attention,
             dropout=model.dropout,
             recoupling=recoupling if model.recoupling else None,
-            momentum=momentum,
+            statistics=statistics,
+            remat=remat.transformer,
             **types,
         )
 
 
 class ClassHead(nnx.Module):
-    """LayerNorm and a linear map from a class feature to logits."""
+    """LayerNorm and a linear map from a class feature to logits, in float32 or wider whatever the compute type."""
 
     def __init__(self, config: ConfigDict, classes: int):
-        features, types = feature_count(config), types_of(config)
+        features, types = feature_count(config), wide_types(config)
         self.norm = LayerNorm(features, **types)
         self.linear = Linear(features, classes, **types)
 
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b k"]:
-        """Returns the logits in float32 or wider, whatever the compute type."""
-        return at_least_float32(self.linear(self.norm(x)))
+        """Returns the logits."""
+        return self.linear(self.norm(x))
 
 
 def at_least_float32(x: Array) -> Array:

@@ -147,9 +147,8 @@ def test_global_batches_are_the_same_for_all_shards_and_workers(number, global_b
         for shard in range(shards)
     ]
     for step, batch in enumerate(whole):
-        # Shard s holds every shards-th clip of the global batch, starting from s.
-        together = [joined([part[step]]) for part in parts]
-        np.testing.assert_equal([entry for row in zip(*together, strict=True) for entry in row], joined([batch]))
+        # Shard s holds the block of the global batch that process s has of the global array.
+        np.testing.assert_equal(joined([part[step] for part in parts]), joined([batch]))
 
 
 def test_draws_depend_on_seed_epoch_and_clip_only():

@@ -10,7 +10,7 @@ from rgbd_jax import metrics
 from rgbd_jax.data import pipeline, sampling, transforms
 from rgbd_jax.data.source import ClipRecord, open_split
 from rgbd_jax.evaluate import Evaluator
-from rgbd_jax.sharding import clip_mesh
+from rgbd_jax.sharding import make_mesh
 from rgbd_jax.steps import Stream, evaluation_moment
 from tests.data.test_pipeline import HEIGHT, WIDTH, clips, config, encode, textured
 from tests.tiny import tiny_config
@@ -125,7 +125,7 @@ def test_the_evaluator_scores_a_clip_by_the_mean_over_its_views(small_demo, monk
     config.eval.clips, config.eval.crops = 2, 3
     stream = Stream(config, 12)
     state = stream.init(0)
-    evaluator = Evaluator(stream, open_split("rgbd_demo", small_demo, "validation"), clip_mesh())
+    evaluator = Evaluator(stream, open_split("rgbd_demo", small_demo, "validation"), make_mesh(1))
 
     def probabilities():
         figures, scores = evaluator.measure(state, evaluation_moment(config, 1))

@@ -42,17 +42,17 @@ def added_by_hand(rgb, depth, weights, to_channels, back):
 
 def test_aligned_exchange_treats_every_frame_alone(exchange):
     module, rgb, depth, weights = exchange
-    found = module(rgb, depth, train=False, rngs=None)
+    found = module(rgb, depth, train=False)
     expected = added_by_hand(rgb, depth, weights, lambda clip: clip.T, lambda x: x.T)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     for frame in range(FRAMES):
-        alone = module(rgb[:, frame : frame + 1], depth[:, frame : frame + 1], train=False, rngs=None)
+        alone = module(rgb[:, frame : frame + 1], depth[:, frame : frame + 1], train=False)
         np.testing.assert_allclose(found[:, frame : frame + 1], alone, rtol=1e-5)
 
 
 def test_reference_layout_reads_the_memory_of_frames_as_channels(exchange):
     module, rgb, depth, weights = exchange
-    found = module(rgb, depth, reference_layout=True, train=False, rngs=None)
+    found = module(rgb, depth, reference_layout=True, train=False)
     expected = added_by_hand(
         rgb,
         depth,
@@ -61,7 +61,7 @@ def test_reference_layout_reads_the_memory_of_frames_as_channels(exchange):
         lambda x: np.ascontiguousarray(x).reshape(FRAMES, FEATURES),
     )
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert np.abs(found - module(rgb, depth, train=False, rngs=None)).max() > 0.1
+    assert np.abs(found - module(rgb, depth, train=False)).max() > 0.1
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +108,13 @@ def test_dropout_is_drawn_anew_with_every_key_and_off_at_evaluation(fusion):
     stream, state, batch = fusion
 
     @jax.jit
-    def logits(key):
+    def logits(keys):
         output, _ = stream.forward(
-            state.params, state.batch_stats, *stream.inputs(batch), 1.0, train=key is not None, key=key
+            state.params, state.batch_stats, *stream.inputs(batch), 1.0, train=keys is not None, keys=keys
         )
         return output.logits
 
-    first, again, other = (logits(jax.random.key(seed)) for seed in (0, 0, 1))
+    first, again, other = (logits(jax.random.split(jax.random.key(seed), 2)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0
     np.testing.assert_array_equal(logits(None), logits(None))

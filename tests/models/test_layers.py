@@ -77,23 +77,25 @@ def test_batch_normalisation_and_its_gradient():
         variance = ((x - mean) ** 2).mean((0, 1))
         return (x - mean) / jnp.sqrt(variance + 1e-3) * scale + bias
 
-    y, mean, variance = normalise_batch(x, scale, bias, 1e-3)
+    def normalise(x, scale, bias):
+        return normalise_batch(x, scale, bias, jnp.zeros(5), 1e-3, ())[0]
+
+    y, mean, variance = normalise_batch(x, scale, bias, jnp.zeros(5), 1e-3, ())
     np.testing.assert_allclose(y, plain(x, scale, bias), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(mean, np.asarray(x).mean((0, 1)), rtol=1e-5)
     np.testing.assert_allclose(variance, np.asarray(x).var((0, 1)), rtol=1e-5)
     weights = random(4, 3, 5, seed=3)
     found, expected = (
-        jax.grad(lambda *a, f=f: (weights * f(*a)).sum(), (0, 1, 2))(x, scale, bias)
-        for f in (lambda *a: normalise_batch(*a, 1e-3)[0], plain)
+        jax.grad(lambda *a, f=f: (weights * f(*a)).sum(), (0, 1, 2))(x, scale, bias) for f in (normalise, plain)
     )
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-    check_grads(lambda *a: normalise_batch(*a, 1e-3)[0], (x, scale, bias), order=1, modes=["rev"], rtol=0.02)
+    check_grads(normalise, (x, scale, bias), order=1, modes=["rev"], rtol=0.02)
 
 
 def test_batch_statistics_do_not_cancel_in_float32():
     x = random(1000, 2) + 3000
-    _, _, variance = normalise_batch(x, jnp.ones(2), jnp.zeros(2), 1e-3)
+    _, _, variance = normalise_batch(x, jnp.ones(2), jnp.zeros(2), jnp.zeros(2), 1e-3, ())
     np.testing.assert_allclose(variance, np.asarray(x, np.float64).var(0), rtol=1e-3)
 
 
@@ -122,7 +124,7 @@ def test_recoupling_equals_the_scores_of_all_pairs_of_channels_without_forming_t
         kernel = getattr(module, linear).kernel
         kernel[...] = random(*kernel[...].shape, seed=number) / 3
     x = random(2, frames, channels, seed=9)
-    _, _, weights = module(x, train=False, rngs=None)
+    _, _, weights = module(x)
 
     by_channel = np.asarray(x, np.float64).transpose(0, 2, 1)  # b c t
     query, key = (by_channel @ np.asarray(getattr(module, name).kernel[...], np.float64) for name in ("query", "key"))
@@ -136,7 +138,7 @@ def test_recoupling_equals_the_scores_of_all_pairs_of_channels_without_forming_t
     ratio = np.asarray(weights) / np.asarray(weights)[:, :, :1]
     np.testing.assert_allclose(ratio, np.broadcast_to((expected / expected[:, :1])[:, None], ratio.shape), rtol=1e-4)
 
-    jaxpr = jax.make_jaxpr(lambda x: module(x, train=False, rngs=None))(x)
+    jaxpr = jax.make_jaxpr(lambda x: module(x))(x)
     largest = max(np.prod(v.aval.shape) for equation in jaxpr.eqns for v in equation.outvars)
     assert largest < channels * channels
 

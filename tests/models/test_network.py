@@ -84,9 +84,11 @@ def test_other_settings_run_and_train(fields):
     stream = Stream(config, 12)
     assert np.isfinite(predict(config).logits).all()
     shapes = jax.eval_shape(
-        stream.train_step, stream.shapes(), {**frames(config), "label": jnp.zeros(2, jnp.int32)},
+        stream.train_step,
+        stream.shapes(),
+        {**frames(config), "label": jnp.zeros(2, jnp.int32), "record": jnp.arange(2)},
         moment_at(config, 0.0),
-    )[0]  # fmt: skip
+    )[0]
     assert jax.tree.structure(shapes) == jax.tree.structure(stream.shapes())
 
 

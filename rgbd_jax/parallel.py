@@ -1,0 +1,45 @@
+"""The training step as one program over the whole mesh."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float
+
+from rgbd_jax.collectives import ALONE, Spread
+from rgbd_jax.sharding import REPLICAS, SHARDS, by_clip, state_sharding, state_specs
+from rgbd_jax.steps import Batch, Moment, Stream, TrainState, with_partners
+
+TrainStep = Callable[[TrainState, Batch, Moment], tuple[TrainState, Mapping[str, Float[Array, ""]]]]
+
+
+def spread_over(mesh: Mesh) -> Spread:
+    """Returns how the steps of a stream are spread over a mesh of `sharding.make_mesh`: not at all over one device."""
+    return ALONE if mesh.size == 1 else Spread((REPLICAS, SHARDS), mesh.shape[SHARDS])
+
+
+def parallel_train_step(stream: Stream, mesh: Mesh) -> TrainStep:
+    """Compiles, when it is first called, the stream's training step on a batch that lies split over the mesh.
+
+    Every device runs `Stream.train_step` on its own clips; what devices tell each other stands there in so many words
+    (`jax.shard_map`). The memory of the state that is handed over is used again.
+
+    Args:
+        stream: the stream, made with `spread_over(mesh)`.
+        mesh: the mesh.
+    """
+    shapes = stream.shapes()
+    specs = state_specs(shapes, mesh.shape[SHARDS])
+    on_each_device = stream.train_step
+    if stream.spread.axes:
+        on_each_device = jax.shard_map(
+            stream.train_step,
+            mesh=mesh,
+            in_specs=(specs, by_clip(), PartitionSpec()),
+            out_specs=(specs, PartitionSpec()),
+        )
+
+    def train_step(state: TrainState, batch: Batch, moment: Moment) -> tuple[TrainState, Mapping[str, Array]]:
+        return on_each_device(state, with_partners(batch, stream.config), moment)
+
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(state_sharding(shapes, mesh), None))

@@ -1,0 +1,110 @@
+"""The folder of a run: the config that it holds, and whether another command may go on in it."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+CONFIG_FILE = "config.json"
+# Fields that may change between two runs in one workdir: they decide how long, how fast or from where, not what.
+FREE_FIELDS = (
+    "data.data_dir", "data.raw_dir", "data.skip_bad_clips", "data.workers", "data.eval_split", "train.epochs",
+    "train.log_every_steps", "eval.batch_size", "eval.clips", "eval.crops", "init_from", "continue_from",
+    "fusion.init_rgb_from", "fusion.init_depth_from", "remat.stem", "remat.inception", "remat.transformer",
+    "sharding.parameter_shards", "checkpoint.keep_best", "checkpoint.keep_latest", "checkpoint.keep_every_epochs",
+    "checkpoint.every_steps",
+)  # fmt: skip
+# Fields that configs of earlier versions lack, and what runs of those versions did.
+ADDED_FIELDS = {
+    "model.sync_batch_norm": True,
+    "train.microbatches": 1,
+    "checkpoint.best_is": "highest",
+}
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+    """Makes the workdir and writes the config into it, if they are not there yet.
+
+    Raises:
+        OSError: the workdir cannot be written to.
+    """
+    file = workdir / CONFIG_FILE
+    workdir.mkdir(parents=True, exist_ok=True)
+    if file.exists():
+        # A run that cannot save is told so now, not after an epoch.
+        probe = workdir / ".writable"
+        probe.write_text("")
+        probe.unlink()
+        return
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    os.replace(new, file)  # whole or not at all, also for processes that look meanwhile
+
+
+def check_workdir(workdir: Path, config: ConfigDict, *, new_allowed: bool) -> None:
+    """Checks that a workdir's run has this config, but for the fields that may change.
+
+    Args:
+        workdir: the run's folder.
+        config: the experiment's config.
+        new_allowed: whether an empty or missing workdir will do too.
+
+    Raises:
+        ValueError: the workdir holds a run of another config (names every field), or something else.
+        FileNotFoundError: there is no run, and there has to be one.
+    """
+    file = workdir / CONFIG_FILE
+    if not file.exists():
+        if not new_allowed and workdir.is_file():
+            raise ValueError(
+                f"--workdir={workdir} is a file; convert it first: python -m rgbd_jax.convert {workdir} NAME"
+            )
+        if not new_allowed:
+            raise FileNotFoundError(f"{workdir} holds no run: {file} does not exist; train first, or check the path")
+        if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+            raise ValueError(f"--workdir={workdir} is neither a run's folder nor empty; give another one")
+        return
+    if differing := differences(read_config(workdir), config.to_dict()):
+        raise ValueError(
+            f"{workdir} holds a run of another config; give another --workdir, or the same config:\n  "
+            + "\n  ".join(differing)
+        )
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """Returns the config of a run.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = workdir / CONFIG_FILE
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is damaged ({error}); every checkpoint of the run holds the config too, under 'config' in "
+            f"{workdir}/checkpoints/STEP/run/metadata: put it back from there"
+        ) from error
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Returns a line for every field of two configs that differs, but for those that may."""
+    old, new = {**ADDED_FIELDS, **_flatten(there)}, {**ADDED_FIELDS, **_flatten(json.loads(json.dumps(here)))}
+    return [
+        f"config.{name}: {old.get(name, 'absent')!r} there, {new.get(name, 'absent')!r} here"
+        for name in sorted(old.keys() | new.keys())
+        if name not in FREE_FIELDS and old.get(name) != new.get(name)
+    ]
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Runs a command on every worker of a TPU pod slice, from a machine with gcloud:
+#   ./scripts/tpu_pod.sh setup NAME ZONE [REPOSITORY_URL]    checkout and .venv on every worker, new or up to date
+#   ./scripts/tpu_pod.sh NAME ZONE ARGUMENTS...              python -m rgbd_jax.main ARGUMENTS... on every worker
+#   ./scripts/tpu_pod.sh stop NAME ZONE                      asks the run to save a checkpoint and end
+# NAME is the slice's, REPOSITORY_URL that of this checkout's remote "origin" if it is not given. The checkout is
+# ~/rgbd_jax on each worker.
+#
+# --workdir and --config.data.data_dir have to lie on a disk that all workers share: Filestore (NFS), or a bucket that
+# gcsfuse mounts at the same path everywhere. Every worker writes its part of a checkpoint.
+#
+# Ctrl-C ends the connections, not the run, which goes on unseen: that is what `stop` is for.
+set -euo pipefail
+preempted=75
+directory=rgbd_jax
+
+usage() {
+  sed -nE 's/^#   (.*)/\1/p' "${BASH_SOURCE[0]}" >&2
+  exit 2
+}
+
+# on WORKERS NAME ZONE COMMAND: the command is for the shells of the workers, which read it once.
+on() { gcloud compute tpus tpu-vm ssh "$2" --zone "$3" --worker="$1" --command="$4"; }
+
+setup() {
+  local url
+  url=${3:-$(git -C "$(dirname "${BASH_SOURCE[0]}")" remote get-url origin)}
+  # Images of Ubuntu 22.04 have Python 3.10, which is too old.
+  on all "$1" "$2" "set -eu
+    python=python3
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || python=python3.11
+    if ! \$python -c 'import ensurepip' 2>/dev/null; then
+      sudo apt-get -qq update
+      sudo apt-get -qq install --yes \$python-venv
+    fi
+    if [ -d $directory/.git ]; then
+      git -C $directory pull --ff-only
+    else
+      git clone $(printf '%q' "$url") $directory
+    fi
+    cd $directory
+    ./scripts/setup.sh
+    .venv/bin/pip install --quiet --editable '.[tpu]' --constraint requirements.lock"
+}
+
+# SIGTERM to one process makes all of them save. The oldest that begins like this is the run, the others are its loader.
+stop() {
+  on 0 "$1" "$2" "pkill --signal TERM --oldest --full '^[.]venv/bin/python -m rgbd_jax.main' ||
+    { echo 'error: worker 0 runs nothing' >&2; exit 1; }"
+}
+
+run() {
+  local name=$1 zone=$2 arguments status=0
+  shift 2
+  arguments=$(printf ' %q' "$@") # as they are, through the shell of the worker
+  on all "$name" "$zone" "cd $directory && exec .venv/bin/python -m rgbd_jax.main$arguments" || status=$?
+  if [ "$status" -eq "$preempted" ]; then
+    echo "saved; run the same command again to go on" >&2
+  fi
+  exit "$status"
+}
+
+case ${1:-} in
+  setup)
+    [ $# -eq 3 ] || [ $# -eq 4 ] || usage
+    setup "${@:2}"
+    ;;
+  stop)
+    [ $# -eq 3 ] || usage
+    stop "$2" "$3"
+    ;;
+  *)
+    [ $# -ge 3 ] || usage
+    run "$@"
+    ;;
+esac
