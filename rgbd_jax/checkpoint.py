@@ -175,7 +175,10 @@ class Checkpoints:
             preservation_policy=policy,
             cleanup_tmp_directories=True,
             save_interval_steps=1,
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=add_checksums),
+            async_options=ocp.options.AsyncOptions(
+                post_finalization_callback=add_checksums,
+                create_directories_asynchronously=False,  # else a folder that cannot be made is told after ten minutes
+            ),
             multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
         )
         return ocp.CheckpointManager(folder.absolute(), options=options)

@@ -65,9 +65,10 @@ def main(argv: list[str]) -> None:
 
 
 def _log_to_stderr() -> None:
-    """Shows this package's progress, and of the libraries the warnings (all with --verbosity=1)."""
+    """Shows this package's progress; of the libraries, whose errors it tells itself, all with --verbosity alone."""
     if not flags.FLAGS["verbosity"].present:
-        absl_logging.set_verbosity(absl_logging.WARNING)
+        absl_logging.set_verbosity(absl_logging.FATAL)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tells each of the arrays that a full disk refuses
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.addHandler(handler)

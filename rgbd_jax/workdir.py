@@ -31,17 +31,19 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
     Raises:
         OSError: the workdir cannot be written to.
     """
-    file = workdir / CONFIG_FILE
-    workdir.mkdir(parents=True, exist_ok=True)
-    if file.exists():
-        # A run that cannot save is told so now, not after an epoch.
-        probe = workdir / ".writable"
-        probe.write_text("")
-        probe.unlink()
-        return
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
-    os.replace(new, file)  # whole or not at all, also for processes that look meanwhile
+    file, new = workdir / CONFIG_FILE, workdir / f"{CONFIG_FILE}.new"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+        if file.exists():
+            new.unlink()  # a run that cannot save is told so now, not after an epoch
+        else:
+            os.replace(new, file)  # whole or not at all, also for processes that look meanwhile
+    except OSError as error:
+        raise OSError(
+            f"--workdir={workdir} cannot be written to: {error.strerror or error}; make room, lift the restriction, or "
+            "give another one"
+        ) from error
 
 
 def check_workdir(workdir: Path, config: ConfigDict, *, new_allowed: bool) -> None:

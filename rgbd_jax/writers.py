@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class Writers:
         new.write_text("".join(kept))
         os.replace(new, path)
         self._jsonl = path.open("a")
+        threading.excepthook = _tell_of_tensorboard
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
@@ -64,6 +66,14 @@ class Writers:
         if self._active:
             self._jsonl.close()
             self._tensorboard.close()
+
+
+def _tell_of_tensorboard(failed: threading.ExceptHookArgs) -> None:
+    """Tells in a line that TensorBoard's thread cannot write: the same figures are in the JSONL file."""
+    if type(failed.thread).__module__.startswith("tensorboardX"):
+        log.warning("figures cannot be written for TensorBoard: %s", failed.exc_value)
+    else:
+        threading.__excepthook__(failed)
 
 
 def _belongs(line: Mapping[str, Any], first_step: int, evaluated: Collection[int]) -> bool:

@@ -135,19 +135,19 @@ def _normalise_batch_forward(x, scale, bias, near_mean, epsilon, axes):
     mean, variance = batch_statistics(mean), batch_statistics(variance)
     inverse = jax.lax.rsqrt(variance + epsilon)  # c
     y = ((exact - mean) * (inverse * scale) + bias).astype(x.dtype)
-    return (y, mean, variance), (x, scale, mean, inverse)
+    return (y, mean, variance), (x, scale, mean, inverse, near_mean)
 
 
 def _normalise_batch_backward(epsilon, axes, saved, cotangents):
     del epsilon
-    x, scale, mean, inverse = saved
+    x, scale, mean, inverse, near_mean = saved
     gradient = cotangents[0].astype(scale.dtype)
     normal = (x.astype(scale.dtype) - mean) * inverse
     sums = jnp.stack([gradient.sum(range(x.ndim - 1)), (gradient * normal).sum(range(x.ndim - 1))])  # 2 c
     bias_mean, scale_mean = (jax.lax.psum(sums, axes) if axes else sums) / _count(x, axes)  # c, c
     x_gradient = (scale * inverse) * (gradient - bias_mean - normal * scale_mean)
     # The gradients of scale and bias are those of the clips at hand, as every other parameter's.
-    return x_gradient.astype(x.dtype), sums[1], sums[0], jnp.zeros_like(mean)
+    return x_gradient.astype(x.dtype), sums[1], sums[0], jnp.zeros_like(near_mean)
 
 
 def _count(x: Array, axes: tuple[str, ...]) -> int:
