@@ -63,6 +63,16 @@ def open_splits(config: ConfigDict) -> Splits:
     return Splits(training, evaluation, classes)
 
 
+def known_classes(config: ConfigDict) -> int | None:
+    """Returns the number of classes that the config or its prepared data set gives; None if neither does."""
+    data = config.data
+    if config.model.num_classes:
+        return config.model.num_classes
+    if prepared_directory(data.dataset, data.data_dir) is None:
+        return None
+    return open_split(data.dataset, data.data_dir, data.train_split).num_classes
+
+
 def _build_if_need_be(config: ConfigDict) -> None:
     data = config.data
     generated = data.dataset == "rgbd_demo"

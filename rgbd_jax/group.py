@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +24,8 @@ _ALIVE, _ENDED, _FAILURE = "rgbd_jax/alive/", "rgbd_jax/ended/", "rgbd_jax/faile
 # JAX ends a process with a stack trace when its group falls apart; the watch here speaks first.
 _RUNTIME_PATIENCE = 60
 _LONGEST_WAIT = 7 * 24 * 3600
+# What this process is about to say of its own failure; the watch need not say it of another's.
+_own_failure: list[str] = []
 
 log = logging.getLogger("rgbd_jax")
 
@@ -76,6 +79,10 @@ def join(membership: Membership) -> None:
         raise OSError(f"cannot join the group of {where}: {_first_line(error)}") from error
     finally:
         watch.cancel()
+    if is_first():
+        log.debug("a group of %d processes", jax.process_count())
+    else:
+        log.setLevel(logging.WARNING)  # the first process speaks for all
     if jax.process_count() > 1:
         watch_others = (_client(), jax.process_index(), jax.process_count(), _interval(), membership.heartbeat_timeout)
         threading.Thread(target=_watch_others, args=watch_others, daemon=True).start()
@@ -134,6 +141,7 @@ def fail(error: BaseException) -> NoReturn:
             f"contact with another process was lost ({message.splitlines()[0][:200]}), so this one ends; the last "
             "checkpoint is intact: run the same command again in all processes"
         )
+    _own_failure.append(message)
     try:
         if index or lost:  # a failure that came before is told by the watch, which then ends the process
             time.sleep(2.5 * _interval())
@@ -146,6 +154,24 @@ def fail(error: BaseException) -> NoReturn:
     if not index:
         time.sleep(2.5 * _interval())  # it is process 0 that the others ask: they have to hear of it before it ends
     _end("")
+
+
+def fail_unexpectedly(error: Exception) -> NoReturn:
+    """Ends the process for an error that nobody foresaw: with its traceback, but so that the group ends too."""
+    if lost_contact(error):
+        fail(error)
+    if "RESOURCE_EXHAUSTED" in str(error):
+        fail(
+            MemoryError(
+                "a device has not enough memory: lower config.train.batch_size or config.eval.batch_size, raise "
+                "config.train.microbatches, or set config.remat; --mode=plan tells what fits\n  "
+                + str(error).splitlines()[0][:300]
+            )
+        )
+    if _client() is None:
+        raise error
+    traceback.print_exception(error)
+    fail(error)
 
 
 def lost_contact(error: BaseException) -> bool:
@@ -216,7 +242,8 @@ def _watch_others(client: Any, index: int, count: int, interval: float, timeout:
             for key, message in client.key_value_dir_get(_FAILURE):
                 other = int(key.rpartition("/")[2])
                 if other != index:
-                    _end(f"process {other} failed, so this one ends too: {message}")
+                    known = message in _own_failure
+                    _end("" if known else f"process {other} failed, so this one ends too: {message}")
             signs = {int(key.rpartition("/")[2]): sign for key, sign in client.key_value_dir_get(_ALIVE)}
             ended = {int(key.rpartition("/")[2]) for key, _ in client.key_value_dir_get(_ENDED)}
         except Exception:
