@@ -1,9 +1,11 @@
 """The command line: `python -m rgbd_jax.main --config configs/demo.py --workdir runs/demo [--mode=eval]`."""
 
+import dataclasses
 import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -18,13 +20,11 @@ _DEVICE_KIND = flags.DEFINE_string(
     "device_kind", "", "Kind of device that --mode=plan is for; this machine's if empty."
 )
 _DEVICE_COUNT = flags.DEFINE_integer("device_count", 0, "Devices that --mode=plan is for; this machine's if 0.")
-_MEMBERSHIP = (
-    flags.DEFINE_string("coordinator", None, "Host and port of process 0, where several train together."),
-    flags.DEFINE_integer("process_count", None, "Number of processes that train together."),
-    flags.DEFINE_integer("process_index", None, "Which of them this is, from 0 on."),
-    flags.DEFINE_integer("join_timeout", 300, "Seconds until a group that is not complete is given up."),
-    flags.DEFINE_integer("heartbeat_timeout", 60, "Seconds after which a silent process is dead."),
-)
+flags.DEFINE_string("coordinator", None, "Host and port of process 0, where several train together.")
+flags.DEFINE_integer("process_count", None, "Number of processes that train together.")
+flags.DEFINE_integer("process_index", None, "Which of them this is, from 0 on.")
+flags.DEFINE_integer("join_timeout", 300, "Seconds until a group that is not complete is given up.")
+flags.DEFINE_integer("heartbeat_timeout", 60, "Seconds after which a silent process is dead.")
 flags.mark_flag_as_required("config")
 
 log = logging.getLogger("rgbd_jax")
@@ -44,7 +44,9 @@ def main(argv: list[str]) -> None:
 
     try:
         if _MODE.value != "plan":
-            group.join(group.Membership(*(flag.value for flag in _MEMBERSHIP)))
+            names = [field.name for field in dataclasses.fields(group.Membership)]
+            given: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
+            group.join(group.Membership(**given))
         result, said = _run()
     except PreemptedError as stopped:
         log.info("%s", stopped)
