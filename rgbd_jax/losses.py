@@ -92,7 +92,8 @@ def fusion_losses(
     cross_entropy = jnp.sum(jnp.stack(cross_entropies), axis=0)
     modality = optax.sigmoid_binary_cross_entropy(output.modality_guess["rgb"], jnp.ones(len(labels)))
     modality += optax.sigmoid_binary_cross_entropy(output.modality_guess["depth"], jnp.zeros(len(labels)))
-    errors = [(output.decoded - feature).astype(cross_entropy.dtype) for feature in output.features.values()]  # b c
+    decoded = output.decoded.astype(cross_entropy.dtype)  # b c
+    errors = [decoded - feature.astype(cross_entropy.dtype) for feature in output.features.values()]  # b c
     reconstruction = jnp.sum(jnp.mean(jnp.square(jnp.stack(errors)), axis=-1), axis=0)
     distillation = jnp.zeros_like(cross_entropy)
     for name, spatial in output.spatial.items():

@@ -60,7 +60,8 @@ def steps(small_demo, file, dtype, *cases, devices=8):
     """Case -> path -> value after one step; a case is "devices,shards,field=value,..."."""
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # How well the machine code is optimised does not matter, and takes half of the time.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
         "JAX_PLATFORMS": "cpu",
     }
     subprocess.run(

@@ -69,6 +69,23 @@ def test_bfloat16_computes_near_float32_with_float32_weights_and_logits():
     assert np.abs(exact.logits - rounded.logits).max() < 0.1 * scale
 
 
+@pytest.mark.parametrize("stream_name", ["rgb", "fusion"])
+def test_training_in_bfloat16_keeps_state_and_losses_in_float32(stream_name):
+    config = tiny_config("unused", stream_name)
+    config.model.dtype = "bfloat16"
+    stream = Stream(config, 12)
+    names = ("rgb", "depth") if stream.fusion else ("rgb",)
+    batch = {
+        "frames": dict.fromkeys(names, frames(config)["frames"]["rgb"]),
+        "label": jnp.zeros(2, jnp.int32),
+        "record": jnp.arange(2),
+    }
+    state, figures = jax.eval_shape(stream.train_step, stream.shapes(), batch, moment_at(config, 0.0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {np.dtype("float32"), np.dtype("int32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(figures)} == {np.dtype("float32")}
+    assert state == stream.shapes()
+
+
 @pytest.mark.parametrize(
     "fields",
     [
