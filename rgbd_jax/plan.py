@@ -228,7 +228,7 @@ def plan_of(step: TracedStep, kind: DeviceKind) -> dict:
             "clips_per_device": largest // step.devices,
             "total": step.memory(largest // step.devices)["total"] if largest else None,
         },
-        "advice": [] if memory["total"] <= usable else _advice(config, clips, largest),
+        "advice": [] if memory["total"] <= usable else _advice(config, kind, clips, largest),
         "sent": _sent(step),
         "seconds_at_least": _seconds(step, kind),
     }
@@ -247,7 +247,7 @@ def _parameters(params: Any) -> dict:
     return {"count": _count(params), "bytes": _bytes(params), "parts": counted}
 
 
-def _advice(config: ConfigDict, clips: int, largest: int) -> list[str]:
+def _advice(config: ConfigDict, kind: DeviceKind, clips: int, largest: int) -> list[str]:
     """Returns what of a config could be changed so that a step needs less memory."""
     advice = []
     if largest:
@@ -255,7 +255,7 @@ def _advice(config: ConfigDict, clips: int, largest: int) -> list[str]:
     if config.train.microbatches < clips:
         advice.append(f"--config.train.microbatches={clips} (BatchNorm then sees one clip of each device at a time)")
     for name, what in config.remat.items():
-        if what != "all":
+        if what != "all" and kind.name != "cpu":  # XLA undoes it on CPUs
             advice.append(f"--config.remat.{name}=all")
     if config.model.dtype != "bfloat16":
         advice.append("--config.model.dtype=bfloat16")

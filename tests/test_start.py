@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rgbd_jax import train as train_module
-from rgbd_jax.checkpoint import read_run, saved
+from rgbd_jax.checkpoint import Checkpoints, read_run, saved
 from rgbd_jax.convert.__main__ import main as convert_main
 from rgbd_jax.convert.pytorch_file import read_pytorch, write_pytorch
 from rgbd_jax.convert.state_dict import to_pytorch
@@ -59,10 +59,11 @@ def interrupted(small_demo, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     save = Checkpoints.save
 
-    def save_and_copy(self, state, data, history):
-        save(self, state, data, history)
+    def save_and_copy(self, state, run, metrics=None):
+        save(self, state, run, metrics)
         if int(state.step) == 6:
-            self._manager.wait_until_finished()
+            for manager in self._managers.values():
+                manager.wait_until_finished()
             shutil.copytree(root / "whole", root / "second_epoch")
 
     patch.setattr(Checkpoints, "save", save_and_copy)
