@@ -125,9 +125,10 @@ def normalise_batch(
 
 def _normalise_batch_forward(x, scale, bias, near_mean, epsilon, axes):
     exact = x.astype(scale.dtype)
-    mean = exact.mean(range(x.ndim - 1))  # c
+    reduced = tuple(range(x.ndim - 1))
+    mean = exact.mean(reduced)  # c
     # Two passes, since E[x^2] - E[x]^2 cancels in float32.
-    variance = jnp.square(exact - mean).mean(range(x.ndim - 1))  # c
+    variance = jnp.square(exact - mean).mean(reduced)  # c
     if axes:
         away = mean - near_mean
         away, square = jax.lax.pmean(jnp.stack([away, variance + jnp.square(away)]), axes)  # c, c
@@ -143,7 +144,8 @@ def _normalise_batch_backward(epsilon, axes, saved, cotangents):
     x, scale, mean, inverse, near_mean = saved
     gradient = cotangents[0].astype(scale.dtype)
     normal = (x.astype(scale.dtype) - mean) * inverse
-    sums = jnp.stack([gradient.sum(range(x.ndim - 1)), (gradient * normal).sum(range(x.ndim - 1))])  # 2 c
+    reduced = tuple(range(x.ndim - 1))
+    sums = jnp.stack([gradient.sum(reduced), (gradient * normal).sum(reduced)])  # 2 c
     bias_mean, scale_mean = (jax.lax.psum(sums, axes) if axes else sums) / _count(x, axes)  # c, c
     x_gradient = (scale * inverse) * (gradient - bias_mean - normal * scale_mean)
     # The gradients of scale and bias are those of the clips at hand, as every other parameter's.
