@@ -157,25 +157,18 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_as_one_stop_together_and_one_goes_on(small_demo, tmp_path):
-    """SIGTERM to the launcher saves in both; the checkpoint fits one process, which goes on from there to the end."""
+def test_two_processes_train_as_one_and_one_process_goes_on(small_demo, tmp_path):
+    """The checkpoint of two processes with two devices each fits one process with one, which trains further epochs."""
     config = tiny_config(small_demo)
-    config.train.epochs = 30
+    config.train.epochs = 2
     arguments = [
         "--config", "configs/demo.py", "--workdir", str(tmp_path / "group"), f"--config.data.data_dir={small_demo}",
-        *(f"--config.{flag}" for flag in TINY if not flag.startswith("train.epochs")), "--config.train.epochs=30",
+        *(f"--config.{flag}" for flag in TINY if not flag.startswith("train.epochs")), "--config.train.epochs=1",
     ]  # fmt: skip
     command = [sys.executable, "scripts/local_cluster.py", "2", "--devices", "2", "--", *arguments]
-    launcher = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
-    try:
-        figures = tmp_path / "group" / "metrics.jsonl"
-        wait_until(lambda: launcher.poll() is not None or (figures.exists() and len(lines(figures.parent)) > 9), 600)
-        launcher.send_signal(signal.SIGTERM)
-        said = launcher.communicate(timeout=100)[1]
-    finally:
-        launcher.kill()
-    assert launcher.returncode == 75, said
-    assert "asked to stop, saved step " in said
+    finished = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout.splitlines()[-1])["step"] == 3
 
     train(config, tmp_path / "group")
     train(config, tmp_path / "alone")
