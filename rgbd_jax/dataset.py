@@ -7,9 +7,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import datasets.build
-from rgbd_jax import group
 from rgbd_jax.data.frame_counts import REFERENCE_SHORT, frame_counts
 from rgbd_jax.data.source import PreparedSplit, open_split, prepared_directory
+from rgbd_jax.devices import group
 from rgbd_jax.modalities import STREAMS
 
 log = logging.getLogger("rgbd_jax")

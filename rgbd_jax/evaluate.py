@@ -16,19 +16,20 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rgbd_jax import group, metrics, score_fusion
-from rgbd_jax.checkpoint import Keep, find, read_run, read_state
+from rgbd_jax import metrics, score_fusion
 from rgbd_jax.convert.converted import is_converted
 from rgbd_jax.convert.files import read_weights
 from rgbd_jax.data import pipeline
 from rgbd_jax.data.source import ClipRecord, PreparedSplit
 from rgbd_jax.dataset import open_splits
+from rgbd_jax.devices import group
+from rgbd_jax.devices.sharding import global_batch, local_batch_size, make_mesh, place, replicated, state_sharding
+from rgbd_jax.run.checkpoint import Keep, find, read_run, read_state
+from rgbd_jax.run.workdir import check_workdir
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.settings import check_config, check_split_over
-from rgbd_jax.sharding import global_batch, local_batch_size, make_mesh, place, replicated, state_sharding
 from rgbd_jax.start import weights_for
 from rgbd_jax.steps import Batch, Moment, Stream, TrainState, Tree, evaluation_moment
-from rgbd_jax.workdir import check_workdir
 
 log = logging.getLogger("rgbd_jax")
 

@@ -38,9 +38,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--workdir is needed with --mode={_MODE.value}")
     console.log_to_stderr()
     console.keep_compiled_programs()
-    from rgbd_jax import group  # after the flags are read: importing takes seconds, --help should not
-    from rgbd_jax.preemption import PREEMPTED, PreemptedError
-    from rgbd_jax.recent import NonFiniteLossError
+    from rgbd_jax.devices import group  # after the flags are read: importing takes seconds, --help should not
+    from rgbd_jax.run.preemption import PREEMPTED, PreemptedError
+    from rgbd_jax.run.recent import NonFiniteLossError
 
     try:
         if _MODE.value != "plan":
@@ -68,8 +68,8 @@ def _run() -> tuple[dict, str]:
     config = _CONFIG.value
     if _MODE.value == "plan":
         from rgbd_jax.dataset import known_classes
-        from rgbd_jax.plan import plan
-        from rgbd_jax.plan_table import table
+        from rgbd_jax.planning.plan import plan
+        from rgbd_jax.planning.table import table
 
         result = plan(config, known_classes(config), _DEVICE_KIND.value, _DEVICE_COUNT.value)
         return result, table(result)

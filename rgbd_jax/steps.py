@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 
 from rgbd_jax import metrics, mixing, optim
-from rgbd_jax.collectives import ALONE, Spread
 from rgbd_jax.data.heatmap import heat_maps
+from rgbd_jax.devices.collectives import ALONE, Spread
 from rgbd_jax.losses import Labels, fusion_losses, unimodal_losses
 from rgbd_jax.models.draws import ClipDraws
 from rgbd_jax.models.fusion import FusionNetwork, FusionOutput

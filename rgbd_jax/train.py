@@ -13,21 +13,21 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rgbd_jax import group
-from rgbd_jax.checkpoint import Checkpoints, Keep, Run, accuracy_by_epoch, latest_intact, saved
 from rgbd_jax.data import pipeline
 from rgbd_jax.dataset import open_splits
+from rgbd_jax.devices import group
+from rgbd_jax.devices.parallel import parallel_train_step, spread_over
+from rgbd_jax.devices.sharding import global_batch, local_batch_size, make_mesh, place, state_sharding
 from rgbd_jax.evaluate import Evaluator
-from rgbd_jax.parallel import parallel_train_step, spread_over
-from rgbd_jax.preemption import PreemptedError, StopRequests
-from rgbd_jax.provenance import check_provenance, provenance
-from rgbd_jax.recent import Recent
+from rgbd_jax.run.checkpoint import Checkpoints, Keep, Run, accuracy_by_epoch, latest_intact, saved
+from rgbd_jax.run.preemption import PreemptedError, StopRequests
+from rgbd_jax.run.provenance import check_provenance, provenance
+from rgbd_jax.run.recent import Recent
+from rgbd_jax.run.workdir import check_workdir, write_config
+from rgbd_jax.run.writers import Progress, Writers, line
 from rgbd_jax.settings import check_config, check_split_over
-from rgbd_jax.sharding import global_batch, local_batch_size, make_mesh, place, state_sharding
 from rgbd_jax.start import Start, starting_point
 from rgbd_jax.steps import Stream, evaluation_moment, moment_at
-from rgbd_jax.workdir import check_workdir, write_config
-from rgbd_jax.writers import Progress, Writers, line
 
 log = logging.getLogger("rgbd_jax")
 

@@ -71,9 +71,9 @@ def _listed() -> dict:
     import jax
     import jax.numpy as jnp
 
-    from rgbd_jax.parallel import parallel_train_step, spread_over
-    from rgbd_jax.plan import batch_shapes, gradient_lengths, purpose
-    from rgbd_jax.sharding import make_mesh, split_by_clip, state_sharding
+    from rgbd_jax.devices.parallel import parallel_train_step, spread_over
+    from rgbd_jax.devices.sharding import make_mesh, split_by_clip, state_sharding
+    from rgbd_jax.planning.plan import batch_shapes, gradient_lengths, purpose
     from rgbd_jax.steps import Moment, Stream
 
     config, devices = _CONFIG.value, jax.device_count()

@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from rgbd_jax.checkpoint import (
+from rgbd_jax.devices.sharding import make_mesh, place, replicated, state_sharding
+from rgbd_jax.optim import map_trees
+from rgbd_jax.run.checkpoint import (
     DAMAGED,
     Checkpoints,
     Keep,
@@ -28,9 +30,7 @@ from rgbd_jax.checkpoint import (
     read_state,
     saved,
 )
-from rgbd_jax.integrity import CHECKSUMS_FILE
-from rgbd_jax.optim import map_trees
-from rgbd_jax.sharding import make_mesh, place, replicated, state_sharding
+from rgbd_jax.run.integrity import CHECKSUMS_FILE
 from rgbd_jax.steps import TrainState
 
 

@@ -15,8 +15,8 @@ import jax, numpy as np
 from absl import flags
 from rgbd_jax.data import pipeline
 from rgbd_jax.data.source import open_split
-from rgbd_jax.parallel import parallel_train_step, spread_over
-from rgbd_jax.sharding import global_batch, make_mesh, place, state_sharding
+from rgbd_jax.devices.parallel import parallel_train_step, spread_over
+from rgbd_jax.devices.sharding import global_batch, make_mesh, place, state_sharding
 from rgbd_jax.steps import Stream, moment_at
 from tests.tiny import tiny_config
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rgbd_jax.group import Membership, join
+from rgbd_jax.devices.group import Membership, join
 from rgbd_jax.train import train
 from tests.test_main import TINY
 from tests.tiny import tiny_config
@@ -22,7 +22,7 @@ WORKER = """
 import os, sys, time
 from pathlib import Path
 import jax
-from rgbd_jax import group
+from rgbd_jax.devices import group
 
 told, folder, *address = sys.argv[1:]
 flags = (address[0], int(address[1]), int(address[2])) if address else ()

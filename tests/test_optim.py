@@ -80,10 +80,10 @@ def test_sgd_decays_before_momentum_and_clips_before_both():
     optimizer = optim.make_optimizer(config)
     params = {"w": jnp.asarray([3.0, -4.0])}
     state = optimizer.init(params)
-    gradient = np.array([60.0, 80.0])
+    gradient = np.array([60.0, 80.0])  # a norm of 100, which is clipped to 5
     velocity, value = np.zeros(2), np.array([3.0, -4.0])
     for _ in range(3):
-        updates, state = optimizer.update({"w": jnp.asarray(gradient)}, state, {"w": jnp.asarray(value)})
+        updates, state = optimizer.update({"w": gradient}, state, {"w": jnp.asarray(value)}, norm=100.0)
         velocity = 0.9 * velocity + (gradient * 5 / 100 + 3e-4 * value)
         np.testing.assert_allclose(updates["w"], -velocity, rtol=1e-6)
         value = value - 0.1 * velocity

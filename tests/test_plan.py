@@ -13,16 +13,16 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rgbd_jax import plan_table
-from rgbd_jax.device_kinds import GIB, KINDS, device_kind
+from rgbd_jax.devices.parallel import parallel_train_step, spread_over
+from rgbd_jax.devices.sharding import make_mesh
 from rgbd_jax.models.attention import TransformerStack
 from rgbd_jax.models.layers import BatchStatistics, ConvUnit, Linear, max_pool
-from rgbd_jax.parallel import parallel_train_step, spread_over
-from rgbd_jax.plan import ALLOWANCE, FORWARD_CLIPS, TracedStep, batch_shapes, plan, plan_of
-from rgbd_jax.sharding import make_mesh
+from rgbd_jax.planning import plan_table
+from rgbd_jax.planning.device_kinds import GIB, KINDS, device_kind
+from rgbd_jax.planning.plan import ALLOWANCE, FORWARD_CLIPS, TracedStep, batch_shapes, plan, plan_of
+from rgbd_jax.planning.traced import Program
+from rgbd_jax.planning.traced_memory import Storage
 from rgbd_jax.steps import Moment, Stream
-from rgbd_jax.traced import Program
-from rgbd_jax.traced_memory import Storage
 from tests.conftest import ROOT
 from tests.tiny import tiny_config
 

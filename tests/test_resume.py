@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from rgbd_jax.checkpoint import read_run, saved
 from rgbd_jax.data.source import PreparedSplit, open_split, prepared_directory
 from rgbd_jax.evaluate import Evaluator, evaluate
-from rgbd_jax.preemption import PreemptedError
-from rgbd_jax.provenance import check_provenance, fingerprint, provenance
-from rgbd_jax.recent import NonFiniteLossError, Recent
+from rgbd_jax.run.checkpoint import read_run, saved
+from rgbd_jax.run.preemption import PreemptedError
+from rgbd_jax.run.provenance import check_provenance, fingerprint, provenance
+from rgbd_jax.run.recent import NonFiniteLossError, Recent
 from rgbd_jax.train import train
 from tests.conftest import ROOT
 from tests.tiny import saved_state, tiny_config

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rgbd_jax import metrics
-from rgbd_jax.checkpoint import Checkpoints, Keep, Run
 from rgbd_jax.data import pipeline
 from rgbd_jax.data.source import open_split
+from rgbd_jax.devices.sharding import make_mesh, place, replicated
 from rgbd_jax.evaluate import Evaluator, evaluate
+from rgbd_jax.run.checkpoint import Checkpoints, Keep, Run
+from rgbd_jax.run.workdir import write_config
 from rgbd_jax.scores import Scores, scores_file
-from rgbd_jax.sharding import make_mesh, place, replicated
 from rgbd_jax.steps import Stream, moment_at
-from rgbd_jax.workdir import write_config
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -267,7 +267,7 @@ from absl import flags
 from rgbd_jax.data.source import open_split
 from rgbd_jax.evaluate import Evaluator
 from rgbd_jax.scores import Scores
-from rgbd_jax.sharding import make_mesh, place, replicated
+from rgbd_jax.devices.sharding import make_mesh, place, replicated
 from rgbd_jax.steps import Stream, moment_at
 from tests.tiny import tiny_config
 from pathlib import Path

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from rgbd_jax import train as train_module
-from rgbd_jax.checkpoint import Checkpoints, read_run, saved
 from rgbd_jax.convert.__main__ import main as convert_main
 from rgbd_jax.convert.pytorch_file import read_pytorch, write_pytorch
 from rgbd_jax.convert.state_dict import to_pytorch
 from rgbd_jax.evaluate import evaluate
+from rgbd_jax.run.checkpoint import Checkpoints, read_run, saved
 from rgbd_jax.start import starting_point
 from rgbd_jax.steps import Stream
 from rgbd_jax.train import train

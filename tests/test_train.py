@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from rgbd_jax import train as train_module
-from rgbd_jax.checkpoint import saved
 from rgbd_jax.evaluate import evaluate
-from rgbd_jax.recent import NonFiniteLossError
+from rgbd_jax.run.checkpoint import saved
+from rgbd_jax.run.recent import NonFiniteLossError
 from rgbd_jax.steps import Stream
 from rgbd_jax.train import train
 from tests.tiny import saved_state, tiny_config

@@ -5,8 +5,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import demo
-from rgbd_jax.checkpoint import Keep, find, read_state
-from rgbd_jax.sharding import make_mesh, state_sharding
+from rgbd_jax.devices.sharding import make_mesh, state_sharding
+from rgbd_jax.run.checkpoint import Keep, find, read_state
 from rgbd_jax.steps import Stream, TrainState
 
 

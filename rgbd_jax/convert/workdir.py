@@ -9,10 +9,10 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from rgbd_jax import optim
-from rgbd_jax.checkpoint import Keep, accuracy_by_epoch, find, read_run
 from rgbd_jax.convert.state_dict import COUNTER, in_reference_order, to_pytorch
 from rgbd_jax.convert.weights import SGD_GROUP, TrainedWeights
-from rgbd_jax.workdir import CONFIG_FILE, read_config
+from rgbd_jax.run.checkpoint import Keep, accuracy_by_epoch, find, read_run
+from rgbd_jax.run.workdir import CONFIG_FILE, read_config
 
 
 def is_workdir(path: Path) -> bool:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from rgbd_jax import metrics
 from rgbd_jax.data import pipeline, sampling, transforms
 from rgbd_jax.data.source import ClipRecord, open_split
+from rgbd_jax.devices.sharding import make_mesh
 from rgbd_jax.evaluate import Evaluator
-from rgbd_jax.sharding import make_mesh
 from rgbd_jax.steps import Stream, evaluation_moment
 from tests.data.test_pipeline import HEIGHT, WIDTH, clips, config, encode, textured
 from tests.tiny import tiny_config

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from rgbd_jax.sharding import REPLICAS, SHARDS, sharded_axis
+from rgbd_jax.devices.sharding import REPLICAS, SHARDS, sharded_axis
 
 Tree = Mapping[str, Any]
 

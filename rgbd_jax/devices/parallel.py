@@ -6,8 +6,8 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from rgbd_jax.collectives import ALONE, Spread
-from rgbd_jax.sharding import REPLICAS, SHARDS, by_clip, state_sharding, state_specs
+from rgbd_jax.devices.collectives import ALONE, Spread
+from rgbd_jax.devices.sharding import REPLICAS, SHARDS, by_clip, state_sharding, state_specs
 from rgbd_jax.steps import Batch, Moment, Stream, TrainState, with_partners
 
 TrainStep = Callable[[TrainState, Batch, Moment], tuple[TrainState, Mapping[str, Float[Array, ""]]]]

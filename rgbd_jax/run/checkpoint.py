@@ -16,8 +16,9 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN, PreservationPolicy
 
-from rgbd_jax import format_1, group
-from rgbd_jax.integrity import find_damage, write_checksums
+from rgbd_jax.devices import group
+from rgbd_jax.run import format_1
+from rgbd_jax.run.integrity import find_damage, write_checksums
 from rgbd_jax.steps import TrainState
 
 FORMAT_VERSION = 2  # of version 1 see `format_1`

@@ -15,15 +15,15 @@ from jax.extend import core
 from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
-from rgbd_jax.device_kinds import USABLE_SHARE, DeviceKind, device_kind
+from rgbd_jax.devices.parallel import parallel_train_step, spread_over
+from rgbd_jax.devices.sharding import REPLICAS, SHARDS, sharded_axis
 from rgbd_jax.mixing import enabled
 from rgbd_jax.modalities import MODALITIES, STREAMS
-from rgbd_jax.parallel import parallel_train_step, spread_over
+from rgbd_jax.planning.device_kinds import USABLE_SHARE, DeviceKind, device_kind
+from rgbd_jax.planning.traced import Message, Program
+from rgbd_jax.planning.traced_memory import Storage, held_for
 from rgbd_jax.settings import check_config, check_split_over
-from rgbd_jax.sharding import REPLICAS, SHARDS, sharded_axis
 from rgbd_jax.steps import Batch, Moment, Stream, with_partners
-from rgbd_jax.traced import Message, Program
-from rgbd_jax.traced_memory import Storage, held_for
 
 # XLA takes up to so many times what is calculated: it fuses less, and memory comes in pieces (docs/scaling.md).
 ALLOWANCE = 2

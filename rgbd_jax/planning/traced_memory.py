@@ -7,7 +7,7 @@ another operation that reads memory takes them; everything else is stored from w
 
 from collections.abc import Iterable, Iterator
 
-from rgbd_jax.traced import Amount, Program
+from rgbd_jax.planning.traced import Amount, Program
 
 # They read their operands from memory, and their results lie there.
 _STORED = {
