@@ -16,11 +16,17 @@ def log_to_stderr() -> None:
     if not flags.FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.FATAL)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tells each of the arrays that a full disk refuses
+        sys.unraisablehook = _tell_if_asked  # so do these, and TensorBoard's file when the process ends
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.DEBUG if flags.FLAGS.verbosity > 0 else logging.INFO)
+
+
+def _tell_if_asked(ignored: "sys.UnraisableHookArgs") -> None:
+    """Shows an exception that Python can only ignore, with --verbosity=1: it follows from an error that is told."""
+    log.debug("ignored in %r: %r", ignored.object, ignored.exc_value)
 
 
 def keep_compiled_programs() -> None:

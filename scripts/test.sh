@@ -29,4 +29,4 @@ fi
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 # Two files at a time: tests of one file stay together, so that those of parity, which take most memory, never meet.
-exec .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"
+exec .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import sys
@@ -94,6 +95,8 @@ WHOLE, SPREAD = "1,1", "8,4"
 PARTS = "1,1,train.microbatches=2"
 PARTS_SPREAD = "4,2,train.microbatches=2,remat.stem='all',remat.inception='cheap',remat.transformer='all'"
 ALONE = "4,1,model.sync_batch_norm=False"
+FUSION = "1,1,stream='fusion'"
+FUSION_SPREAD = "4,2,stream='fusion'"
 KINDS = ("gradient", "statistics", "figures")
 
 
@@ -124,6 +127,12 @@ def test_statistics_of_each_device_alone_differ_from_those_of_the_whole_batch(ex
     np.testing.assert_allclose(alone[mean], whole[mean], rtol=1e-9, atol=1e-12)
     assert max(differences(alone, whole, "statistics", typical_scale=False).values()) > 1e-3
     assert max(differences(alone, whole, "gradient", typical_scale=False).values()) > 1e-3
+
+
+def test_fusion_of_two_streams_does_not_depend_on_the_number_of_devices(small_demo, tmp_path):
+    found = steps(small_demo, tmp_path / "fusion.npz", "float64", FUSION, FUSION_SPREAD)
+    for kind in KINDS:
+        assert max(differences(found[FUSION_SPREAD], found[FUSION], kind, typical_scale=False).values()) <= EXACT
 
 
 @pytest.fixture(scope="module")

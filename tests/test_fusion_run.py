@@ -10,6 +10,8 @@ from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.train import train
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def fused(small_demo, tmp_path_factory):

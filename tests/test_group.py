@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from rgbd_jax.devices.group import Membership, join
+from rgbd_jax.run.checkpoint import saved
+from rgbd_jax.run.preemption import PREEMPTED, PreemptedError
+from rgbd_jax.run.recent import Recent
 from rgbd_jax.train import train
 from tests.test_main import TINY
+from tests.test_resume import after_calls
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -157,25 +161,54 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_as_one_and_one_process_goes_on(small_demo, tmp_path):
-    """The checkpoint of two processes with two devices each fits one process with one, which trains further epochs."""
-    config = tiny_config(small_demo)
-    config.train.epochs = 2
-    arguments = [
-        "--config", "configs/demo.py", "--workdir", str(tmp_path / "group"), f"--config.data.data_dir={small_demo}",
-        *(f"--config.{flag}" for flag in TINY if not flag.startswith("train.epochs")), "--config.train.epochs=1",
-    ]  # fmt: skip
-    command = [sys.executable, "scripts/local_cluster.py", "2", "--devices", "2", "--", *arguments]
-    finished = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
-    assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout.splitlines()[-1])["step"] == 3
+def train_steps(number, config, workdir, monkeypatch):
+    """Trains some steps, then asks the run to stop."""
+    with monkeypatch.context() as patched:
+        after_calls(patched, Recent, "add", number, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(PreemptedError):
+            train(config, workdir)
+    return int(saved(workdir)[0].name)
 
-    train(config, tmp_path / "group")
-    train(config, tmp_path / "alone")
-    found, expected = lines(tmp_path / "group"), lines(tmp_path / "alone")
-    assert [(line["kind"], line["step"]) for line in found] == [(line["kind"], line["step"]) for line in expected]
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_stop_together_and_one_process_goes_on(small_demo, tmp_path, monkeypatch):
+    """SIGTERM to one of two processes with two devices each; their checkpoint fits one process with one device."""
+    config, workdir = tiny_config(small_demo), tmp_path / "group"
+    config.train.epochs = 500  # more than it will come to
+    flags = [flag for flag in TINY if not flag.startswith("train.epochs")]
+    address = f"localhost:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "rgbd_jax.main", "--config", "configs/demo.py", "--workdir", str(workdir),
+                f"--config.data.data_dir={small_demo}", *(f"--config.{flag}" for flag in flags),
+                "--config.train.epochs=500", f"--coordinator={address}", "--process_count=2",
+                f"--process_index={index}",
+            ],
+            cwd=ROOT, env=environment(XLA_FLAGS="--xla_force_host_platform_device_count=2"), stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    try:
+        wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(lines(workdir)) > 4, 600)
+        processes[1].send_signal(signal.SIGTERM)
+        said = [process.communicate(timeout=60)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [PREEMPTED, PREEMPTED], said
+    stopped = int(saved(workdir)[0].name)
+    assert f"asked to stop, saved step {stopped} of 1500" in said[0]
+
+    assert train_steps(1, config, workdir, monkeypatch) == stopped + 1
+    logged = [line["step"] for line in lines(workdir) if line["kind"] == "train"]
+    assert logged == list(range(1, stopped + 2))
+
+    alone = tmp_path / "alone"
+    assert train_steps(2, config, alone, monkeypatch) == 2
     # From step to step float32 rounds away from another number of devices (docs/performance.md); that a step is the
     # same is shown in float64 (test_devices). The second step sees what the first has made of the weights.
-    for one, other in zip(found[:2], expected[:2], strict=True):
+    for found, expected in zip(lines(workdir)[:2], lines(alone)[:2], strict=True):
         for name in ("loss", "cross_entropy", "distillation"):
-            assert one[name] == pytest.approx(other[name], rel=1e-4), (one["step"], name)
+            assert found[name] == pytest.approx(expected[name], rel=1e-4), (found["step"], name)

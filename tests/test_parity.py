@@ -200,6 +200,7 @@ def test_parity_forward_float64(case):
             assert_close(losses[name].mean(), value, FORWARD, f"eval/{name}")
 
 
+@pytest.mark.slow
 def test_parity_training_float64(case):
     if not case.meta["steps"]:
         pytest.skip("the case records no training step")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from rgbd_jax.run.provenance import check_provenance, fingerprint, provenance
 from rgbd_jax.run.recent import NonFiniteLossError, Recent
 from rgbd_jax.train import train
 from tests.conftest import ROOT
+from tests.test_main import TINY
 from tests.tiny import saved_state, tiny_config
 
 
@@ -175,7 +178,7 @@ def test_the_command_ends_with_a_status_of_its_own(whole, small_demo, tmp_path):
     """SIGTERM right at the start, while nothing has been computed yet: the state of step 0 is saved."""
     config = whole[0]
     script = (
-        "import os, signal, sys, threading; from rgbd_jax import preemption\n"
+        "import os, signal, sys, threading; from rgbd_jax.run import preemption\n"
         "original = preemption.StopRequests.__enter__\n"
         "def enter(self):\n"
         "    entered = original(self); os.kill(os.getpid(), signal.SIGTERM); return entered\n"
@@ -189,3 +192,52 @@ def test_the_command_ends_with_a_status_of_its_own(whole, small_demo, tmp_path):
     assert (finished.returncode, finished.stdout) == (75, ""), finished.stderr
     assert "asked to stop, saved step 0 of" in finished.stderr
     assert saved(tmp_path / "run")[0].name == "0"
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_or_is_read_only_costs_nothing_that_was_saved(whole, small_demo, tmp_path):
+    """On a small file system of its own, in a name space of its own: it is gone when the command ends."""
+    checkpoint = saved(whole[1])[0]
+    size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    flags = [*TINY, "train.log_every_steps=2", "checkpoint.every_steps=1", f"data.data_dir={small_demo}"]
+    run = shlex.join(
+        [
+            sys.executable, "-m", "rgbd_jax.main", "--config", "configs/demo.py", "--workdir", f"{disk}/run",
+            *(f"--config.{flag}" for flag in flags),
+        ]
+    )  # fmt: skip
+    runs = [f"{run} >{tmp_path}/{when}.out 2>{tmp_path}/{when}.err; echo $?" for when in ("full", "read-only", "again")]
+    commands = [
+        # Two checkpoints are kept while a third is written, and then that of the epoch.
+        f"mount -t tmpfs -o size={int(size * 3.2)} tmpfs {disk} || exit 99",
+        runs[0],
+        f"mount -o remount,ro {disk}",
+        runs[1],
+        f"mount -o remount,rw,size={size * 20} {disk}",
+        runs[2],
+        f"cp -r {disk}/run {tmp_path}/run",
+    ]
+    unshare = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not there to make a small disk with")
+    finished = subprocess.run(
+        [*unshare, "sh", "-c", "\n".join(commands)], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    if finished.returncode == 99 or "unshare failed" in finished.stderr:
+        pytest.skip("a small disk cannot be mounted here")
+    assert finished.returncode == 0, finished.stderr
+
+    assert finished.stdout.split() == ["1", "1", "0"]
+    said = {when: (tmp_path / f"{when}.err").read_text() for when in ("full", "read-only", "again")}
+    for when in ("full", "read-only"):
+        assert (tmp_path / f"{when}.out").read_text() == ""
+        assert said[when].count("error: ") == 1
+        assert "Traceback" not in said[when]
+    assert re.search(
+        r"error: the checkpoint of step \d .*: No space left on device; .*is intact: make room", said["full"]
+    )
+    assert f"error: --workdir={disk}/run cannot be written to: Read-only file system; " in said["read-only"]
+    assert re.search(r"resumed from step [12] of 6", said["again"])
+    assert_ends_as(whole, tmp_path / "run")

@@ -19,6 +19,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from rgbd_jax.devices.agreement import Agreement
+
 FAILED = 1
 _ALIVE, _ENDED, _FAILURE = "rgbd_jax/alive/", "rgbd_jax/ended/", "rgbd_jax/failed/"
 # JAX ends a process with a stack trace when its group falls apart; the watch here speaks first.
@@ -67,6 +69,7 @@ def join(membership: Membership) -> None:
     watch = threading.Timer(membership.join_timeout, _give_up_joining, (where, membership.join_timeout))
     watch.daemon = True
     watch.start()
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from ours
     try:
         jax.distributed.initialize(
             *flags,
@@ -118,6 +121,13 @@ def all_agree(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
+
+
+def agreement() -> Agreement | None:
+    """Returns a new agreement with the others on when to stop, None without a group; all have to call it."""
+    if client := _client():
+        return Agreement(client, jax.process_index(), jax.process_count(), _interval())
+    return None
 
 
 def leave() -> None:

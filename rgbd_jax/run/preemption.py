@@ -3,8 +3,8 @@
 import signal
 from types import FrameType, TracebackType
 
-import jax
-from jax.experimental import multihost_utils
+from rgbd_jax.devices import group
+from rgbd_jax.devices.agreement import Agreement
 
 # Status of a run that was asked to stop and has saved: "try again later" (EX_TEMPFAIL of sysexits.h).
 PREEMPTED = 75
@@ -15,21 +15,20 @@ class PreemptedError(Exception):
 
 
 class StopRequests:
-    """Tells, between two steps, whether the run has been asked to stop.
+    """Tells, between two steps, whether the run has been asked to stop; handles SIGTERM and the first SIGINT meanwhile.
 
-    In a group all processes are told at the same moment, whichever of them got SIGTERM: JAX's own handler passes it
-    on. A process that is alone handles SIGTERM, and the first SIGINT, itself while this is in use as a context.
+    In a group all processes are told at the same moment, whichever of them was asked.
     """
 
     def __init__(self) -> None:
-        self._received: int | None = None
-        self._asked = 0
+        self._received = False
+        self._agreement: Agreement | None = None
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequests":
-        if jax.process_count() == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._receive)
+        self._agreement = group.agreement()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(
@@ -37,15 +36,16 @@ class StopRequests:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        if self._agreement:
+            self._agreement.end()
 
     def received(self) -> bool:
         """Returns whether the run is to stop now; in a group all processes have to call it at the same moments."""
-        if jax.process_count() > 1:
-            self._asked += 1
-            return multihost_utils.reached_preemption_sync_point(self._asked)
-        return self._received is not None
+        return self._agreement.reached() if self._agreement else self._received
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None and number == signal.SIGINT:
+        if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C: at once
-        self._received = number
+        self._received = True
+        if self._agreement:
+            self._agreement.ask()

@@ -1,11 +1,12 @@
 """Where a run's figures go: TensorBoard, a JSONL file, and progress for the person who watches."""
 
+import contextlib
 import json
 import logging
 import os
 import sys
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 JSONL_FILE = "metrics.jsonl"
+TENSORBOARD_FAILED = "figures cannot be written for TensorBoard: %s"
+
 log = logging.getLogger("rgbd_jax")
 
 
@@ -28,7 +31,7 @@ class Writers:
         evaluated: steps that the run it goes on with has evaluated; figures of other evaluations are removed.
 
     Raises:
-        OSError: the files cannot be written; names them.
+        OSError: the files cannot be written; names them (as all methods do but `close`).
     """
 
     def __init__(self, workdir: Path, first_step: int, evaluated: Collection[int] = ()):
@@ -38,40 +41,57 @@ class Writers:
         path = workdir / JSONL_FILE
         kept = [line for line in _lines(path) if _belongs(json.loads(line), first_step, evaluated)]
         new = path.with_suffix(".new")
-        new.write_text("".join(kept))
-        os.replace(new, path)
-        self._jsonl = path.open("a")
+        with _named_errors(path):
+            new.write_text("".join(kept))
+            os.replace(new, path)
+            self._jsonl = path.open("a")
         threading.excepthook = _tell_of_tensorboard
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        with _named_errors(workdir / "tensorboard"):
+            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
         """Writes figures of one kind ("train", "validation") under a step."""
         if not self._active:
             return
-        try:
+        with _named_errors(self._jsonl.name):
             self._jsonl.write(json.dumps({"step": step, "kind": kind, **figures}) + "\n")
             self._jsonl.flush()
-        except OSError as error:
-            raise OSError(f"{self._jsonl.name}: cannot be written: {error.strerror or error}") from error
         for name, value in figures.items():
             self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
     def sync(self) -> None:
         """Puts the figures on disk, as a checkpoint does with all else."""
         if self._active:
-            os.fsync(self._jsonl.fileno())
+            with _named_errors(self._jsonl.name):
+                os.fsync(self._jsonl.fileno())
 
     def close(self) -> None:
-        """Puts everything on disk."""
-        if self._active:
+        """Puts everything on disk; what cannot be written there has been told when it was."""
+        if not self._active:
+            return
+        with contextlib.suppress(OSError):
             self._jsonl.close()
+        try:
             self._tensorboard.close()
+        except OSError as error:
+            log.warning(TENSORBOARD_FAILED, error)
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written: {error.strerror or error}; make room or lift the restriction, and run the same "
+            "command again"
+        ) from error
 
 
 def _tell_of_tensorboard(failed: threading.ExceptHookArgs) -> None:
     """Tells in a line that TensorBoard's thread cannot write: the same figures are in the JSONL file."""
     if type(failed.thread).__module__.startswith("tensorboardX"):
-        log.warning("figures cannot be written for TensorBoard: %s", failed.exc_value)
+        log.warning(TENSORBOARD_FAILED, failed.exc_value)
     else:
         threading.__excepthook__(failed)
 
