@@ -21,6 +21,8 @@ from tests.test_resume import after_calls
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
+# How well the machine code is optimised does not matter here, and takes half of the time.
+TWO_DEVICES = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 # Joins a group, agrees with the others, and then does what the process was told.
 WORKER = """
 import os, sys, time
@@ -185,8 +187,7 @@ def test_two_processes_train_as_one_stop_together_and_one_process_goes_on(small_
                 "--config.train.epochs=500", f"--coordinator={address}", "--process_count=2",
                 f"--process_index={index}",
             ],
-            cwd=ROOT, env=environment(XLA_FLAGS="--xla_force_host_platform_device_count=2"), stderr=subprocess.PIPE,
-            text=True,
+            cwd=ROOT, env=environment(XLA_FLAGS=TWO_DEVICES), stderr=subprocess.PIPE, text=True,
         )
         for index in range(2)
     ]  # fmt: skip
