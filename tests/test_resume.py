@@ -72,14 +72,14 @@ def after_calls(monkeypatch, owner, name, number, action):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_amid_an_epoch_saves_and_the_run_goes_on_bit_by_bit(whole, tmp_path, monkeypatch, number):
-    config, workdir = whole[0], tmp_path / "run"
+    config, workdir, before = whole[0], tmp_path / "run", signal.getsignal(number)
     after_calls(monkeypatch, Recent, "add", 5, lambda: os.kill(os.getpid(), number))
     with pytest.raises(PreemptedError, match=r"saved step 5 of 6 in .*run: the same command goes on from there"):
         train(config, workdir)
     monkeypatch.undo()
     assert saved(workdir)[0] == workdir / "recovery" / "5"
     assert len(read_run(saved(workdir)[0]).recent) == 1  # the figures of step 5, whose line is not written yet
-    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    assert signal.getsignal(number) == before
     if number == signal.SIGTERM:
         assert evaluate(config, workdir, "latest")["step"] == 5
         assert_ends_as(whole, workdir)
@@ -239,5 +239,5 @@ def test_a_disk_that_fills_up_or_is_read_only_costs_nothing_that_was_saved(whole
         r"error: the checkpoint of step \d .*: No space left on device; .*is intact: make room", said["full"]
     )
     assert f"error: --workdir={disk}/run cannot be written to: Read-only file system; " in said["read-only"]
-    assert re.search(r"resumed from step [12] of 6", said["again"])
+    assert re.search(r"resumed from step [1-6] of 6", said["again"])
     assert_ends_as(whole, tmp_path / "run")

@@ -43,7 +43,7 @@ def plan(config: ConfigDict, num_classes: int | None, kind: str = "", device_cou
         device_count: number of devices; this machine's if 0.
 
     Returns:
-        Plain numbers by name, fit for JSON; `plan_table.table` shows them. Bytes, FLOPs (a multiplication and an
+        Plain numbers by name, fit for JSON; `table.table` shows them. Bytes, FLOPs (a multiplication and an
         addition are two) and seconds; memory is that of one device.
 
     Raises:
