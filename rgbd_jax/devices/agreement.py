@@ -1,7 +1,7 @@
 """The moment at which all processes of a group stop, when one of them is asked to.
 
 JAX has such an agreement too (`reached_preemption_sync_point`), but Orbax asks it as well, in every save and with
-numbers of its own: a signal that came then was agreed on for a moment that was over already, and never acted on.
+numbers of its own: a signal that comes then can be agreed on for a moment that is over already, and is missed.
 """
 
 import itertools

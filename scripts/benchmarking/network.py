@@ -51,6 +51,8 @@ def network(
                     },
                     {},
                 )  # fmt: skip
+                if "infer" not in parts:
+                    workers["ours"]("prepare", "infer")
                 _check_same(workers)
             rows = {}
             for part in parts:
@@ -66,7 +68,6 @@ def network(
 
 def _check_same(workers: dict[str, Worker]) -> None:
     """Compares the logits of both sides, whose weights are the same; training changes them, so this comes first."""
-    workers["ours"]("prepare", "infer")
     for worker in workers.values():
         worker("run", "infer")
     ours, theirs = (np.array(workers[name]("logits")) for name in ("ours", "reference"))

@@ -81,10 +81,6 @@ class Ours:
             inputs["heat"] = np.asarray(heat, np.float32)
         np.savez(Path(file), **inputs, **weights)
 
-    def parameters(self) -> int:
-        """Returns the number of parameters."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self._stream.shapes().params))
-
     def peak(self, name: str) -> int | None:
         """Returns the most bytes that were held at once during one more run."""
         memory.forget_peak()
@@ -122,5 +118,5 @@ def serve() -> None:
     told = worker.settings()
     config = ConfigDict(told["config"])
     ours = Ours(config, told["classes"], told["clips"])
-    names = ("prepare", "run", "logits", "save_inputs", "parameters", "peak")
+    names = ("prepare", "run", "logits", "save_inputs", "peak")
     worker.answer({name: getattr(ours, name) for name in names})

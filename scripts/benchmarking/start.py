@@ -29,7 +29,7 @@ def start(repeats: int, data_dir: str) -> dict[str, dict[str, Any]]:
 
 
 def loop(data_dir: str) -> dict[str, dict[str, Any]]:
-    """Returns the seconds a clip of the demo's third epoch: the loop with loader, log, evaluation and checkpoints."""
+    """Returns the seconds a clip of the demo's second and third epoch, loader and log included."""
     with tempfile.TemporaryDirectory() as folder:
         command = [*_command(Path(folder) / "run", data_dir), "--config.train.epochs=3"]
         finished = subprocess.run(command, cwd=SCRIPTS.parent, check=True, capture_output=True, text=True)
