@@ -32,6 +32,14 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(optax.chain(*clip, *chains[settings.name], optax.scale(-1.0)))
 
 
+def initial_state(optimizer: optax.GradientTransformation, params: Any) -> optax.OptState:
+    """Returns what `optimizer.init` returns, for the optimizers of `make_optimizer`: zeros, as NumPy arrays.
+
+    JAX would compile a program for every shape of a parameter, two seconds in all before a training starts.
+    """
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(optimizer.init, params))
+
+
 def clip_by_global_norm(largest: float) -> optax.GradientTransformationExtraArgs:
     """Scales gradients down to a global norm of `largest`, by PyTorch's rule: times largest / (norm + 1e-6).
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx, struct
 from jaxtyping import Array, Float, Int, Key, UInt8
@@ -96,7 +97,8 @@ class Stream:
 
     def state_of(self, params: Tree, batch_stats: Tree) -> TrainState:
         """Returns the state that a training from given weights starts from."""
-        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, self.optimizer.init(params))
+        step = jnp.asarray(np.zeros((), np.int32))
+        return TrainState(step, params, batch_stats, optim.initial_state(self.optimizer, params))
 
     def inputs(self, batch: Batch, mixture: mixing.Mixture | None = None) -> tuple[Clips, Heats]:
         """Returns normalised frames and their heat maps, both computed on the accelerator.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -87,3 +88,16 @@ def test_sgd_decays_before_momentum_and_clips_before_both():
         velocity = 0.9 * velocity + (gradient * 5 / 100 + 3e-4 * value)
         np.testing.assert_allclose(updates["w"], -velocity, rtol=1e-6)
         value = value - 0.1 * velocity
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_the_initial_state_is_that_of_optax(name):
+    config = common.get_config()
+    config.optimizer.name = name
+    optimizer = optim.make_optimizer(config)
+    params = {"kernel": jnp.ones((2, 3)), "norm": {"scale": jnp.ones(3, jnp.bfloat16)}}
+    expected, state = optimizer.init(params), optim.initial_state(optimizer, params)
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)

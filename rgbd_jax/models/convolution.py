@@ -1,9 +1,16 @@
 """Convolution of clips (b t h w c), each kernel shape by the formulation that is fastest for it."""
 
+import functools
+import math
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
+
+# Frames whose patches are made at once: measured best of 1, 2, 4 and 8 on CPUs.
+FRAMES_AT_A_TIME = 4
 
 
 def same_padding(length: int, size: int, step: int) -> tuple[int, int]:
@@ -28,13 +35,78 @@ def convolve(
     )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve_frames(x: Array, kernel: Array, stride: int) -> Array:
-    padding = [same_padding(length, size, stride) for length, size in zip(x.shape[2:4], kernel.shape[:2], strict=True)]
     frames = rearrange(x, "b t h w i -> (b t) h w i")
     y = jax.lax.conv_general_dilated(
-        frames, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        frames,
+        kernel,
+        (stride, stride),
+        _paddings(x.shape[2:4], kernel.shape[:2], stride),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return rearrange(y, "(b t) h w o -> b t h w o", b=x.shape[0])
+
+
+def _convolve_frames_forward(x, kernel, stride):
+    return _convolve_frames(x, kernel, stride), (x, kernel)
+
+
+def _convolve_frames_backward(stride, saved, gradient):
+    x, kernel = saved
+
+    def by_autodiff(x, gradient):
+        return jax.linear_transpose(lambda kernel: _convolve_frames.fun(x, kernel, stride), kernel)(gradient)[0]
+
+    (x_gradient,) = jax.linear_transpose(lambda x: _convolve_frames.fun(x, kernel, stride), x)(gradient)
+    kernel_gradient = jax.lax.platform_dependent(
+        x,
+        gradient,
+        cpu=functools.partial(_kernel_gradient_from_patches, size=kernel.shape[:2], stride=stride),
+        default=by_autodiff,
+    )
+    return x_gradient, kernel_gradient
+
+
+_convolve_frames.defvjp(_convolve_frames_forward, _convolve_frames_backward)
+
+
+def _kernel_gradient_from_patches(x: Array, gradient: Array, size: tuple[int, int], stride: int) -> Array:
+    """Returns the kernel's gradient as products of matrices, some frames at a time so that their patches stay in cache.
+
+    XLA's own, a convolution whose kernel is as large as the frames, takes 3 to 8 times as long on CPUs.
+    """
+    frames = math.gcd(x.shape[0] * x.shape[1], FRAMES_AT_A_TIME)
+    height, width = gradient.shape[2:4]
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+
+    def add(total, part):
+        some, their_gradient = part  # n i h w, (n h w) o
+        some = jnp.pad(jnp.moveaxis(some, -1, 0), [(0, 0), (0, 0), *_paddings(x.shape[2:4], size, stride)])  # i n h w
+        taps = [
+            some[
+                :,
+                :,
+                row : row + (height - 1) * stride + 1 : stride,
+                column : column + (width - 1) * stride + 1 : stride,
+            ]
+            for row in range(size[0])
+            for column in range(size[1])
+        ]
+        patches = jnp.stack(taps).reshape(len(taps) * x.shape[-1], -1)  # (kh kw i) (n h w)
+        return total + jnp.matmul(patches, their_gradient, preferred_element_type=wide), None
+
+    zeros = jnp.zeros((size[0] * size[1] * x.shape[-1], gradient.shape[-1]), wide)
+    parts = (
+        x.reshape(-1, frames, *x.shape[2:]),  # parts n h w i
+        gradient.reshape(-1, frames * height * width, gradient.shape[-1]),  # parts (n h w) o
+    )
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return total.reshape(*size, x.shape[-1], gradient.shape[-1]).astype(x.dtype)
+
+
+def _paddings(lengths: Sequence[int], sizes: Sequence[int], stride: int) -> list[tuple[int, int]]:
+    return [same_padding(length, size, stride) for length, size in zip(lengths, sizes, strict=True)]
 
 
 def _convolve_time(x: Array, kernel: Array) -> Array:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypedDict, Unpack
 
 import jax
@@ -14,6 +14,8 @@ from jaxtyping import Array, Float
 
 from rgbd_jax.models.convolution import convolve, same_padding
 from rgbd_jax.models.remat import batch_statistics, product
+
+Window = tuple[int, int, int]  # t h w
 
 
 def scaled(channels: int, width: float) -> int:
@@ -186,31 +188,72 @@ class ConvUnit(nnx.Module):
         return jax.nn.relu(self.norm(y, train=train))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(
     x: Float[Array, "b t h w c"], window: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)
 ) -> Float[Array, "b t2 h2 w2 c"]:
     """Max pooling over t, h, w with SAME padding by zeros, as the reference pads (zeros win over negative values).
 
     The axes are pooled one after the other as maxima of shifted slices: the same values, and a gradient without
-    select-and-scatter, which is slow on CPUs.
+    select-and-scatter, which is slow on CPUs. For the gradient nothing is kept but x: which of the slices won is
+    computed again, since keeping that would take several times the memory of all convolutions' results.
     """
+    return _max_pool(x, window, stride, jnp.maximum)
+
+
+def _max_pool_forward(x, window, stride):
+    return max_pool(x, window, stride), x
+
+
+def _max_pool_backward(window, stride, x, gradient):
+    by_frame = functools.partial(_max_pool_gradient_by_frame, window=window, stride=stride)
+    whole = functools.partial(_max_pool_gradient, window=window, stride=stride)
+    return (jax.lax.platform_dependent(x, gradient, cpu=by_frame, default=whole),)
+
+
+def _max_pool_gradient(x: Array, gradient: Array, window: Window, stride: Window) -> Array:
+    # Of equal values the first one gets the gradient.
+    _, pull = jax.vjp(lambda x: _max_pool(x, window, stride, lambda a, b: jnp.where(b > a, b, a)), x)
+    return pull(gradient)[0]
+
+
+def _max_pool_gradient_by_frame(x: Array, gradient: Array, window: Window, stride: Window) -> Array:
+    """Returns the gradient by x, computed frame by frame as far as it goes, so that a CPU's cache holds a frame."""
+    over_time, stride_of_time = (window[0], 1, 1), (stride[0], 1, 1)
+    over_pixels, stride_of_pixels = (1, *window[1:]), (1, *stride[1:])
+    pooled_over_time = _max_pool(x, over_time, stride_of_time, jnp.maximum)  # b t2 h w c
+
+    def of_frame(total, frame):
+        place, frame_x, frame_gradient = frame
+        result = _max_pool_gradient(frame_x, frame_gradient, over_pixels, stride_of_pixels)
+        return jax.lax.dynamic_update_index_in_dim(total, result, place, 0), None
+
+    places = jnp.arange(x.shape[0] * pooled_over_time.shape[1])
+    frames = [a.reshape(-1, 1, 1, *a.shape[2:]) for a in (pooled_over_time, gradient)]  # (b t2) 1 1 h w c
+    # What the result starts with is written over; taken from the gradient, it takes no memory before that is there.
+    start = jnp.broadcast_to(gradient[0, 0, 0, 0, 0], frames[0].shape)
+    pixel_gradient, _ = jax.lax.scan(of_frame, start, (places, *frames))
+    return _max_pool_gradient(x, pixel_gradient.reshape(pooled_over_time.shape), over_time, stride_of_time)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _max_pool(x: Array, window: Window, stride: Window, larger: Callable) -> Array:
     for axis, (size, step) in enumerate(zip(window, stride, strict=True), start=1):
         if size > 1:
-            x = _max_pool_axis(x, axis, size, step)
+            x = _max_pool_axis(x, axis, size, step, larger)
     return x
 
 
-def _max_pool_axis(x: Array, axis: int, size: int, step: int) -> Array:
+def _max_pool_axis(x: Array, axis: int, size: int, step: int, larger: Callable) -> Array:
     length = x.shape[axis]
     padding = [(0, 0)] * x.ndim
     padding[axis] = same_padding(length, size, step)
     outputs = -(-length // step)
     padded = jnp.pad(x, padding)
     taps = [jax.lax.slice_in_dim(padded, start, start + (outputs - 1) * step + 1, step, axis) for start in range(size)]
-    result = taps[0]
-    for tap in taps[1:]:
-        result = jnp.maximum(result, tap)
-    return result
+    return functools.reduce(larger, taps)
 
 
 class Inception(nnx.Module):

@@ -125,17 +125,23 @@ class Program:
             bodies = list(zip(_bodies(equation), _bodies(twin), strict=True))
             if name in _CALLS:
                 (body, twin_body), *_ = bodies
-                inner = {variable: self._new() for variable in body.constvars}
-                for variable, value in zip(body.invars, inputs, strict=True):
-                    inner[variable] = self._new() if value is None else value
-                self._write_out(body, twin_body, inner)
-                results: Sequence[int | None] = [_read(inner, result) for result in body.outvars]
+                results: Sequence[int | None] = self._write_out_call(body, twin_body, inputs)
             elif name in _SAME:
                 results = inputs[:1]
+            elif "branches_platforms" in equation.params:
+                results = self._write_out_call(*_accelerators_branch(equation, bodies), inputs[1:])
             else:
                 results = self._add(equation, twin, inputs, bodies)
             for variable, result in zip(equation.outvars, results, strict=True):
                 known[variable] = self._new() if result is None else result
+
+    def _write_out_call(self, body: core.Jaxpr, twin: core.Jaxpr, inputs: Sequence[int | None]) -> list[int | None]:
+        """Adds the operations of a body as if they stood in the caller; returns its results."""
+        inner = {variable: self._new() for variable in body.constvars}
+        for variable, value in zip(body.invars, inputs, strict=True):
+            inner[variable] = self._new() if value is None else value
+        self._write_out(body, twin, inner)
+        return [_read(inner, result) for result in body.outvars]
 
     def _add(
         self, equation: core.JaxprEqn, twin: core.JaxprEqn, inputs: list[int | None], bodies: Sequence[tuple]
@@ -207,6 +213,12 @@ def _messages(equation: core.JaxprEqn) -> Iterator[Message]:
     for operand, result in zip(equation.invars, equation.outvars, strict=True):
         whole = max(_array(operand), _array(result), key=lambda array: array.size)
         yield Message(kind, whole.shape, whole.dtype.itemsize, axes if isinstance(axes, tuple) else (axes,))
+
+
+def _accelerators_branch(equation: core.JaxprEqn, bodies: Sequence[tuple]) -> tuple[core.Jaxpr, core.Jaxpr]:
+    """Returns the branch of a choice by platform that is for all platforms but those that are named (CPUs)."""
+    platforms = equation.params["branches_platforms"]
+    return bodies[platforms.index(None)]
 
 
 def _bodies(equation: core.JaxprEqn) -> list[core.Jaxpr]:

@@ -35,8 +35,29 @@ def test_same_padding_is_tensorflows(length, size, step):
 def test_convolve_equals_three_dimensional_convolution(kernel, size):
     shape, stride = kernel
     x, weights = random(2, *size, 3), random(*shape, 3, 4, seed=1)
-    expected = jax.lax.conv_general_dilated(x, weights, (1, stride, stride), "SAME", dimension_numbers=AXES)
-    np.testing.assert_allclose(convolve(x, weights, stride), expected, rtol=1e-4, atol=1e-5)
+
+    def by_xla(x, weights):
+        return jax.lax.conv_general_dilated(x, weights, (1, stride, stride), "SAME", dimension_numbers=AXES)
+
+    result, pull = jax.vjp(lambda x, weights: convolve(x, weights, stride), x, weights)
+    expected, expected_pull = jax.vjp(by_xla, x, weights)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+    gradient = random(*expected.shape, seed=2)
+    for ours, theirs in zip(pull(gradient), expected_pull(gradient), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_convolve_sums_the_gradient_of_bfloat16_in_float32():
+    x, weights = random(4, 8, 6, 6, 3), random(1, 3, 3, 3, 4, seed=1)
+    gradient = random(4, 8, 6, 6, 4, seed=2)
+
+    def kernel_gradient(dtype):
+        _, pull = jax.vjp(lambda weights: convolve(x.astype(dtype), weights), weights.astype(dtype))
+        return np.asarray(pull(gradient.astype(dtype))[0], np.float32)
+
+    expected = kernel_gradient(jnp.float32)
+    # Sums of 1152 products: added up in bfloat16 they would be off by several per cent of the largest.
+    np.testing.assert_allclose(kernel_gradient(jnp.bfloat16), expected, atol=0.006 * np.abs(expected).max(), rtol=0)
 
 
 def test_convolve_refuses_other_kernels():
