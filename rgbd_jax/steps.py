@@ -143,9 +143,10 @@ class Stream:
     def losses(self, output: Output, labels: Labels, moment: Moment) -> Mapping[str, Float[Array, "b"]]:
         """Returns the losses of each clip: `loss`, which is minimised, and its parts."""
         weight = moment.distillation_weight
-        if isinstance(output, FusionOutput):
-            return fusion_losses(output, labels, self.config, distillation_weight=weight)
-        return unimodal_losses(output, labels, self.config, distillation_weight=weight)
+        with jax.named_scope("losses"):
+            if isinstance(output, FusionOutput):
+                return fusion_losses(output, labels, self.config, distillation_weight=weight)
+            return unimodal_losses(output, labels, self.config, distillation_weight=weight)
 
     def gradients(
         self, params: Tree, batch_stats: Tree, clip: Clips, heat: Heats, labels: Labels, moment: Moment,
@@ -217,7 +218,8 @@ class Stream:
             labels = part["label"]
             if mixture is not None:
                 labels = mixture.labels(labels, part["partner"]["label"], self.num_classes)
-            clip, heat = self.inputs(part, mixture)
+            with jax.named_scope("inputs"):
+                clip, heat = self.inputs(part, mixture)
             gradient, stats, output, means = self.gradients(params, state.batch_stats, clip, heat, labels, moment, keys)
             classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
             top1 = jnp.mean(metrics.rank_of_label(output.logits, classes) < 1)
@@ -228,7 +230,8 @@ class Stream:
         gradient = self.spread.mean_gradient(gradient, self._shapes[0])
         if not config.model.sync_batch_norm:
             stats = self.spread.mean(stats)
-        state, norm = self.descend(state, gradient, stats, moment)
+        with jax.named_scope("optimizer"):
+            state, norm = self.descend(state, gradient, stats, moment)
         return state, {**self.spread.mean(measured), "gradient_norm": norm}
 
     def evaluation_step(self, params: Tree, batch_stats: Tree, batch: Batch, moment: Moment) -> Mapping[str, Any]:

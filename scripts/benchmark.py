@@ -9,6 +9,7 @@ r"""Measures this package on this machine, part by part, and beside the referenc
 | part | what is measured |
 | --- | --- |
 | train | a training step from uint8 frames, heat maps included; the reference's from normalised frames and heat maps |
+| profile | the time of each block of the network within a training step, forward and backward |
 | infer | the network from normalised frames and heat maps to logits, on both sides |
 | loader, heatmap | a clip's frames, its heat maps, beside the paper's recipe frame by frame (extra `test`: Pillow) |
 | start | seconds from the command to the first training step of the demo, cold and warm compilation cache |
@@ -34,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarking import one_core, start
 from benchmarking.in_turn import ratio, spread
 
-PARTS = ("train", "infer", "loader", "heatmap", "start", "loop")
+PARTS = ("train", "profile", "infer", "loader", "heatmap", "start", "loop")
 
 
 def main() -> None:
@@ -84,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if "loop" in parts:
         rows |= start.loop(arguments.data_dir)
     peaks = {}
-    if networks := [part for part in parts if part in ("train", "infer")]:
+    if networks := [part for part in parts if part in ("train", "infer", "profile")]:
         found, peaks = _networks(networks, arguments)
         rows |= found
     return {"machine": {"system": platform.platform(), "cores": os.cpu_count(), **peaks}, "rows": rows}
@@ -95,7 +96,7 @@ def _networks(parts: list[str], arguments: argparse.Namespace) -> tuple[dict, di
     from ml_collections import config_flags
 
     from benchmarking.machine import measured_peaks
-    from benchmarking.network import network
+    from benchmarking.network import network, profile
     from rgbd_jax.dataset import known_classes
     from rgbd_jax.planning.plan import TracedStep
 
@@ -108,14 +109,18 @@ def _networks(parts: list[str], arguments: argparse.Namespace) -> tuple[dict, di
     config.clip.size = arguments.size or config.clip.size
     config.remat.update(stem=arguments.remat, inception=arguments.remat, transformer=arguments.remat)
     classes = known_classes(config) or 60
-    rows = network(
-        parts, config, classes, arguments.batch, arguments.devices, arguments.reference, arguments.repeats,
-        arguments.warm_up,
-    )  # fmt: skip
-    step = TracedStep(config, classes, 1)
-    flops = {"train": step.program.flops(arguments.batch), "infer": step.forward.flops(arguments.batch)}
-    for part, row in rows.items():
-        row["flops"] = flops[part]
+    rows = {}
+    if whole := [part for part in parts if part != "profile"]:
+        rows |= network(
+            whole, config, classes, arguments.batch, arguments.devices, arguments.reference, arguments.repeats,
+            arguments.warm_up,
+        )  # fmt: skip
+        step = TracedStep(config, classes, 1)
+        flops = {"train": step.program.flops(arguments.batch), "infer": step.forward.flops(arguments.batch)}
+        for part, row in rows.items():
+            row["flops"] = flops[part]
+    if "profile" in parts:
+        rows |= profile(config, classes, arguments.batch, arguments.repeats, arguments.warm_up)
     import jax
 
     return rows, {"device": jax.devices()[0].device_kind, **measured_peaks(arguments.dtype)}

@@ -190,7 +190,8 @@ class FusionNetwork(nnx.Module):
             )
             stacked = jnp.stack(list(branches.values()))  # 3 b c
             features[name], class_feature[name] = jnp.max(stacked, axis=0), jnp.mean(stacked, axis=0)
-        modality_logits = {name: getattr(self, f"head_{name}")(features[name]) for name in MODALITIES}
+        with jax.named_scope("heads"):
+            modality_logits = {name: getattr(self, f"head_{name}")(features[name]) for name in MODALITIES}
 
         added = self.temporal_exchange(features["rgb"], features["depth"], train=train, draws=draws)
         record.offer("temporal_exchange", added)  # b c

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
@@ -74,7 +75,8 @@ class MotionNetwork(Trunk):
         record = Intermediates(intermediates)
         frame_features = self.spatial(clip, heat, train=train, intermediates=record)  # b t c
         features, spatial = self.temporal(frame_features, train=train, draws=draws, intermediates=record)
-        branch_logits = {name: getattr(self, f"head_{name}")(features[name]) / temperature for name in BRANCHES}
+        with jax.named_scope("heads"):
+            branch_logits = {name: getattr(self, f"head_{name}")(features[name]) / temperature for name in BRANCHES}
         return NetworkOutput(
             logits=jnp.max(jnp.stack(list(branch_logits.values())), axis=0),
             branch_logits=branch_logits,

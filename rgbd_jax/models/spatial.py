@@ -3,6 +3,7 @@
 import functools
 from typing import Unpack
 
+import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -71,19 +72,23 @@ class SpatialNetwork(nnx.Module):
         if self.frp is not None and heat is None:
             raise ValueError("this network has FRP (config.model.frp=True): it needs heat maps")
         stem = (self.conv_1a_7x7, self.conv_2b_1x1, self.conv_2c_3x3)
-        stages = recomputed(self.stem_remat if train else "none", stem, functools.partial(_stem, train=train), clip)
+        with jax.named_scope("stem"):
+            stages = recomputed(self.stem_remat if train else "none", stem, functools.partial(_stem, train=train), clip)
         for name, x in stages.items():
             intermediates.offer(name, x)
         for name in INCEPTION_CHANNELS:
             block = functools.partial(_inception, window=POOL_BEFORE.get(name), train=train)
-            x = recomputed(self.inception_remat if train else "none", (getattr(self, name),), block, x)
+            with jax.named_scope(name):
+                x = recomputed(self.inception_remat if train else "none", (getattr(self, name),), block, x)
             intermediates.offer(name, x)
             if self.frp is not None and heat is not None and name in GUIDED_BY_HEAT:
-                heat = pool_heat_map(heat, *x.shape[2:4])
-                x = self.frp(x, heat)
+                with jax.named_scope("frp"):
+                    heat = pool_heat_map(heat, *x.shape[2:4])
+                    x = self.frp(x, heat)
                 intermediates.offer(f"{name}_guided", x)
-        pooled = x.mean((2, 3))  # b t 1024
-        features = self.projection(self.projection_norm(pooled))  # b t c
+        with jax.named_scope("projection"):
+            pooled = x.mean((2, 3))  # b t 1024
+            features = self.projection(self.projection_norm(pooled))  # b t c
         intermediates.offer("frame_features", features)
         return features
 

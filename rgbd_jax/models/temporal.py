@@ -80,7 +80,8 @@ class TemporalNetwork(nnx.Module):
         """Returns the class feature of each branch, and the spatial summary that distillation teaches (or None)."""
         spatial = None
         if self.recoupling is not None:
-            x, spatial, weights = self.recoupling(x, draws)
+            with jax.named_scope("recoupling"):
+                x, spatial, weights = self.recoupling(x, draws)
             intermediates.offer("recoupled", x)  # b t c
             intermediates.offer("recoupling_weights", weights)  # b t c
             intermediates.offer("recoupling_spatial", spatial)  # b c
@@ -89,7 +90,8 @@ class TemporalNetwork(nnx.Module):
             branch = getattr(self, name)
             chosen = choose_frames(x.shape[0], x.shape[1], branch.frames, draws if self.random_frames else None)  # b n
             seen = jnp.take_along_axis(x, chosen[:, :, None], axis=1)  # b n c
-            features[name] = branch(seen, train=train, draws=draws, intermediates=intermediates, name=name)
+            with jax.named_scope(f"branch_{name}"):
+                features[name] = branch(seen, train=train, draws=draws, intermediates=intermediates, name=name)
         return features, spatial
 
 

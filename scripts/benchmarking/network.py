@@ -66,6 +66,19 @@ def network(
             worker.close()
 
 
+def profile(config: ConfigDict, classes: int, clips: int, repeats: int, warm_up: int) -> dict[str, dict[str, Any]]:
+    """Returns the seconds of each block of our network in a training step (see `network` for the arguments)."""
+    ours = Worker("ours", {"config": config.to_dict(), "classes": classes, "clips": clips}, {})
+    try:
+        ours("prepare", "train")
+        for _ in range(warm_up):
+            ours("run", "train")
+        runs = [ours("profile", "train") for _ in range(repeats)]
+    finally:
+        ours.close()
+    return {block: {"seconds": {"ours": [run[block] for run in runs]}} for block in runs[0]}
+
+
 def _check_same(workers: dict[str, Worker]) -> None:
     """Compares the logits of both sides, whose weights are the same; training changes them, so this comes first."""
     for worker in workers.values():

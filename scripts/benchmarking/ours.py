@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarking import memory, worker
+from benchmarking.blocks import seconds_by_block
 from rgbd_jax.convert.state_dict import to_pytorch
 from rgbd_jax.devices.parallel import parallel_train_step, spread_over
 from rgbd_jax.devices.sharding import by_clip, global_batch, make_mesh, place, replicated, state_sharding
@@ -67,6 +68,10 @@ class Ours:
             self._logits = result
         return seconds
 
+    def profile(self, name: str) -> dict[str, float]:
+        """Runs a program once more and returns the seconds of each block."""
+        return seconds_by_block(self._programs[name], lambda: self.run(name))
+
     def logits(self) -> list[list[float]]:
         """Returns the logits of the last inference."""
         return np.asarray(self._logits, np.float64).tolist()
@@ -118,5 +123,5 @@ def serve() -> None:
     told = worker.settings()
     config = ConfigDict(told["config"])
     ours = Ours(config, told["classes"], told["clips"])
-    names = ("prepare", "run", "logits", "save_inputs", "peak")
+    names = ("prepare", "run", "profile", "logits", "save_inputs", "peak")
     worker.answer({name: getattr(ours, name) for name in names})
