@@ -148,5 +148,5 @@ def test_eight_devices_equal_one_in_float32(rounded, kind):
     # Rounding alone takes a few gradients beyond 1e-5, more in other batches and on other processors: see
     # docs/performance.md.
     beyond = {path: f"{difference:.1e}" for path, difference in found.items() if difference > ROUNDED}
-    assert len(beyond) <= 0.05 * len(found), beyond
+    assert len(beyond) <= 0.1 * len(found), beyond
     assert max(found.values()) <= 2.5 * ROUNDED, beyond

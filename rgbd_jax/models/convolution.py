@@ -96,7 +96,8 @@ def _kernel_gradient_from_patches(x: Array, gradient: Array, size: tuple[int, in
         patches = jnp.stack(taps).reshape(len(taps) * x.shape[-1], -1)  # (kh kw i) (n h w)
         return total + jnp.matmul(patches, their_gradient, preferred_element_type=wide), None
 
-    zeros = jnp.zeros((size[0] * size[1] * x.shape[-1], gradient.shape[-1]), wide)
+    # Like the gradient: inside `jax.shard_map` each device has zeros of its own.
+    zeros = jnp.zeros_like(gradient, wide, shape=(size[0] * size[1] * x.shape[-1], gradient.shape[-1]))
     parts = (
         x.reshape(-1, frames, *x.shape[2:]),  # parts n h w i
         gradient.reshape(-1, frames * height * width, gradient.shape[-1]),  # parts (n h w) o
