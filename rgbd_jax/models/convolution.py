@@ -24,7 +24,7 @@ def convolve(
 ) -> Float[Array, "b t h2 w2 o"]:
     """Convolves with SAME padding; the kernel is pointwise, spatial (1, k, k) or temporal (k, 1, 1)."""
     frames, height, width = kernel.shape[:3]
-    if frames == height == width == spatial_stride == 1:
+    if frames == height == width == spatial_stride == 1 and x.shape[2] == x.shape[3] == 1:
         return x @ kernel[0, 0, 0]
     if frames == 1:
         return _convolve_frames(x, kernel[0], spatial_stride)
@@ -37,6 +37,8 @@ def convolve(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve_frames(x: Array, kernel: Array, stride: int) -> Array:
+    if kernel.shape[0] == kernel.shape[1] == stride == 1:
+        return x @ kernel[0, 0]
     frames = rearrange(x, "b t h w i -> (b t) h w i")
     y = jax.lax.conv_general_dilated(
         frames,
