@@ -60,6 +60,6 @@ def block_of(scope: str) -> str:
     return f"{found[1]}, {'backward' if 'transpose(' in scope else 'forward'}"
 
 
-def _place(block: str) -> int:
+def _place(block: str) -> tuple[int, bool]:
     name = block.split(",")[0]
-    return BLOCKS.index(name) if name in BLOCKS else len(BLOCKS)
+    return BLOCKS.index(name) if name in BLOCKS else len(BLOCKS), block.endswith("backward")
