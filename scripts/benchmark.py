@@ -120,7 +120,7 @@ def _networks(parts: list[str], arguments: argparse.Namespace) -> tuple[dict, di
         for part, row in rows.items():
             row["flops"] = flops[part]
     if "profile" in parts:
-        rows |= profile(config, classes, arguments.batch, arguments.repeats, arguments.warm_up)
+        rows |= profile(config, classes, arguments.batch, arguments.devices, arguments.repeats, arguments.warm_up)
     import jax
 
     return rows, {"device": jax.devices()[0].device_kind, **measured_peaks(arguments.dtype)}

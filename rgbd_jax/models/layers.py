@@ -189,9 +189,7 @@ class ConvUnit(nnx.Module):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def max_pool(
-    x: Float[Array, "b t h w c"], window: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)
-) -> Float[Array, "b t2 h2 w2 c"]:
+def max_pool(x: Float[Array, "b t h w c"], window: Window, stride: Window = (1, 1, 1)) -> Float[Array, "b t2 h2 w2 c"]:
     """Max pooling over t, h, w with SAME padding by zeros, as the reference pads (zeros win over negative values).
 
     The axes are pooled one after the other as maxima of shifted slices: the same values, and a gradient without
@@ -206,6 +204,8 @@ def _max_pool_forward(x, window, stride):
 
 
 def _max_pool_backward(window, stride, x, gradient):
+    if window[1:] == (1, 1):
+        return (_max_pool_gradient(x, gradient, window, stride),)  # frames have nothing to be pooled within
     by_frame = functools.partial(_max_pool_gradient_by_frame, window=window, stride=stride)
     whole = functools.partial(_max_pool_gradient, window=window, stride=stride)
     return (jax.lax.platform_dependent(x, gradient, cpu=by_frame, default=whole),)

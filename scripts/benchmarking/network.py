@@ -33,9 +33,7 @@ def network(
     Raises:
         RuntimeError: one side could not be run, or the two do not compute the same.
     """
-    flags = {"XLA_FLAGS": f"{SIMULATED_DEVICES}={devices}"} if devices else {}
-    told = {"config": config.to_dict(), "classes": classes, "clips": clips}
-    workers = {"ours": Worker("ours", told, flags)}
+    workers = {"ours": _ours(config, classes, clips, devices)}
     try:
         with tempfile.TemporaryDirectory() as folder:
             prepared = {part: workers["ours"]("prepare", part) for part in parts}
@@ -66,9 +64,16 @@ def network(
             worker.close()
 
 
-def profile(config: ConfigDict, classes: int, clips: int, repeats: int, warm_up: int) -> dict[str, dict[str, Any]]:
+def _ours(config: ConfigDict, classes: int, clips: int, devices: int) -> Worker:
+    flags = {"XLA_FLAGS": f"{SIMULATED_DEVICES}={devices}"} if devices else {}
+    return Worker("ours", {"config": config.to_dict(), "classes": classes, "clips": clips}, flags)
+
+
+def profile(
+    config: ConfigDict, classes: int, clips: int, devices: int, repeats: int, warm_up: int
+) -> dict[str, dict[str, Any]]:
     """Returns the seconds of each block of our network in a training step (see `network` for the arguments)."""
-    ours = Worker("ours", {"config": config.to_dict(), "classes": classes, "clips": clips}, {})
+    ours = _ours(config, classes, clips, devices)
     try:
         ours("prepare", "train")
         for _ in range(warm_up):
