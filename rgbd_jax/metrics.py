@@ -71,6 +71,12 @@ def average_views(logits: Float[np.ndarray, "v b k"]) -> Float[np.ndarray, "b k"
         return (np.logaddexp.reduce(of_class, axis=0) - np.log(len(wide))).astype(logits.dtype)
 
 
+def softmax(logits: Float[np.ndarray, "*batch k"]) -> Float[np.ndarray, "*batch k"]:
+    """Returns the probabilities of the classes."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
 def metric_names(fusion: bool) -> tuple[str, ...]:
     """Returns the names of the figures that an evaluation gives, of the fusion network or of one stream."""
     losses = ("loss", "cross_entropy", *(("modality", "reconstruction") if fusion else ()), "distillation")

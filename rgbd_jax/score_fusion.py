@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from rgbd_jax.metrics import accuracies
+from rgbd_jax.metrics import accuracies, softmax
 from rgbd_jax.scores import Scores, scores_file
 
 GRIDS = (100, 50, 25, 20, 10, 5, 4, 2, 1)  # parts that 1 is divided into; the finest of at most GRID_POINTS is taken
@@ -76,12 +76,6 @@ def load_runs(workdirs: Sequence[Path], split: str) -> Runs:
                 "diverged, so evaluate an earlier checkpoint or train again"
             )
     return Runs(files, loaded, first.names, first.labels, np.stack(logits))
-
-
-def softmax(logits: Float[np.ndarray, "*batch k"]) -> Float[np.ndarray, "*batch k"]:
-    """Returns the probabilities of the classes."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def fused(probabilities: Float[np.ndarray, "r n k"], weights: Sequence[float]) -> Float[np.ndarray, "n k"]:

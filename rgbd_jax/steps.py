@@ -121,6 +121,7 @@ class Stream:
     def forward(
         self, params: Tree, batch_stats: Tree, clip: Clips, heat: Heats, temperature: Array | float, *,
         train: bool = False, keys: Key[Array, "b"] | None = None, intermediates: tuple[str, ...] = (),
+        offsets: Mapping[str, Array] | None = None,
     ) -> tuple[Output, Tree]:  # fmt: skip
         """Returns what the network says of the clips, and the batch statistics afterwards.
 
@@ -133,11 +134,14 @@ class Stream:
             train: whether batch statistics are on.
             keys: a key for each clip; they turn dropout and random branch frames on.
             intermediates: names of intermediate results to return.
+            offsets: name -> what is added to an intermediate result (see `Intermediates`).
         """
         draws = None if keys is None else ClipDraws(keys)
         network = nnx.merge(self.graph, params, batch_stats, copy=True)
         sharpness = {} if self.fusion else {"temperature": temperature}
-        output = network(clip, heat, **sharpness, train=train, draws=draws, intermediates=intermediates)
+        output = network(
+            clip, heat, **sharpness, train=train, draws=draws, intermediates=intermediates, offsets=offsets
+        )
         return output, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
     def losses(self, output: Output, labels: Labels, moment: Moment) -> Mapping[str, Float[Array, "b"]]:
@@ -240,10 +244,11 @@ class Stream:
         return {"heads": dict(output.heads), "losses": dict(self.losses(output, batch["label"], moment))}
 
     def predict_step(
-        self, params: Tree, batch_stats: Tree, batch: Batch, intermediates: tuple[str, ...] = ()
-    ) -> Output:
-        """Returns the network's output at temperature 1, with intermediate results by name."""
-        return self.forward(params, batch_stats, *self.inputs(batch), 1.0, intermediates=intermediates)[0]
+        self, params: Tree, batch_stats: Tree, batch: Batch, intermediates: tuple[str, ...] = (),
+        temperature: Array | float = 1.0,
+    ) -> Output:  # fmt: skip
+        """Returns the network's output, with intermediate results by name; only the batch's frames are read."""
+        return self.forward(params, batch_stats, *self.inputs(batch), temperature, intermediates=intermediates)[0]
 
 
 def normalise(

@@ -74,7 +74,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     # Go on from the latest checkpoint; without one start where the config says: amid another training, from its
     # weights, or from scratch.
     if group.is_first():
-        write_config(workdir, config)
+        write_config(workdir, config, splits.training.class_names)
     group.wait_for_all("the workdir is there")
     if start is None:
         state, run = latest_intact(workdir, stream.shapes(), sharding)

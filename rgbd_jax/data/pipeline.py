@@ -139,6 +139,19 @@ def eval_steps(source: ClipSource, batch_size: int) -> int:
     return -(-len(source) // batch_size)
 
 
+def load_clip(clip: ClipRecord, config: ConfigDict) -> dict[str, UInt8[np.ndarray, "*v t h w 3"]]:
+    """Returns the frames of one clip as an evaluation sees them: modality -> frames, of several views v of them each.
+
+    Args:
+      clip: The clip; its label is not read.
+      config: The experiment's settings, as for `eval_batches`.
+
+    Raises:
+      ValueError: A setting cannot be used, the clip lacks a modality, or a frame cannot be decoded.
+    """
+    return _Loader([clip], config, training=False)(0)["frames"]
+
+
 def _check_shard(index: int, count: int) -> None:
     if not 0 <= index < count:
         raise ValueError(f"shard_index is {index}; expected 0 to {count - 1}, as shard_count is {count}")

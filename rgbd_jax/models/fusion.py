@@ -159,6 +159,7 @@ class FusionNetwork(nnx.Module):
         train: bool,
         draws: ClipDraws | None = None,
         intermediates: tuple[str, ...] = (),
+        offsets: Mapping[str, Array] | None = None,
     ) -> FusionOutput:
         """Returns logits, features and what is asked for by name.
 
@@ -168,8 +169,9 @@ class FusionNetwork(nnx.Module):
             train: whether batch statistics are on.
             draws: turn dropout and random branch frames on.
             intermediates: names of intermediate results to return; those of a stream begin with "rgb/" or "depth/".
+            offsets: name -> what is added to an intermediate result (see `Intermediates`).
         """
-        record = Intermediates(intermediates)
+        record = Intermediates(intermediates, offsets)
         records = {name: record.of(name) for name in MODALITIES}
         frame_features = {
             name: getattr(self, name).spatial(clip[name], heat[name], train=train, intermediates=records[name])

@@ -61,6 +61,7 @@ class MotionNetwork(Trunk):
         train: bool,
         draws: ClipDraws | None = None,
         intermediates: tuple[str, ...] = (),
+        offsets: Mapping[str, Array] | None = None,
     ) -> NetworkOutput:
         """Returns logits, features and what is asked for by name.
 
@@ -71,8 +72,9 @@ class MotionNetwork(Trunk):
             train: whether batch statistics are on.
             draws: turn dropout and random branch frames on.
             intermediates: names of intermediate results to return.
+            offsets: name -> what is added to an intermediate result (see `Intermediates`).
         """
-        record = Intermediates(intermediates)
+        record = Intermediates(intermediates, offsets)
         frame_features = self.spatial(clip, heat, train=train, intermediates=record)  # b t c
         features, spatial = self.temporal(frame_features, train=train, draws=draws, intermediates=record)
         with jax.named_scope("heads"):

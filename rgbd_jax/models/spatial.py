@@ -87,7 +87,7 @@ class SpatialNetwork(nnx.Module):
                     x = self.frp(x, heat)
                 intermediates.offer(f"{name}_guided", x)
         with jax.named_scope("projection"):
-            pooled = x.mean((2, 3))  # b t 1024
+            pooled = intermediates.offer("pooled_features", x.mean((2, 3)))  # b t 1024
             features = self.projection(self.projection_norm(pooled))  # b t c
         intermediates.offer("frame_features", features)
         return features

@@ -1,14 +1,18 @@
-"""The folder of a run: the config that it holds, and whether another command may go on in it."""
+"""The folder of a run: config and names of the classes that it holds, and whether another command may go on in it."""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax import traverse_util
 from ml_collections import ConfigDict
 
+from configs import common
+
 CONFIG_FILE = "config.json"
+CLASSES_FILE = "classes.json"
 # Fields that may change between two runs in one workdir: they decide how long, how fast or from where, not what.
 FREE_FIELDS = (
     "data.data_dir", "data.raw_dir", "data.skip_bad_clips", "data.workers", "data.eval_split", "train.epochs",
@@ -25,8 +29,8 @@ ADDED_FIELDS = {
 }
 
 
-def write_config(workdir: Path, config: ConfigDict) -> None:
-    """Makes the workdir and writes the config into it, if they are not there yet.
+def write_config(workdir: Path, config: ConfigDict, class_names: Sequence[str]) -> None:
+    """Makes the workdir and writes config and names of the classes into it, if they are not there yet.
 
     Raises:
         OSError: the workdir cannot be written to.
@@ -39,6 +43,9 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
             new.unlink()  # a run that cannot save is told so now, not after an epoch
         else:
             os.replace(new, file)  # whole or not at all, also for processes that look meanwhile
+        new = workdir / f"{CLASSES_FILE}.new"
+        new.write_text(json.dumps(list(class_names), indent=1) + "\n")
+        os.replace(new, workdir / CLASSES_FILE)
     except OSError as error:
         raise OSError(
             f"--workdir={workdir} cannot be written to: {error.strerror or error}; make room, lift the restriction, or "
@@ -90,6 +97,24 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"{file} is damaged ({error}); every checkpoint of the run holds the config too, under 'config' in "
             f"{workdir}/checkpoints/STEP/run/metadata: put it back from there"
         ) from error
+
+
+def run_config(workdir: Path) -> ConfigDict:
+    """Returns the config of a run, to work with; fields that it lacks have the values that older runs worked with.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    there = _flatten(read_config(workdir))
+    fields = {**_flatten(common.get_config(there["stream"]).to_dict()), **ADDED_FIELDS, **there}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return ConfigDict(traverse_util.unflatten_dict(values, sep="."))
+
+
+def read_class_names(workdir: Path) -> tuple[str, ...]:
+    """Returns the names of the classes that a run was trained on, by label; none where it does not tell."""
+    file = workdir / CLASSES_FILE
+    return tuple(json.loads(file.read_text())) if file.is_file() else ()
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
