@@ -22,7 +22,7 @@ VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 
 IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 # Colour maps spread the channels by 30 and more; compressing grey frames as a video spreads them by up to 3.
-_GREY_SPREAD = 8.0
+GREY_SPREAD = 8.0
 # Containers without an index only estimate how many frames they hold.
 _ESTIMATE_TOLERANCE = 0.05
 
@@ -176,7 +176,7 @@ def clip_kind(recording: Recording, modality: str) -> FrameKind:
         RawDataError: the clip cannot be read, or is of a kind that the modality may not have.
     """
     if is_video(recording.path):
-        coloured = modality == "rgb" or any(_spread(frame) > _GREY_SPREAD for frame in video_frames(recording))
+        coloured = modality == "rgb" or any(colour_spread(frame) > GREY_SPREAD for frame in video_frames(recording))
         return COLOUR if coloured else GREY
     file = frame_files(recording)[0]
     kind = _kind_of(_decode(file, file.read_bytes()))
@@ -249,7 +249,7 @@ def _read_video(recording: Recording, kind: FrameKind) -> list[bytes]:
     frames: list[bytes] = []
     for frame in video_frames(recording):
         if kind == GREY:
-            if _spread(frame) > _GREY_SPREAD:
+            if colour_spread(frame) > GREY_SPREAD:
                 number = recording.first + len(frames)
                 raise RawDataError([Problem(str(path), f"frame {number} is coloured; the data set's are {kind}")])
             frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
@@ -305,7 +305,7 @@ def _tolerance(announced: float) -> float:
     return max(1.0, _ESTIMATE_TOLERANCE * announced)
 
 
-def _spread(frame: np.ndarray) -> float:
+def colour_spread(frame: np.ndarray) -> float:
     """Returns how far the channels of a frame (h w c) lie apart, on average over its pixels."""
     blue, green, red = cv2.split(frame)
     highest, lowest = cv2.max(cv2.max(blue, green), red), cv2.min(cv2.min(blue, green), red)

@@ -34,7 +34,7 @@ class ClipError(ValueError):
     """A clip cannot be used; the message names its path."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class UserClip:
     """A clip by its files.
 
@@ -173,8 +173,3 @@ def batched(clips: Iterator[LoadedClip], size: int) -> Iterator[list[LoadedClip]
     """Yields lists of up to `size` clips."""
     while batch := list(itertools.islice(clips, size)):
         yield batch
-
-
-def stacked(clips: Sequence[LoadedClip]) -> dict[str, UInt8[np.ndarray, "b *v t h w 3"]]:
-    """Returns the frames of several clips as a batch."""
-    return {modality: np.stack([clip.frames[modality] for clip in clips]) for modality in clips[0].frames}

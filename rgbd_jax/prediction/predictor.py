@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from rgbd_jax.metrics import softmax
+from rgbd_jax.data import pipeline
+from rgbd_jax.metrics import average_views, softmax
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.prediction.trained import TrainedNetwork
 from rgbd_jax.steps import Output, Tree
@@ -84,6 +85,33 @@ class Predictor:
             for name, x in said.pop("intermediates").items()
         }
         return Prediction(**jax.tree.map(lambda x: x[:clips], said), intermediates=of_clip)
+
+    def of_clips(self, clips: Sequence[Mapping[str, UInt8[np.ndarray, "*v t h w 3"]]]) -> Prediction:
+        """Returns what the network says of up to `batch_size` clips, of several views of each together.
+
+        Args:
+            clips: of each, modality -> frames (see `rgbd_jax.data.pipeline.load_clip`).
+
+        Raises:
+            ValueError: maps of several views are wanted, which differ in what they show.
+        """
+        batch = {modality: np.stack([clip[modality] for clip in clips]) for modality in clips[0]}  # b *v t h w 3
+        views = [self(view["frames"]) for view in pipeline.views({"frames": batch})]
+        if len(views) == 1:
+            return views[0]
+        if views[0].activation or views[0].intermediates:
+            raise ValueError(
+                f"maps can be drawn of one view of a clip, not of {len(views)}: set config.eval.clips and "
+                "config.eval.crops to 1"
+            )
+        heads = {name: average_views(np.stack([view.heads[name] for view in views])) for name in views[0].heads}
+        return Prediction(heads)
+
+    def warm_up(self) -> None:
+        """Compiles the network now rather than with the first batch."""
+        clip = self.trained.config.clip
+        black = np.zeros((self.batch_size, clip.frames, clip.size, clip.size, 3), np.uint8)
+        self(dict.fromkeys(STREAMS[self.trained.config.stream], black))
 
     def _asked(self, params: Tree, batch_stats: Tree, batch: Mapping[str, Any]) -> dict[str, Any]:
         output = self.trained.stream.predict_step(params, batch_stats, batch, self._wanted, self.trained.temperature)

@@ -1,0 +1,117 @@
+"""A clip as a video, with what the network says of it and where it looked drawn over it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from rgbd_jax.data.clip_files import is_video, open_video
+from rgbd_jax.data.sampling import sample_frames
+from rgbd_jax.prediction.clips import ClipError, LoadedClip, UserClip
+from rgbd_jax.prediction.drawing import place_in_view, relative, shown_frame, tinted
+from rgbd_jax.prediction.predictor import Prediction
+from rgbd_jax.prediction.trained import TrainedNetwork
+from rgbd_jax.prediction.video import write_video
+
+SUFFIX = ".mp4"
+FRAMES_A_SECOND = 30.0  # of folders of frames, which do not tell
+_SMALLEST_HEIGHT = 240  # pixels: smaller frames are enlarged
+_CAPTION_HEIGHT = 28  # pixels
+_TEXT_SIZE, _TEXT_WEIGHT = 16, 400  # pixels, and how bold
+
+
+def drawn_file(out: Path, clip: UserClip, clips: Sequence[UserClip]) -> Path:
+    """Returns where a clip is drawn: `out` itself for one clip, if it ends in .mp4; else a file in the folder `out`.
+
+    Raises:
+        ClipError: several clips for one file, or there is something already.
+    """
+    out = out.expanduser()
+    if out.suffix.lower() == SUFFIX:
+        if len(clips) > 1:
+            raise ClipError(f"--out={out} is one file, for {len(clips)} clips; give a folder")
+        target = out
+    else:
+        target = out / f"{Path(clip.name).stem}{SUFFIX}"
+        if sum(Path(other.name).stem == Path(clip.name).stem for other in clips) > 1:
+            target = out / f"{Path(clip.name).parent.name}_{Path(clip.name).stem}{SUFFIX}"
+    if target.exists():
+        raise ClipError(f"--out: {target} exists already; give another name, or remove it")
+    return target
+
+
+def write_overlay(
+    target: Path, loaded: LoadedClip, trained: TrainedNetwork, prediction: Prediction, place: int
+) -> None:
+    """Writes one clip as a video; the network must have been asked for class-activation maps, of one view.
+
+    Args:
+        target: the file, MP4 with H.264.
+        loaded: the clip.
+        trained: the network.
+        prediction: what it says of a batch.
+        place: place of the clip in that batch.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    label = int(prediction.probabilities[place].argmax())
+    caption = f"{trained.class_names[label]}  {prediction.probabilities[place, label]:.1%}"
+    pictures = overlay_frames(loaded, trained, prediction, place)
+    write_video(target, (_captioned(picture, caption) for picture in pictures), frames_a_second(loaded.clip))
+
+
+def overlay_frames(
+    loaded: LoadedClip, trained: TrainedNetwork, prediction: Prediction, place: int
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """Yields all frames of a clip, not only those that the network saw, with the class-activation maps over them.
+
+    Each has the map of the frame nearest in time that the network saw. Modalities lie side by side.
+    """
+    assert loaded.record is not None
+    config = trained.config
+    count = min(len(loaded.record.frames[modality]) for modality in prediction.activation)
+    seen = sample_frames(count, config.clip.frames, None)
+    maps = {modality: relative(activation[place]) for modality, activation in prediction.activation.items()}
+    for number in range(count):
+        nearest = int(np.abs(seen - number).argmin())
+        pictures = []
+        for modality, activation in maps.items():
+            frame = shown_frame(loaded.record.frames[modality][number], modality, config)
+            view = place_in_view(config, frame.shape[1], frame.shape[0])
+            pictures.append(tinted(_enlarged(frame), activation[nearest], view))
+        height = min(picture.shape[0] for picture in pictures)
+        yield np.concatenate([_of_height(picture, height) for picture in pictures], axis=1)
+
+
+def frames_a_second(clip: UserClip) -> float:
+    """Returns how fast a clip was recorded, as far as a video tells."""
+    for path in clip.paths.values():
+        if is_video(path):
+            capture = open_video(path)
+            rate = capture.get(cv2.CAP_PROP_FPS)
+            capture.release()
+            if 1 <= rate <= 240:
+                return float(rate)
+    return FRAMES_A_SECOND
+
+
+def _enlarged(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    scale = -(-_SMALLEST_HEIGHT // frame.shape[0])
+    return frame.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _of_height(picture: UInt8[np.ndarray, "h w 3"], height: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    if picture.shape[0] == height:
+        return picture
+    width = round(picture.shape[1] * height / picture.shape[0])
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _captioned(picture: UInt8[np.ndarray, "h w 3"], caption: str) -> UInt8[np.ndarray, "h2 w 3"]:
+    strip = np.zeros((_CAPTION_HEIGHT, picture.shape[1], 3), np.uint8)
+    font = cv2.FontFace("sans")
+    written = cv2.putText(strip, caption, (8, 20), (255, 255, 255), font, _TEXT_SIZE, _TEXT_WEIGHT)[1]
+    return np.concatenate([picture, written])
