@@ -1,12 +1,16 @@
 """The demo's config, shrunk so that a training takes seconds."""
 
+import dataclasses
 from pathlib import Path
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from configs import demo
+from datasets.rgbd_demo.motions import CLASS_NAMES
 from rgbd_jax.devices.sharding import make_mesh, state_sharding
-from rgbd_jax.run.checkpoint import Keep, find, read_state
+from rgbd_jax.run.checkpoint import Checkpoints, Keep, Run, find, read_state
+from rgbd_jax.run.workdir import write_config
 from rgbd_jax.steps import Stream, TrainState
 
 
@@ -34,3 +38,15 @@ def saved_state(config: ConfigDict, workdir: Path, which: str = "latest", classe
     shapes = Stream(config, classes).shapes()
     folder = find(workdir, which, Keep(**config.checkpoint))
     return read_state(folder, shapes, state_sharding(shapes, make_mesh(config.sharding.parameter_shards)))
+
+
+def save_run(config: ConfigDict, workdir: Path, seed: int = 0) -> Path:
+    """Makes the workdir of a run of one epoch on the demo's classes whose weights are random; returns it."""
+    write_config(workdir, config, CLASS_NAMES)
+    stream = Stream(config, len(CLASS_NAMES))
+    state = dataclasses.replace(stream.init(seed), step=jnp.asarray(3, jnp.int32))
+    figures = {"step": 3, "epoch": 1, "top1": 0.5}
+    checkpoints = Checkpoints(workdir, Keep(**config.checkpoint))
+    checkpoints.save(state, Run({}, [figures], config=config.to_dict()), figures)
+    checkpoints.close()
+    return workdir
