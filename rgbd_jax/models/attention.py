@@ -21,19 +21,16 @@ class KeptKeysAttention(nnx.Module):
     """
 
     def __init__(
-        self, features: int, heads: int, head_features: int, knn_attention: float, dropout: float, *,
+        self, features: int, heads: int, head_features: int, knn_attention: float, *,
         dtype: DTypeLike, param_dtype: DTypeLike,
     ):  # fmt: skip
         types: Types = {"dtype": dtype, "param_dtype": param_dtype}
         self.query_key_value = Linear(features, 3 * heads * head_features, use_bias=False, **types)
         self.output = Linear(heads * head_features, features, **types)
-        self.dropout = Dropout(dropout)
         self.heads = heads
         self.knn_attention = knn_attention
 
-    def __call__(
-        self, x: Float[Array, "b n c"], draws: ClipDraws | None = None
-    ) -> tuple[Float[Array, "b n c"], Float[Array, "b heads n n"]]:
+    def __call__(self, x: Float[Array, "b n c"]) -> tuple[Float[Array, "b n c"], Float[Array, "b heads n n"]]:
         """Returns the attended tokens and the attention weights (rows sum to one)."""
         qkv = rearrange(self.query_key_value(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
         query, key, value = qkv
@@ -41,8 +38,7 @@ class KeptKeysAttention(nnx.Module):
         scores = keep_strongest(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), self.knn_attention)
         weights = jax.nn.softmax(scores, axis=-1)  # b heads n n
         attended = jnp.einsum("bhij,bhjd->bhid", weights.astype(value.dtype), value)
-        output = self.output(rearrange(attended, "b heads n d -> b n (heads d)"))
-        return self.dropout(output, draws), weights
+        return self.output(rearrange(attended, "b heads n d -> b n (heads d)")), weights
 
 
 def keep_strongest(scores: Float[Array, "*rows n"], share: float) -> Float[Array, "*rows n"]:
@@ -63,21 +59,25 @@ class TransformerLayer(nnx.Module):
     ):  # fmt: skip
         types: Types = {"dtype": dtype, "param_dtype": param_dtype}
         self.attention_norm = LayerNorm(features, **types)
-        self.attention = KeptKeysAttention(features, heads, head_features, knn_attention, dropout, **types)
+        self.attention = KeptKeysAttention(features, heads, head_features, knn_attention, **types)
         self.perceptron_norm = LayerNorm(features, **types)
         self.perceptron_hidden = Linear(features, hidden, **types)
         self.perceptron_output = Linear(hidden, features, **types)
         self.dropout = Dropout(dropout)
+        self.hidden = hidden
 
     def __call__(
         self, x: Float[Array, "b n c"], draws: ClipDraws | None = None
     ) -> tuple[Float[Array, "b n c"], Float[Array, "b heads n n"]]:
         """Returns the tokens after the layer and its attention weights."""
-        attended, weights = self.attention(self.attention_norm(x), draws)
-        x = x + attended
+        tokens, features = x.shape[1:]
+        shapes = (tokens, features), (tokens, self.hidden), (tokens, features)
+        of_attention, of_hidden, of_output = self.dropout.draw(draws, *shapes)
+        attended, weights = self.attention(self.attention_norm(x))
+        x = x + self.dropout.drop(attended, of_attention)
         hidden = jax.nn.gelu(self.perceptron_hidden(self.perceptron_norm(x)), approximate=False)
-        hidden = self.dropout(hidden, draws)  # b n hidden
-        return x + self.dropout(self.perceptron_output(hidden), draws), weights
+        hidden = self.dropout.drop(hidden, of_hidden)  # b n hidden
+        return x + self.dropout.drop(self.perceptron_output(hidden), of_output), weights
 
 
 class TransformerStack(nnx.Module):

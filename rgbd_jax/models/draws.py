@@ -1,9 +1,12 @@
 """Random draws in training: every clip has a key of its own, wherever and with whichever others it is computed."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 
 class ClipDraws:
@@ -38,8 +41,27 @@ class Dropout(nnx.Module):
 
     def __call__(self, x: Float[Array, "b *rest"], draws: ClipDraws | None) -> Float[Array, "b *rest"]:
         """Returns x with values dropped; as it is without draws."""
+        (kept,) = self.draw(draws, x.shape[1:])
+        return self.drop(x, kept)
+
+    def draw(self, draws: ClipDraws | None, *shapes: tuple[int, ...]) -> tuple[Bool[Array, "b *rest"] | None, ...]:
+        """Draws which values of several tensors are kept, in one go: a generator is compiled once, not for each.
+
+        Args:
+            draws: where the draws come from; None drops nothing.
+            shapes: of the tensors, without the clips' axis.
+
+        Returns:
+            A mask for each tensor; None where nothing is dropped.
+        """
         if draws is None or not self.share:
-            return x
+            return (None,) * len(shapes)
+        sizes = [math.prod(shape) for shape in shapes]
         keys = draws.next_keys()
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.share, x.shape[1:]))(keys)  # b *rest
-        return jnp.where(kept, x / (1 - self.share), 0)
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.share, (sum(sizes),)))(keys)  # b sum
+        parts = jnp.split(kept, np.cumsum(sizes)[:-1], axis=1)
+        return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
+
+    def drop(self, x: Float[Array, "b *rest"], kept: Bool[Array, "b *rest"] | None) -> Float[Array, "b *rest"]:
+        """Returns x without what is not kept, scaled up; as it is without a mask."""
+        return x if kept is None else jnp.where(kept, x / (1 - self.share), 0)
