@@ -19,6 +19,8 @@ from rgbd_jax.devices.sharding import REPLICAS, SHARDS, sharded_axis
 
 Tree = Mapping[str, Any]
 
+SMALL = 1 << 16  # values of a tensor that is cheaper to copy than to sum by itself
+
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
@@ -81,11 +83,11 @@ class Spread:
 
     def norm(self, gradient: Tree, shapes: Tree) -> Float[Array, ""]:
         """Returns the Euclidean norm of a gradient that devices may hold parts of."""
-        squares: dict[bool, Array | float] = {False: 0.0, True: 0.0}
+        leaves: dict[bool, list[Array]] = {False: [], True: []}
         for leaf, axis in zip(jax.tree.leaves(gradient), self._axes_of_split(shapes), strict=True):
-            squares[axis is not None] += jnp.sum(jnp.square(leaf))
-        parts = jax.lax.psum(squares[True], SHARDS) if self.shards > 1 else 0.0
-        return jnp.sqrt(squares[False] + parts)
+            leaves[axis is not None].append(leaf)
+        parts = jax.lax.psum(_sum_of_squares(leaves[True]), SHARDS) if self.shards > 1 else 0.0
+        return jnp.sqrt(_sum_of_squares(leaves[False]) + parts)
 
     def _axes_of_split(self, shapes: Tree) -> list[int | None]:
         return [sharded_axis(full.shape, self.shards) for full in jax.tree.leaves(shapes)]
@@ -96,6 +98,13 @@ class Spread:
             return []
         flat, restore = ravel_pytree(leaves)
         return restore(jax.lax.psum(flat, axes) / devices)
+
+
+def _sum_of_squares(leaves: list[Array]) -> Array | float:
+    """Returns the sum of the squares of all values; small tensors are summed as one, which is compiled once."""
+    small = [leaf.ravel() for leaf in leaves if leaf.size <= SMALL]
+    large = [leaf for leaf in leaves if leaf.size > SMALL]
+    return sum(jnp.sum(jnp.square(leaf)) for leaf in (*large, *([jnp.concatenate(small)] if small else [])))
 
 
 ALONE = Spread()
