@@ -53,8 +53,8 @@ class Analysis:
         top: the most probable classes, label and probability, best first; at most five.
         opinions: of every head, the deciding one first.
         videos: modality -> the clip with its class-activation map over it, an .mp4 file.
-        strips: modality -> some of the frames as the network saw them, and below them their motion heat map, if it has
-            one.
+        strips: modality -> some of the frames as the network saw them, below them the same with the class-activation
+            map, and below these their motion heat map, if it has one.
         with_heat: whether the strips have heat maps.
         places: columns and rows of the class-activation maps.
         seconds: part of the work -> how long it took.
@@ -118,7 +118,7 @@ class Analyst:
             shown = self._overlaid(encoded, modality, numbers, activation)
             write_video(videos[modality], shown, frames_per_second)
             heat = said.heat[modality][0] if modality in said.heat else None
-            strips[modality] = self._strip(encoded, modality, numbers, heat)
+            strips[modality] = self._strip(encoded, modality, numbers, activation, heat)
         main = self.modalities[0]
         height, width = drawing.shown_frame(record.frames[main][0], main, self.config).shape[:2]
         probabilities = said.probabilities[0]
@@ -146,7 +146,7 @@ class Analyst:
             "logits": "both streams, fused" if self.trained.stream.fusion else "all branches together",
             "rgb": "RGB stream",
             "depth": "depth stream",
-            **{head: f"branch that sees {frames} frames" for head, frames in branches},
+            **{head: f"branch of {frames} frames" for head, frames in branches},
         }
         opinions = []
         for head in (head for head in words if head in said.heads):
@@ -177,10 +177,16 @@ class Analyst:
             yield drawing.tinted(frame, (1 - share) * activation[before] + share * activation[after], view)
 
     def _strip(
-        self, encoded: Sequence[bytes], modality: str, numbers: np.ndarray, heat: Float[np.ndarray, "t h w"] | None
+        self,
+        encoded: Sequence[bytes],
+        modality: str,
+        numbers: np.ndarray,
+        activation: Float[np.ndarray, "t h2 w2"],
+        heat: Float[np.ndarray, "t h w"] | None,
     ) -> UInt8[np.ndarray, "h w 3"]:
         columns = np.unique(np.linspace(0, len(numbers) - 1, _COLUMNS).round().astype(int))
-        rows = [[self._in_view(encoded[numbers[column]], modality) for column in columns]]
+        seen = [self._in_view(encoded[numbers[column]], modality) for column in columns]
+        rows = [seen, [drawing.tinted(tile, activation[column]) for tile, column in zip(seen, columns, strict=True)]]
         if heat is not None:
             size = (_TILE, _TILE)
             rows.append([cv2.resize(drawing.heat_picture(heat[column]), size) for column in columns])

@@ -80,8 +80,8 @@ class Page:
                     gr.HTML(texts.limits_note(self._limits, self._analyst.config.stream))
                     if self._examples:
                         names = list(self._examples.positions)
-                        example = gr.Dropdown(names, value=names[0], label="Or one of these clips", elem_id="example")
-                        ask_example = gr.Button("Recognise this one", elem_id="ask-example")
+                        example = gr.Dropdown(names, value=names[0], label="Or an example", elem_id="example")
+                        ask_example = gr.Button("Recognise example", elem_id="ask-example")
                 with gr.Column(scale=5, min_width=280):
                     result = gr.HTML(texts.EMPTY, elem_id="result")
             settings: dict[str, Any] = {"scroll_to_output": True, "api_visibility": "private"}
@@ -92,7 +92,7 @@ class Page:
             blocks.unload(self.left)
         return blocks
 
-    def uploaded(self, *files: Sequence[Path], request: gr.Request) -> tuple:
+    def uploaded(self, request: gr.Request, *files: Sequence[Path]) -> tuple:
         """Returns what the page says of uploaded files, and empty fields: the files are gone then."""
         uploads = dict(zip(self._analyst.modalities, files, strict=True))
         try:

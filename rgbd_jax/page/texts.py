@@ -21,6 +21,7 @@ STYLE = """
 .dark .gradio-container, .dark.gradio-container, .gradio-container.dark {
   --rj-quiet: #cbd5e1; --rj-line: #475569; --rj-strong: #2dd4bf; --rj-weak: #94a3b8; }
 .gradio-container :focus-visible { outline: 3px solid var(--rj-strong); outline-offset: 2px; }
+.gradio-container .html-container { padding: 0 !important; }
 .rj-head h1 { font-size: 1.6rem; font-weight: 650; line-height: 1.25; margin: 0.4rem 0 0.3rem; }
 .rj-head p { margin: 0; }
 .rj-head p, .rj-head details, .rj-note { color: var(--rj-quiet); }
@@ -50,9 +51,10 @@ STYLE = """
 .rj-card figure { margin: 0; }
 .rj-card video { display: block; width: 100%; max-height: 340px; border-radius: 8px; background: #111; }
 .rj-card figcaption { margin-top: 0.4rem; }
-.rj-strip { overflow-x: auto; border-radius: 8px; }
+.rj-strip { overflow-x: auto; border-radius: 8px; contain: inline-size; }
 .rj-strip img { display: block; width: 100%; min-width: 620px; max-width: none; margin: 0; }
-.rj-card table { width: 100%; border-collapse: collapse; margin: 0; border: 0; }
+.rj-card table { width: 100%; border-collapse: collapse; margin: 0; border: 0 !important; }
+.rj-card thead, .rj-card tbody, .rj-card tr { border: 0 !important; }
 .rj-card th, .rj-card td { text-align: left; vertical-align: baseline; padding: 0.4rem 0.8rem 0.4rem 0 !important;
   border: 0 !important; border-top: 1px solid var(--rj-line) !important; background: none; font-weight: 400;
   overflow-wrap: break-word; }
@@ -79,7 +81,8 @@ _HEAD = _ENVIRONMENT.from_string("""
 _RESULT = _ENVIRONMENT.from_string("""
 <article class="rj-card" aria-label="Result">
 <h2>{{ top[0][0] }}</h2>
-<p class="rj-quiet">{{ top[0][1] }} sure, for {{ name }} ({{ frames }} frames of {{ size }} pixels). {{ truth }}</p>
+<p class="rj-quiet">{{ top[0][1] }} confidence. The clip is {{ name }}, {{ frames }} frames of {{ size }} pixels.
+{{ truth }}</p>
 <div class="rj-top">
 <ol aria-label="The most probable classes">
 {%- for label, confidence, share in top %}
@@ -96,15 +99,16 @@ It tells {{ places }} places of a frame apart.</figcaption></figure>
 {%- endfor %}
 </div>
 {%- for modality, picture in strips %}
-<h3>What it saw{% if strips|length > 1 %}, {{ modality }}{% endif %}</h3>
+<h3>What it saw, frame by frame{% if strips|length > 1 %}, {{ modality }}{% endif %}</h3>
 <figure><div class="rj-strip" tabindex="0" role="group" aria-label="{{ modality }} frames; scrolls sideways">
-<img src="{{ picture }}" alt="{{ modality }} frames in order of time{% if with_heat %}, with motion below{% endif %}">
-</div><figcaption>Some of its frames in the order of time{% if with_heat %}; below, the heat map of the motion around
-each that guides it, from black (still) to white{% endif %}.</figcaption></figure>
+<img src="{{ picture }}" alt="{{ modality }} frames in the order of time, and below what the text says">
+</div><figcaption>Some of its frames in the order of time; below, where it looked
+{%- if with_heat %}, and the heat map of the motion around each that guides it, from black (still) to white{% endif %}.
+</figcaption></figure>
 {%- endfor %}
-<h3>Each opinion</h3>
+<h3>Opinion of each {{ "stream" if videos|length > 1 else "branch" }}</h3>
 <table>
-<thead><tr><th scope="col">Of</th><th scope="col">Class</th><th scope="col">Sure</th></tr></thead>
+<thead><tr><th scope="col">Who</th><th scope="col">Class</th><th scope="col">Confidence</th></tr></thead>
 <tbody>
 {%- for head, label, confidence in opinions %}
 <tr><td>{{ head }}</td><td>{{ label }}</td><td>{{ confidence }}</td></tr>
@@ -182,7 +186,7 @@ def message(title: str, text: str) -> str:
 
 
 def _truth(name: str, right: bool) -> str:
-    return f"That is right: it is an example of {name}." if right else f"That is wrong: it is an example of {name}."
+    return f"{'Right' if right else 'Wrong'}: it is an example of {name}."
 
 
 def _percent(share: float) -> str:
