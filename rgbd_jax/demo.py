@@ -76,7 +76,7 @@ def _show() -> None:
     trained = load_trained(str(_WORKDIR.value), _CHECKPOINT.value, _CONFIG.value)
     with tempfile.TemporaryDirectory(prefix="rgbd_jax_page_", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
-        _prepare_gradio(folder)
+        _prepare_libraries(folder)
         from rgbd_jax.page.analysis import Analyst
         from rgbd_jax.page.examples import find_examples
         from rgbd_jax.page.server import Page, shown
@@ -91,11 +91,12 @@ def _show() -> None:
                 page.sweep()
 
 
-def _prepare_gradio(folder: Path) -> None:
-    """Tells Gradio, before it is imported, where its files go, and to leave the network alone."""
+def _prepare_libraries(folder: Path) -> None:
+    """Tells Gradio, before it is imported, where its files go, and to leave the network alone; and FFmpeg to be quiet."""
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     tempfile.tempdir = str(folder)  # some of its files go there whatever GRADIO_TEMP_DIR says
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"  # quiet: the page tells what is wrong with a video
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     for name in ("no_proxy", "NO_PROXY"):  # it asks its own server whether it runs
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost", _HOST.value)))

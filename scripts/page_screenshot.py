@@ -69,6 +69,9 @@ def main() -> None:
     parser.add_argument("--example", help="beginning of the name of an example clip (default: the first)")
     parser.add_argument("--rgb", type=Path, nargs="+", help="a clip in place of an example: its files")
     parser.add_argument("--depth", type=Path, nargs="+", help="the same, of depth")
+    parser.add_argument(
+        "--moment", type=float, default=0.5, help="share of the video that has been played (default: %(default)s)"
+    )
     parser.add_argument("--width", type=int, default=1280, help="of the window, CSS pixels (default: %(default)s)")
     parser.add_argument("--dark", action="store_true", help="for a browser that asks for dark pages")
     arguments = parser.parse_args()
@@ -96,7 +99,7 @@ def main() -> None:
                     recognise_files(page, files)
                 else:
                     recognise_example(page, arguments.example)
-                stop_videos(page)
+                stop_videos(page, arguments.moment)
                 page.mouse.move(0, 0)
                 page.wait_for_timeout(500)  # what fades is gone
                 page.screenshot(path=arguments.out, full_page=True)

@@ -212,10 +212,10 @@ def test_examples_and_keyboard_on_a_phone(rgb, visit, small_demo):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
-    name = page.locator("#example input").input_value()
     page.locator("#ask-example").focus()
     page.keyboard.press("Enter")
     page.locator("#result article").wait_for()
+    name = page.locator("#example input").input_value()
     said = page.inner_text("#result")
     class_name, clip = name.split(": ")
     assert clip in said
@@ -250,7 +250,7 @@ def faulty_files(folder, small_demo):
         archive.writestr("frames/../../letter.txt", "hello")
     bad[folder / "letter.zip"] = ("letter.zip", "letter.txt is no frame")
     with zipfile.ZipFile(folder / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("000.png", bytes(9_000_000))
+        archive.writestr("000.png", bytes(9 << 20))
     bad[folder / "bomb.zip"] = ("bomb.zip", "more than 4 MB")
     with zipfile.ZipFile(folder / "gap.zip", "w") as archive:
         for number in (0, 1, 2, 4, 5):
@@ -281,9 +281,9 @@ def test_what_is_no_clip_is_told_and_deleted(rgb, visit, small_demo, tmp_path):
 
 def test_files_that_are_too_large_are_refused(rgb, visit, tmp_path):
     page = visit(rgb)
-    (tmp_path / "large.mp4").write_bytes(bytes(1_100_000))
+    (tmp_path / "large.mp4").write_bytes(bytes((1 << 20) + 1))
     page.locator("#clip-rgb input[type=file]").set_input_files(str(tmp_path / "large.mp4"))
-    page.get_by_text("exceeds the maximum").first.wait_for()
+    page.get_by_text("exceed the maximum allowed size of 1 MB").first.wait_for()
     # So are many that are too large together, and what does not come from the page.
     part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="%d.jpg"\r\n\r\n' + bytes(500_000) + b"\r\n"
     asked = urllib.request.Request(
@@ -308,7 +308,7 @@ def test_fusion_network_and_the_end_by_ctrl_c(fusion, visit, small_demo, tmp_pat
     with zipfile.ZipFile(tmp_path / "depth.zip", "w") as archive:
         for file in paths["depth"].iterdir():
             archive.write(file, f"some folder/{file.name}")
-    frames = sorted(paths["rgb"].iterdir())
+    frames = [paths["rgb"] / f"rgb_{number}.jpg" for number in range(len(record.frames["rgb"]))]
     message = recognise(page, rgb=frames[:-1], depth=[tmp_path / "depth.zip"]).get_by_role("alert").inner_text()
     count = len(frames)
     assert f"found {count - 1} rgb and {count} depth frames" in message

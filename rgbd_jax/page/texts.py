@@ -13,7 +13,7 @@ from rgbd_jax.page.limits import Limits
 from rgbd_jax.prediction.trained import TrainedNetwork
 
 _JPEG_QUALITY = 88
-MODALITY_NAMES = {"rgb": "RGB", "depth": "depth"}
+MODALITY_NAMES = {"rgb": "RGB", "depth": "Depth"}
 
 STYLE = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important;
@@ -40,6 +40,7 @@ STYLE = """
 .rj-wrong { border-left: 5px solid #c2410c; }
 .rj-top { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 250px), 1fr)); gap: 1.2rem;
   margin-top: 1rem; align-items: start; }
+.rj-top .rj-alone { grid-column: 1 / -1; }
 .rj-card ol { list-style: none; margin: 0; padding: 0; }
 .rj-card ol li { margin: 0 0 0.65rem; }
 .rj-line { display: flex; justify-content: space-between; gap: 1rem; }
@@ -84,7 +85,7 @@ _RESULT = _ENVIRONMENT.from_string("""
 <p class="rj-quiet">{{ top[0][1] }} confidence. The clip is {{ name }}, {{ frames }} frames of {{ size }} pixels.
 {{ truth }}</p>
 <div class="rj-top">
-<ol aria-label="The most probable classes">
+<ol aria-label="The most probable classes"{% if videos|length > 1 %} class="rj-alone"{% endif %}>
 {%- for label, confidence, share in top %}
 <li><div class="rj-line"><span class="rj-class">{{ label }}</span>
 <span class="rj-confidence">{{ confidence }}</span></div>

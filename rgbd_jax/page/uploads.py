@@ -10,7 +10,7 @@ import av
 from PIL import Image
 
 from rgbd_jax.data.clip_files import FRAME_SUFFIXES, VIDEO_SUFFIXES, is_video
-from rgbd_jax.page.limits import Limits
+from rgbd_jax.page.limits import MEGABYTE, Limits
 from rgbd_jax.prediction.clips import ClipError, UserClip
 
 UPLOAD_SUFFIXES = (*VIDEO_SUFFIXES, ".zip", *FRAME_SUFFIXES)
@@ -46,7 +46,7 @@ def clip_of_uploads(uploads: Mapping[str, Sequence[Path]], folder: Path, limits:
         size = sum(file.stat().st_size for file in files)
         if size > limits.size:
             raise ClipError(
-                f"{_named(files)}: {size / 1e6:.1f} MB, more than {limits.megabytes} MB; take a shorter clip"
+                f"{_named(files)}: {size / MEGABYTE:.1f} MB, more than {limits.megabytes} MB; take a shorter clip"
             )
         place = folder / modality
         place.mkdir()
