@@ -92,7 +92,7 @@ def _show() -> None:
 
 
 def _prepare_libraries(folder: Path) -> None:
-    """Tells Gradio, before it is imported, where its files go, and to leave the network alone; and FFmpeg to be quiet."""
+    """Tells Gradio, before it is imported, where its files go and to ask nobody, and FFmpeg to be quiet."""
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     tempfile.tempdir = str(folder)  # some of its files go there whatever GRADIO_TEMP_DIR says
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -53,9 +53,7 @@ def find_examples(trained: TrainedNetwork, count: int, data_dir: str = "") -> Ex
     for position in np.unique(np.linspace(0, len(split) - 1, _LOOKED_AT * count).round().astype(int)).tolist():
         record = split[position]
         found.setdefault(record.label, (record.name, position))
-    chosen = sorted(found.items())[:count] if len(found) <= count else _spread(sorted(found.items()), count)
-    return Examples(split, {f"{split.class_names[label]}: {name}": position for label, (name, position) in chosen})
-
-
-def _spread(items: list[tuple[int, tuple[str, int]]], count: int) -> list[tuple[int, tuple[str, int]]]:
-    return [items[place] for place in np.linspace(0, len(items) - 1, count).round().astype(int)]
+    labels = sorted(found)
+    if len(labels) > count:
+        labels = [labels[place] for place in np.linspace(0, len(labels) - 1, count).round().astype(int)]
+    return Examples(split, {f"{split.class_names[label]}: {found[label][0]}": found[label][1] for label in labels})

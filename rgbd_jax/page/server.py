@@ -107,8 +107,10 @@ class Page:
         except (ValueError, OSError) as error:
             log.debug("where it happened:", exc_info=True)
             said = texts.message("This clip cannot be used", str(error))
+            self.left(request)
         except Exception as error:
             said = _unexpected(error)
+            self.left(request)
         finally:
             for file in {file for of_modality in files for file in of_modality}:
                 with contextlib.suppress(OSError):
@@ -130,7 +132,7 @@ class Page:
             return _unexpected(error)
 
     def left(self, request: gr.Request) -> None:
-        """Deletes the videos of a page that was closed."""
+        """Deletes the videos of a page, when it is closed or shows them no longer."""
         with self._busy:
             self._forget(str(request.session_hash))
 

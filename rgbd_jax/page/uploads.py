@@ -41,6 +41,9 @@ def clip_of_uploads(uploads: Mapping[str, Sequence[Path]], folder: Path, limits:
     missing = [modality for modality, files in uploads.items() if not files]
     if missing:
         raise ClipError(f"there is no {' and no '.join(missing)} clip yet: choose {EXPECTED}")
+    gone = [file.name for files in uploads.values() for file in files if not file.exists()]
+    if gone:
+        raise ClipError(f"{gone[0]} has been deleted, as nobody asked about it for a while: choose it again")
     paths, speeds = {}, []
     for modality, files in uploads.items():
         size = sum(file.stat().st_size for file in files)
