@@ -5,6 +5,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _REST = 1_000_000  # bytes of a request beside its files
+_PATIENCE = 20  # times the limit that is taken in and forgotten
 
 
 class BodyLimit:
@@ -28,6 +29,7 @@ class BodyLimit:
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > self._most:
+            await _discard(receive, _PATIENCE * self._most)
             await PlainTextResponse(self._told, status_code=413)(scope, receive, send)
             return
         came = 0
@@ -41,3 +43,12 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+async def _discard(receive: Receive, most: int) -> None:
+    """Takes a body in and forgets it: browsers that are still sending do not read an answer."""
+    came, more = 0, True
+    while more and came <= most:
+        message = await receive()
+        came += len(message.get("body", b""))
+        more = message.get("more_body", False)
