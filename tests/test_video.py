@@ -35,7 +35,7 @@ def test_frames_come_back_in_order_with_even_sizes(tmp_path, height, width):
         assert frame.shape == (48, 2 * ((width + 1) // 2), 3)
         apart = [np.abs(frame[:height, :width].astype(int) - other).mean() for other in frames]
         assert np.argmin(apart) == number
-        assert apart[number] < 5
+        assert apart[number] < 8  # half of the colours are averaged over 2x2 pixels
         added = frame[height:].astype(int) - frame[height - 1]
         assert added.size == 0 or np.abs(added).mean() < 12  # next to black it would be 128
 
