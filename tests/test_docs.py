@@ -41,23 +41,28 @@ def test_links_lead_somewhere(page):
 
 
 def commands_of(page: str) -> list[list[str]]:
-    """The simple commands, as words, of a page's shell blocks and of lines after a prompt in its other blocks."""
+    """The simple commands, as words, of a page's shell blocks and of lines after a prompt in its other blocks.
+
+    The variable of a loop has its first value.
+    """
     shell = []
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
         joined = block.replace("\\\n", " ")
         lines = joined.splitlines()
         shell += lines if language == "sh" else [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-    found = []
+    found, variables = [], {}
     for line in shell:
         words = shlex.shlex(line, posix=True, punctuation_chars=True)
         words.whitespace_split = True
         command: list[str] = []
         for word in [*words, ";"]:
             if set(word) <= set("();<>|&"):
+                if command[:1] == ["for"]:
+                    variables[command[1]] = command[3]
                 found.append(command)
                 command = []
             else:
-                command.append(word)
+                command.append(re.sub(r"\$\{?(\w+)\}?", lambda named: variables.get(named[1], named[0]), word))
     return [command for command in found if command]
 
 
@@ -131,7 +136,9 @@ def test_wrong_commands_are_found():
         "python scripts/local_cluster.py 4 -- --config configs/demo.py --workdir a --config.seed=x   # comment\n"
         "sbatch --nodes=2 scripts/slurm.sh --config configs/demo.py --workdir=a --config.nothing=1\n"
         "python -m rgbd_jax.evaluate fuse a b --weight_s 1,2 | tee log\n"
-        "python -m rgbd_jax.main --config configs/demo.py:depth --workdir a --mode=eval --config.eval.clips=4\n"
+        "for k in 4 x; do\n"
+        '  python -m rgbd_jax.main --config configs/demo.py --workdir "a_$k" --mode=eval --config.eval.clips=${k}\n'
+        "done\n"
         "```\n"
         "```\n$ python -m rgbd_jax.convert a\nwritten to b\n```\n"
     )

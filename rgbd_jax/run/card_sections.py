@@ -52,9 +52,7 @@ def _branches(facts: Facts) -> str:
     if branches := facts.field("model.branch_frames"):
         parts.insert(0, "three see {}, {} and {} frames".format(*branches))
     heads = facts.field("model.recoupling_heads")
-    parts.append(
-        f"recoupling of {heads} head" + "s" * (heads != 1) if facts.field("model.recoupling") else "no recoupling"
-    )
+    parts.append(f"recoupling, heads: {heads}" if facts.field("model.recoupling") else "no recoupling")
     parts.append("rank pooling (FRP)" if facts.field("model.frp") else "no rank pooling")
     if (layout := facts.field("fusion.reference_layout")) is not None and facts.field("stream") == "fusion":
         parts.append(f"config.fusion.reference_layout={layout}")
