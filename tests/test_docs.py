@@ -1,5 +1,6 @@
 """Links within the documentation lead somewhere, and its commands are ones that the programs take."""
 
+import ast
 import importlib
 import json
 import os
@@ -177,3 +178,27 @@ def test_config_fields_that_pages_name_exist():
                     wrong.append(f"{page}: {field} in `{code}`")
     assert seen > 100
     assert not wrong, "\n".join(wrong)
+
+
+def texts_of_the_programs() -> list[str]:
+    """All texts in the sources, with a mark where values are put in."""
+    texts = []
+    for folder in ("rgbd_jax", "datasets", "scripts"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+                elif isinstance(node, ast.JoinedStr):
+                    parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+                    texts.append("".join(map(str, parts)))
+    return texts + [file.read_text() for file in (ROOT / "scripts").glob("*.sh")]
+
+
+def test_messages_that_are_explained_are_those_of_the_programs():
+    page, texts = (ROOT / "docs/troubleshooting.md").read_text(), texts_of_the_programs()
+    section = page[page.index("## Messages") : page.index("## Data")]
+    messages = re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+    assert len(messages) > 25
+    for message in messages:
+        parts = [part.strip() for part in re.split("…|%s", message)]
+        assert any(all(part in text for part in parts) for text in texts), message
