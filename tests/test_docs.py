@@ -202,3 +202,20 @@ def test_messages_that_are_explained_are_those_of_the_programs():
     for message in messages:
         parts = [part.strip() for part in re.split("…|%s", message)]
         assert any(all(part in text for part in parts) for text in texts), message
+
+
+def test_what_python_blocks_import_is_there():
+    found = 0
+    for page in PAGES:
+        for block in re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in (
+                    "rgbd_jax",
+                    "datasets",
+                    "configs",
+                ):
+                    module = importlib.import_module(str(node.module))
+                    for name in node.names:
+                        found += 1
+                        assert hasattr(module, name.name), f"{page}: {node.module}.{name.name}"
+    assert found
