@@ -11,7 +11,7 @@ lowered after 4 without a better accuracy, 35876 clips to train on and 5784 to e
 Jester weights (JESTER, see docs/from_pytorch.md). `--config.data.eval_split=test` evaluates on the 6271 test clips.
 
 Published top-1, pre-trained on Jester: RGB 60.87 %, depth 60.17 %, fusion 66.79 %. Neither the accuracy nor the time
-has been measured with this package; one epoch is 748 steps of 48 clips of 420 GFLOP each, for fusion twice that.
+has been measured with this package; one epoch is 747 steps of 48 clips of 420 GFLOP each, for fusion twice that.
 """
 
 from ml_collections import ConfigDict

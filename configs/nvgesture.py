@@ -9,7 +9,7 @@ The paper's recipe, quirks of its schedule and of its fusion included: 8 devices
 to train on; the two streams start from Jester weights (`--config.init_from`, see docs/from_pytorch.md).
 
 Published top-1, pre-trained on Jester: RGB 89.58 %, depth 90.62 %, fusion 91.70 %. Neither the accuracy nor the time
-has been measured with this package; one epoch is 22 steps of 48 clips of 420 GFLOP each, for fusion twice that.
+has been measured with this package; one epoch is 21 steps of 48 clips of 420 GFLOP each, for fusion twice that.
 """
 
 from ml_collections import ConfigDict

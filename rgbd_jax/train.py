@@ -19,9 +19,11 @@ from rgbd_jax.devices import group
 from rgbd_jax.devices.parallel import parallel_train_step, spread_over
 from rgbd_jax.devices.sharding import global_batch, local_batch_size, make_mesh, place, state_sharding
 from rgbd_jax.evaluate import Evaluator
+from rgbd_jax.run.card_facts import Facts
 from rgbd_jax.run.checkpoint import Checkpoints, Keep, Run, accuracy_by_epoch, latest_intact, saved
+from rgbd_jax.run.model_card import CARD_FILE, model_card, write_model_card
 from rgbd_jax.run.preemption import PreemptedError, StopRequests
-from rgbd_jax.run.provenance import check_provenance, provenance
+from rgbd_jax.run.provenance import check_provenance, continued_provenance, first_provenance, provenance
 from rgbd_jax.run.recent import Recent
 from rgbd_jax.run.workdir import check_workdir, write_config
 from rgbd_jax.run.writers import Progress, Writers, line
@@ -80,10 +82,12 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         state, run = latest_intact(workdir, stream.shapes(), sharding)
         check_provenance(workdir, run.provenance, produced_by)
         step, history, recent = int(state.step), list(run.history), Recent(run.recent)
+        there, produced_by = run.provenance, continued_provenance(run, produced_by, step)
         batches.set_state(dict(run.data))
         log.info("resumed from step %d of %d in %s", step, last_step, workdir)
     else:
         step, history, recent = start.epoch * steps, [], Recent()
+        there = produced_by = first_provenance(produced_by, config.to_dict())
         state = place(dataclasses.replace(start.state, step=jnp.asarray(step, jnp.int32)), sharding)
         pipeline.skip_batches(batches, step)
         log.info("training for %d steps on %d clips, %s", last_step, len(splits.training), _machine(mesh))
@@ -99,6 +103,13 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         run = Run(batches.get_state(), history, figures, config.to_dict(), produced_by, last_epoch)
         checkpoints.save(state, run, metrics)
 
+    def write_card(provenance: Mapping[str, Any]) -> None:
+        if group.is_first():
+            parameters = sum(leaf.size for leaf in jax.tree.leaves(stream.shapes().params))
+            classes = splits.training.class_names
+            facts = Facts(splits.num_classes, parameters, config.to_dict(), history, provenance, classes)
+            write_model_card(workdir, model_card(facts))
+
     # Evaluate and save where an epoch ends; step and log.
     progress, stop = Progress(last_step, step, "step"), StopRequests()
     with contextlib.closing(writers), contextlib.closing(checkpoints), progress, stop:
@@ -112,6 +123,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                 log.info("epoch %d/%d  validation  %s", epoch, config.train.epochs, line(figures))
                 history.append({"step": step, "epoch": epoch, **figures, **(start.notes if start else {})})
                 recent.restart_clock()
+                write_card(produced_by)  # before the checkpoint: a kill between them has both done again
                 save(history[-1])
             if step == last_step or stop.received():
                 break
@@ -138,6 +150,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         raise PreemptedError(
             f"asked to stop, saved step {step} of {last_step} in {workdir}: the same command goes on from there"
         )
+    if not (workdir / CARD_FILE).exists():  # a run of an older version, finished there
+        write_card(there)
     best = Keep(**config.checkpoint).best(history)
     return {**best, "latest_top1": history[-1]["top1"], "seconds": round(time.monotonic() - started, 1)}
 

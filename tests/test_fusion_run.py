@@ -37,6 +37,16 @@ def test_losses_and_accuracies_are_logged(fused):
     assert result["clips"] == 24
 
 
+def test_the_card_tells_both_sources_and_all_five_accuracies(fused):
+    config, workdir, result = fused
+    card = (workdir / "MODEL_CARD.md").read_text()
+    for modality in ("rgb", "depth"):
+        assert f"`{config.fusion[f'init_{modality}_from']}`: the " in card
+        assert f"`config.fusion.init_{modality}_from`" in card
+    for name, key in (("rgb alone", "rgb"), ("RGB + depth", "rgb_depth"), ("RGB + depth + fused", "all")):
+        assert f"| top-1 of {name} | {result[f'top1_{key}']:.2%} |" in card
+
+
 def test_five_accuracies_follow_from_the_scores_of_every_clip(fused):
     config, workdir, result = fused
     measured = evaluate(config, workdir, "best")

@@ -15,9 +15,9 @@ import pytest
 
 from rgbd_jax.data.source import PreparedSplit, open_split, prepared_directory
 from rgbd_jax.evaluate import Evaluator, evaluate
-from rgbd_jax.run.checkpoint import read_run, saved
+from rgbd_jax.run.checkpoint import Run, read_run, saved
 from rgbd_jax.run.preemption import PreemptedError
-from rgbd_jax.run.provenance import check_provenance, fingerprint, provenance
+from rgbd_jax.run.provenance import check_provenance, continued_provenance, fingerprint, provenance
 from rgbd_jax.run.recent import NonFiniteLossError, Recent
 from rgbd_jax.train import train
 from tests.conftest import ROOT
@@ -172,6 +172,20 @@ def test_other_versions_are_told_but_do_not_stop_the_run(small_demo, tmp_path, c
     check_provenance(tmp_path, there, {**here, "git": "def"})
     for said in (f"jax: 0.0.1 there, {jax.__version__} here", "git revision: abc there, def here", "devices: 8 there"):
         assert said in caplog.text
+
+
+def test_a_run_of_an_older_version_began_and_started_where_its_checkpoint_says(small_demo):
+    clips = open_split("rgbd_demo", str(small_demo), "train")
+    here = provenance(clips, clips)
+    config = {"stream": "rgb", "init_from": "jester.pth.tar", "fusion": {"init_rgb_from": "not of this stream"}}
+    there = {**here, "started": "2020-01-01", "versions": {**here["versions"], "jax": "0.0.1"}}
+    found = continued_provenance(Run({}, [], config=config, provenance=there), here, 7)
+    assert (found["begun"], found["started_from"]) == ("2020-01-01", {"init_from": "jester.pth.tar"})
+    assert found["changes"] == [f"step 7: jax: 0.0.1 there, {jax.__version__} here"]
+    # Going on once more, as it is now: nothing is added, nothing is lost.
+    again = continued_provenance(Run({}, [], config={"stream": "rgb"}, provenance=found), here, 9)
+    assert {name: again[name] for name in found} == found
+    assert "started_from" not in continued_provenance(Run({}, []), here, 0)
 
 
 def test_the_command_ends_with_a_status_of_its_own(whole, small_demo, tmp_path):

@@ -2,10 +2,14 @@
 
 import dataclasses
 import json
+import os
+import re
+import shutil
 
 import jax
 import numpy as np
 import pytest
+import yaml
 
 from rgbd_jax import train as train_module
 from rgbd_jax.evaluate import evaluate
@@ -116,6 +120,86 @@ def test_interrupted_and_resumed_run_ends_bit_identical(trained, tmp_path, monke
         for w in (workdir, tmp_path / "run")
     ]
     assert timeless[0] == timeless[1]
+    cards = [
+        re.sub(r"\d{4}-\d\d-\d\dT\S+", "DATE", (w / "MODEL_CARD.md").read_text()) for w in (workdir, tmp_path / "run")
+    ]
+    assert cards[0] == cards[1]
+    assert "where not all was as before" not in cards[1]
+
+
+def card_rows(workdir):
+    """The tables of a run's card: name of a row -> its cells."""
+    rows = re.findall(r"^\| ([^|]+) \| (.+) \|$", (workdir / "MODEL_CARD.md").read_text(), re.MULTILINE)
+    return {name: cells.split(" | ") for name, cells in rows}
+
+
+def test_the_card_tells_what_the_run_is_and_how_good(trained):
+    config, workdir, result = trained
+    card, rows = (workdir / "MODEL_CARD.md").read_text(), card_rows(workdir)
+    validation = [line for line in lines(workdir) if line["kind"] == "validation"]
+    shown = [next(line for line in validation if line["step"] == result["step"])]
+    if validation[-1]["step"] != result["step"]:
+        shown.append(validation[-1])
+    for key, name in {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class"}.items():
+        assert rows[name] == [f"{line[key]:.2%}" for line in shown], name
+    for branch in ("small", "medium", "large"):
+        assert rows[f"top-1 of {branch} alone"] == [f"{line[f'top1_{branch}']:.2%}" for line in shown]
+    assert rows["step"] == [str(line["step"]) for line in shown]
+    assert rows["clips"] == ["24"] * len(shown)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(saved_state(config, workdir).params))
+    assert rows["size"] == [f"{parameters:,} parameters, width 0.125"]
+    assert rows["input"] == ["8 RGB frames of a clip, 3 channels, 32x32 pixels"]
+    assert rows["started from"] == ["random weights (scratch)"]
+    assert rows["epochs"] == ["2 done of 2"]
+    assert rows["trained on"][0].startswith("48 clips, split `train`; fingerprint")
+    assert "0 swipe_left, " in card
+    assert "a little too good" in card
+
+    front = yaml.safe_load(card.split("---\n")[1])
+    (model,) = front["model-index"]
+    (measured,) = model["results"]
+    assert measured["dataset"]["split"] == "validation"
+    assert measured["metrics"][0]["value"] == pytest.approx(100 * result["top1"], abs=1e-4)
+
+
+def test_the_card_of_a_finished_run_is_left_alone_and_a_missing_one_is_written(trained, tmp_path):
+    config, workdir, _ = trained
+    run = tmp_path / "run"
+    shutil.copytree(workdir, run)
+    written = (run / "MODEL_CARD.md").read_text()
+    (run / "MODEL_CARD.md").write_text(written + "Added by hand.\n")
+    train(config, run)
+    assert (run / "MODEL_CARD.md").read_text() == written + "Added by hand.\n"
+    (run / "MODEL_CARD.md").unlink()
+    train(config, run)
+    kept = [line for line in (run / "MODEL_CARD.md").read_text().splitlines() if "this card written" not in line]
+    assert kept == [line for line in written.splitlines() if "this card written" not in line]
+
+
+def test_the_card_tells_what_a_run_started_from_and_what_changed_in_between(trained, small_demo, tmp_path, caplog):
+    _, first, _ = trained
+    config = tiny_config(small_demo)
+    config.init_from, config.train.epochs = str(first), 1
+    train(config, tmp_path / "run")
+    loaded = "all weights that fit, but for the last layers of the class heads (`config.init_from`); the rest random"
+    assert card_rows(tmp_path / "run")["started from"] == [f"`{first}`: {loaded}"]
+    assert "One epoch was evaluated" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    # It goes on without the field, on other clips: the weights still started where they did.
+    config.init_from, config.train.epochs, config.data.eval_split = "", 2, "validation[:50%]"
+    train(config, tmp_path / "run")
+    card, rows = (tmp_path / "run" / "MODEL_CARD.md").read_text(), card_rows(tmp_path / "run")
+    assert f"`{first}`" in rows["started from"][0]
+    assert "- step 3: evaluation clips, clips: 24 there, 12 here" in card
+
+
+def test_a_card_that_cannot_be_written_costs_a_line_of_the_log_only(trained, tmp_path, caplog):
+    config, workdir, result = trained
+    run = tmp_path / "run"
+    shutil.copytree(workdir, run)
+    (run / "MODEL_CARD.md").unlink()
+    (run / f".MODEL_CARD.md.{os.getpid()}").mkdir()
+    assert train(config, run)["top1"] == result["top1"]
+    assert f"{run}/MODEL_CARD.md cannot be written: Is a directory" in caplog.text
 
 
 def test_finished_run_is_not_trained_again(trained):

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from rgbd_jax.convert import converted, weights, workdir
+from rgbd_jax.convert.card import converted_card
 from rgbd_jax.convert.checkpoint_file import sniff
 from rgbd_jax.convert.converted import MatchedNetwork
 from rgbd_jax.convert.name_table import ConversionError
@@ -11,9 +12,11 @@ from rgbd_jax.convert.pytorch_file import read_pytorch, write_pytorch
 from rgbd_jax.convert.safetensors_file import read_safetensors, write_safetensors
 from rgbd_jax.convert.state_dict import in_reference_order
 from rgbd_jax.convert.weights import TrainedWeights
+from rgbd_jax.run.model_card import write_model_card
 
 PYTORCH_SUFFIXES = (".pth.tar", ".pth", ".pt")
 SAFETENSORS_SUFFIX = ".safetensors"
+CARD_METADATA = "model_card"  # the metadata field of a safetensors file that holds the card
 
 
 def read_weights(path: str | Path, which: str = "best") -> TrainedWeights:
@@ -43,6 +46,8 @@ def read_weights(path: str | Path, which: str = "best") -> TrainedWeights:
 def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNetwork, source: str) -> None:
     """Writes weights as the kind of checkpoint that the suffix of `path` asks for; nothing is left after an error.
 
+    Their card lies in the folder of a converted checkpoint, and in the metadata of a safetensors file.
+
     Args:
         path: `*.pth.tar`, `*.pth` or `*.pt` for PyTorch, `*.safetensors`, and a name without suffix for a converted
             checkpoint (a folder, which must not exist).
@@ -67,9 +72,11 @@ def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNet
         write_pytorch(path, contents)
     elif path.name.endswith(SAFETENSORS_SUFFIX):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_safetensors(path, *weights.to_safetensors(trained))
+        contents, metadata = weights.to_safetensors(trained)
+        write_safetensors(path, contents, {**metadata, CARD_METADATA: converted_card(trained, network, source)})
     elif path.suffix and not path.suffix[1:].isdigit():
         known = ", ".join((*PYTORCH_SUFFIXES, SAFETENSORS_SUFFIX))
         raise ConversionError(f"{path}: the suffix {path.suffix!r} is of no kind of checkpoint; use {known} or none")
     else:
         converted.save_converted(path, trained, network, source)
+        write_model_card(path, converted_card(trained, network, source))

@@ -14,6 +14,7 @@ from rgbd_jax.convert.checkpoint_file import CheckpointFileError
 from rgbd_jax.convert.detect import is_fusion
 from rgbd_jax.convert.name_table import ConversionError
 from rgbd_jax.convert.state_dict import BUFFERS, in_reference_order
+from rgbd_jax.run.card_facts import Facts
 
 MOMENTUM_PREFIX = "momentum_buffer."  # of the momentum buffers in a safetensors file
 RECORD = "rgbd_jax"  # the metadata field of a safetensors file that holds everything but tensors
@@ -33,6 +34,7 @@ class TrainedWeights:
         optimizer: settings of the optimizer by PyTorch's names ("lr", "momentum", ...); empty if not known.
         reference_layout: `config.fusion.reference_layout` of a fusion network; None if it is not known.
         left_out: what else the source holds, each with the reason why it is not taken over.
+        facts: what a run of this package tells of them, for their card; None if they are of another program.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -42,6 +44,7 @@ class TrainedWeights:
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     reference_layout: bool | None = None
     left_out: tuple[str, ...] = ()
+    facts: Facts | None = None
 
     def record(self) -> dict[str, Any]:
         """Returns everything but the tensors, JSON-able."""

@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from rgbd_jax import optim
 from rgbd_jax.convert.state_dict import COUNTER, in_reference_order, to_pytorch
 from rgbd_jax.convert.weights import SGD_GROUP, TrainedWeights
+from rgbd_jax.run.card_facts import Facts
 from rgbd_jax.run.checkpoint import Keep, accuracy_by_epoch, find, read_run
-from rgbd_jax.run.workdir import CONFIG_FILE, read_config
+from rgbd_jax.run.workdir import CONFIG_FILE, read_class_names, read_config
 
 
 def is_workdir(path: Path) -> bool:
@@ -29,7 +30,8 @@ def load_workdir(path: Path, which: str = "best") -> TrainedWeights:
     config = read_config(path)
     keep = Keep(**config["checkpoint"])
     checkpoint = find(path, which, keep, evaluated=True)
-    history = read_run(checkpoint).history
+    run = read_run(checkpoint)
+    history = run.history
     folder = checkpoint / "state"
     with ocp.PyTreeCheckpointer() as checkpointer:
         saved = checkpointer.metadata(folder.absolute()).item_metadata.tree
@@ -56,6 +58,7 @@ def load_workdir(path: Path, which: str = "best") -> TrainedWeights:
         keep.best(history)[keep.best_metric],
         group if sgd else {},
         reference_layout=config["fusion"]["reference_layout"] if config["stream"] == "fusion" else None,
+        facts=Facts(0, 0, run.config or config, history, run.provenance, read_class_names(path)),
     )
 
 

@@ -16,6 +16,8 @@ import jax
 import numpy as np
 
 from rgbd_jax.data.source import PreparedSplit
+from rgbd_jax.run.card_facts import started_from
+from rgbd_jax.run.checkpoint import Run
 
 log = logging.getLogger("rgbd_jax")
 
@@ -66,6 +68,30 @@ def fingerprint(split: PreparedSplit) -> dict[str, Any]:
         "classes": hashlib.sha256(json.dumps(split.class_names).encode()).hexdigest()[:16],
         "sample": digest.hexdigest()[:16],
     }
+
+
+def first_provenance(here: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the provenance of a run that begins: with its beginning, and what it starts from."""
+    return {**here, "begun": here["started"], "started_from": started_from(config), "changes": []}
+
+
+def continued_provenance(run: Run, here: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """Returns the provenance of a run that goes on: how it began, and what is no longer as it was.
+
+    Args:
+        run: what its checkpoint holds; less, if it is of an older version.
+        here: provenance of this process.
+        step: step of the checkpoint.
+    """
+    there = run.provenance
+    differing = version_differences(there, here) + data_differences(there, here, "evaluation")
+    changes = [*there.get("changes", ()), *(f"step {step}: {line}" for line in differing)]
+    result = {**here, "changes": changes}
+    if (begun := there.get("begun", there.get("started"))) is not None:
+        result["begun"] = begun
+    if "started_from" in there or run.config:
+        result["started_from"] = there.get("started_from", started_from(run.config))
+    return result
 
 
 def check_provenance(workdir: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
