@@ -26,6 +26,7 @@ _PLATFORMS = flags.DEFINE_list(
 )
 _CHECK = flags.DEFINE_bool("check", True, "Ask the file about random clips and compare, before it gets its name.")
 
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 TOLERANCE = 1e-3  # larger differences are no rounding
 
 log = logging.getLogger("rgbd_jax")
@@ -59,6 +60,8 @@ def export(source: Path, target: Path) -> dict[str, Any]:
     form = _FORMAT.value or ("onnx" if target.suffix == ".onnx" else "stablehlo")
     if (form == "onnx") != (target.suffix == ".onnx"):
         raise ValueError(f"--format={form} does not go with {target}: files of ONNX, and no others, are named *.onnx")
+    if not _PLATFORMS.value or not set(_PLATFORMS.value) <= set(PLATFORMS):
+        raise ValueError(f"--platforms={','.join(_PLATFORMS.value)}: expected some of {', '.join(PLATFORMS)}")
     if form == "onnx":
         from rgbd_jax.exporting import onnx_file
 

@@ -20,7 +20,9 @@ def load(path: Path):
     if path.suffix == ".onnx":
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors alone; it warns of constants that it leaves out
+        session = onnxruntime.InferenceSession(path, options)
         about = json.loads(session.get_modelmeta().custom_metadata_map["about"])
         names = [entry["name"] for entry in about["inputs"]]
         return about, lambda *clips: session.run(["probabilities", "logits"], dict(zip(names, clips, strict=True)))
@@ -49,10 +51,7 @@ def _frame(cv2, file: Path, modality: str, told: dict) -> np.ndarray:
     frame = cv2.imread(str(file), cv2.IMREAD_UNCHANGED if modality == "depth" else cv2.IMREAD_COLOR)
     if frame is None:
         raise ValueError(f"{file}: not a readable frame")
-    if frame.ndim == 2:
-        frame = _coloured(cv2, frame, told["depth"])
-    else:
-        frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    frame = _coloured(cv2, frame, told["depth"]) if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
     space, crop = told["space"], told["space"]["crop"]
     frame = _resized(cv2, frame, space["resize"]["width"], space["resize"]["height"])
     frame = frame[crop["top"] : crop["top"] + crop["size"], crop["left"] : crop["left"] + crop["size"]]

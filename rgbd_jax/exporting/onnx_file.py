@@ -85,6 +85,8 @@ def read_onnx(path: Path) -> Callable:
     """Returns what a file makes of frames, on the CPU."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone; it warns of constants that it leaves out
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
     return lambda *frames: session.run(OUTPUTS, dict(zip(names, frames, strict=True)))
