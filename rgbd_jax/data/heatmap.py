@@ -1,5 +1,7 @@
 """Heat maps of the FRP module: where a window of frames moves, by rank pooling. Computed on the accelerator."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
@@ -58,7 +60,7 @@ def heat_maps(
     red, green, blue = jnp.moveaxis(unit, -1, 0)
     grey = 0.2989 * red + 0.587 * green + 0.114 * blue  # b n h w; the digits of the reference
 
-    static = jnp.where(grey > grey.mean(axis=(2, 3), keepdims=True), grey, 0)
+    static = jnp.where(grey > grey.mean(axis=(2, 3), keepdims=True), grey, 0.0)
     static = _dilate_3x3(_erode_2x2(static))
     static -= static.min(axis=(2, 3), keepdims=True)
     peak = static.max(axis=(2, 3), keepdims=True)
@@ -81,19 +83,24 @@ def _rank_pool(frames: UInt8[Array, "b t h w 3"], window: int) -> Int[Array, "b 
 def _erode_2x2(images: Float[Array, "b n h w"]) -> Float[Array, "b n h w"]:
     """Minimum over each pixel and its upper and left neighbours: OpenCV's erosion, anchor (1, 1), borders ignored."""
     for axis in (2, 3):  # one axis after the other: 4 comparisons become 2
-        images = _along(images, axis, jnp.inf, jax.lax.min, size=2, before=1, after=0)
+        images = _along(images, axis, jnp.inf, jnp.minimum, size=2, before=1, after=0)
     return images
 
 
 def _dilate_3x3(images: Float[Array, "b n h w"]) -> Float[Array, "b n h w"]:
     """Maximum over each pixel and its 8 neighbours: OpenCV's dilation, borders ignored."""
     for axis in (2, 3):
-        images = _along(images, axis, -jnp.inf, jax.lax.max, size=3, before=1, after=1)
+        images = _along(images, axis, -jnp.inf, jnp.maximum, size=3, before=1, after=1)
     return images
 
 
 def _along(images, axis, initial, operation, *, size, before, after):
-    """Slides a window of `size` along one axis; beyond the border lies `initial`, which never wins."""
-    window, padding = [1] * images.ndim, [(0, 0)] * images.ndim
-    window[axis], padding[axis] = size, (before, after)
-    return jax.lax.reduce_window(images, initial, operation, window, (1,) * images.ndim, padding)
+    """Slides a window of `size` along one axis; beyond the border lies `initial`, which never wins.
+
+    As shifted slices: XLA fuses them, and ONNX has no minimum over windows.
+    """
+    length, padding = images.shape[axis], [(0, 0)] * images.ndim
+    padding[axis] = (before, after)
+    padded = jnp.pad(images, padding, constant_values=initial)
+    shifted = [jax.lax.slice_in_dim(padded, start, start + length, axis=axis) for start in range(size)]
+    return functools.reduce(operation, shifted)

@@ -1,0 +1,1 @@
+"""Trained networks as portable files, which are run without this package."""

@@ -1,0 +1,42 @@
+"""A file that appears whole, or not at all, and never in place of another one."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def check_absent(path: Path) -> None:
+    """Checks that there is nothing at a path.
+
+    Raises:
+        FileExistsError: there is.
+    """
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(f"{path} exists already: give another name, or remove it")
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Gives the path of an unfinished file, which becomes `path` at the end; makes the folder.
+
+    Raises:
+        FileExistsError: there is something at `path`, at the beginning or at the end.
+        OSError: it cannot be written; names the file.
+    """
+    check_absent(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        check_absent(path)
+        unfinished.replace(path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written: {error.strerror or error}; make room, or give another place"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
