@@ -10,14 +10,14 @@ def main() -> None:
     """Writes the page of a run; prints where it lies."""
     parser = argparse.ArgumentParser(
         prog="python -m rgbd_jax.report",
-        description="Writes one HTML page about a run: how it trained, which classes and clips it gets wrong, and where "
-        "it looked. The page needs neither network nor server.",
+        description="Writes one HTML page about a run: how it trained, which classes and clips it gets wrong, and "
+        "where it looked. The page needs neither network nor server.",
         epilog="example: python -m rgbd_jax.report runs/demo_fusion --compare runs/demo runs/demo_depth",
     )
     parser.add_argument(
         "workdir", metavar="W", type=Path,
-        help="folder of a run, a converted checkpoint (with --config), or a folder with scores/SPLIT.npz alone; without "
-        "scores the run is evaluated first",
+        help="folder of a run, a converted checkpoint (with --config), or a folder with scores/SPLIT.npz alone; "
+        "without scores the run is evaluated first",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: W/report.html)")
     parser.add_argument("--split", help="clips to report (default: the run's evaluation split, or validation)")
@@ -43,6 +43,7 @@ def main() -> None:
 
     flags.FLAGS([parser.prog])
     console.log_to_stderr()
+    console.keep_compiled_programs()
     from rgbd_jax.report.source import read_config_file, read_source
 
     try:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 COLOURS = tuple(f"var(--c{number})" for number in range(1, 8))
 RIGHT, WRONG, MUTED = "var(--right)", "var(--wrong)", "var(--muted)"
 HEAT = [[0.0, "var(--h0)"], [0.2, "var(--h1)"], [0.5, "var(--h2)"], [0.8, "var(--h3)"], [1.0, "var(--h4)"]]
+RARE_HEAT = [[0.0, "var(--h0)"], [0.08, "var(--h1)"], [0.25, "var(--h2)"], [0.6, "var(--h3)"], [1.0, "var(--h4)"]]
 
 
 @dataclasses.dataclass(frozen=True)

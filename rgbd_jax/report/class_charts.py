@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from rgbd_jax.report.chart import COLOURS, HEAT, MUTED, RIGHT, WRONG, Chart, new_figure, plain, shortened
+from rgbd_jax.report.chart import COLOURS, MUTED, RARE_HEAT, RIGHT, WRONG, Chart, new_figure, plain, shortened
 from rgbd_jax.report.classes import ClassFigures, orders
 from rgbd_jax.report.confidence import BINS, Answers, calibration_error, histogram
 
@@ -21,7 +21,7 @@ def confusion_chart(counts: Int[np.ndarray, "k k"], names: Sequence[str]) -> Cha
     """
     figure = new_figure(x="predicted class", y="true class")
     shares = np.round(counts / np.maximum(counts.sum(1, keepdims=True), 1), 4)
-    figure.add_heatmap(z=shares, colorscale=HEAT, zmin=0, zmax=1, hovertemplate="%{text}<extra></extra>")
+    figure.add_heatmap(z=shares, colorscale=RARE_HEAT, zmin=0, zmax=1, hovertemplate="%{hovertext}<extra></extra>")
     figure.update_yaxes(autorange="reversed")
     errors = int(counts.sum() - np.trace(counts))
     return Chart(
@@ -78,7 +78,7 @@ def scatter_chart(figures: ClassFigures, names: Sequence[str]) -> Chart:
                        hoverinfo="skip")  # fmt: skip
     figure.add_scatter(
         x=figures.accuracy[shown], y=figures.precision[shown], mode="markers",
-        text=[f"{shortened(names[label], 40)}, {figures.clips[label]} clips" for label in shown],
+        text=[f"{shortened(names[int(label)], 40)}, {figures.clips[label]} clips" for label in shown],
         hovertemplate="%{text}<br>accuracy %{x:.1%}, precision %{y:.1%}<extra></extra>",
         marker={
             "color": COLOURS[0], "opacity": 0.7, "size": (6 + 12 * np.sqrt(clips / clips.max())) if len(clips) else 8,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Int
 
+from rgbd_jax.metrics import rank_of_label
 from rgbd_jax.report.classes import class_figures, most_confused
 from rgbd_jax.report.comparison import Comparison
 from rgbd_jax.report.confidence import Answers
@@ -84,16 +85,17 @@ def answer_findings(answers: Answers) -> Iterator[Finding]:
     sure = int((answers.confidence[wrong] >= SURE).sum())
     if sure:
         yield Finding(
-            f"{sure} of {int(wrong.sum())} errors are made with a confidence of {SURE:.0%} or more: look at these clips "
-            "for wrong labels, or for what the network cannot see.",
+            f"{sure} of {int(wrong.sum())} errors are made with a confidence of {SURE:.0%} or more: look at these for "
+            "wrong labels, or for what the network cannot see.",
             "clips",
         )
     classes = answers.probabilities.shape[1]
     if classes > 10:
-        place = (answers.probabilities > answers.probabilities[np.arange(len(wrong)), answers.labels][:, None]).sum(1)
-        second = int((place[wrong] == 1).sum())
-        yield Finding(f"Of {int(wrong.sum())} errors the right class is second in {second} ({second / wrong.sum():.0%}).",
-                      "clips")  # fmt: skip
+        second = int((rank_of_label(answers.probabilities, answers.labels)[wrong] == 1).sum())
+        yield Finding(
+            f"In {second} of {int(wrong.sum())} errors ({second / wrong.sum():.0%}) the right class comes second.",
+            "clips",
+        )
 
 
 def training_findings(curves: Curves, steps_per_epoch: float | None) -> Iterator[Finding]:

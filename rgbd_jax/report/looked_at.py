@@ -12,6 +12,8 @@ from rgbd_jax.modalities import STREAMS
 from rgbd_jax.report.source import Source
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from rgbd_jax.data.source import PreparedSplit
     from rgbd_jax.prediction.predictor import Prediction
 
@@ -123,7 +125,7 @@ def _open(source: Source) -> "PreparedSplit":
     return split
 
 
-def _wanted(config) -> list[str]:
+def _wanted(config: "ConfigDict") -> list[str]:
     modalities = STREAMS[config.stream]
     prefixes = [f"{modality}/" if len(modalities) > 1 else "" for modality in modalities]
     names = [f"{branch}_attention" for branch in BRANCHES]

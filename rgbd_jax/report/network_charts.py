@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rgbd_jax.data.sampling import sample_frames
-from rgbd_jax.report.chart import COLOURS, HEAT, Chart, matrix, new_figure, plain
+from rgbd_jax.report.chart import COLOURS, HEAT, MUTED, Chart, matrix, new_figure, plain
 from rgbd_jax.report.heads import NAMES, agreement, head_name, ordered, similarity
 from rgbd_jax.report.looked_at import BRANCHES, LookedAt
 
@@ -30,13 +30,15 @@ def weights_chart(clips: Sequence[LookedAt], titles: Sequence[str], modality: st
     for values, title in zip(weights, titles, strict=True):
         figure.add_scatter(
             x=frames, y=values, mode="lines", name=plain(title), showlegend=False, opacity=0.45,
-            line={"color": "var(--muted)", "width": 1}, hovertemplate=f"frame %{{x}}: %{{y:.3f}}<extra>{plain(title)}</extra>",
+            line={"color": MUTED, "width": 1},
+            hovertemplate=f"frame %{{x}}: %{{y:.3f}}<extra>{plain(title)}</extra>",
         )  # fmt: skip
     mean = np.mean(known, axis=0)
     figure.add_scatter(
         x=frames, y=mean, mode="lines+markers", name="mean of these clips", line={"color": COLOURS[0], "width": 3},
         hovertemplate="frame %{x}: %{y:.3f}<extra>mean</extra>",
     )  # fmt: skip
+    figure.update_yaxes(rangemode="tozero")
     top = int(mean.argmax()) + 1
     return Chart(
         f"chart-weights-{modality}", f"Recoupling weights, {NAMES[modality]}", figure,
@@ -98,7 +100,7 @@ def attention_charts(clips: Sequence[LookedAt], modality: str, frames: int) -> l
 
 def head_charts(heads: Mapping[str, Float[np.ndarray, "n k"]], stream: str) -> list[Chart]:
     """Returns how often the heads agree, and how alike their logits are."""
-    names = [head_name(name, stream) for name in ordered(heads)]
+    names = [head_name(name, stream).split()[0] for name in ordered(heads)]
     charts = []
     for name, title, values, form, caption in (
         (

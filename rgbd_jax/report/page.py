@@ -14,7 +14,6 @@ from plotly.offline import get_plotlyjs
 
 from rgbd_jax.metrics import softmax
 from rgbd_jax.report import findings, tables
-from rgbd_jax.report.chart import Chart
 from rgbd_jax.report.class_charts import class_chart, confidence_chart, confusion_chart, scatter_chart
 from rgbd_jax.report.classes import class_figures, confusion, most_confused
 from rgbd_jax.report.comparison import class_accuracies, compare
@@ -189,7 +188,7 @@ def _filled_in(context: dict[str, Any]) -> str:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["percent"] = tables.percent
-    environment.tests["chart"] = lambda value: isinstance(value, Chart)
+    environment.filters["breakable"] = _breakable
     return environment.get_template("page.html").render(
         **context,
         css=_asset("page.css"),
@@ -199,6 +198,11 @@ def _filled_in(context: dict[str, Any]) -> str:
         version=importlib.metadata.version("rgbd_jax"),
         made=datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes"),
     )
+
+
+def _breakable(name: str) -> Markup:
+    """Returns a name that may be broken after an underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def _asset(name: str) -> Markup:

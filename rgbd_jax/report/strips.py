@@ -13,7 +13,7 @@ from rgbd_jax.report.heads import NAMES
 from rgbd_jax.report.looked_at import LookedAt
 
 FRAMES = 8  # of a strip
-SIZE = 96  # pixels of a frame
+SIZE = 88  # pixels of a frame
 GAP = 3  # pixels between two frames
 FILM = 24  # grey between the frames
 QUALITY = 82

@@ -1,6 +1,10 @@
 """The facts of a run at the head of the page: figures with the clips that they rest on, and what produced them."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from rgbd_jax.metrics import FUSION_SUMS, accuracies
 from rgbd_jax.report.confidence import Answers, wilson_interval
@@ -40,7 +44,7 @@ def tiles(scores: Scores, answers: Answers) -> list[Tile]:
         found.append(Tile(head_name(name, scores.stream), percent(top1), "top-1 of this head alone"))
     if "rgb" in scores.heads:
         for title, heads in (("RGB + depth", FUSION_SUMS["top1_rgb_depth"]), ("all three", FUSION_SUMS["top1_all"])):
-            summed = sum(scores.heads[head] for head in heads)
+            summed = np.sum([scores.heads[head] for head in heads], axis=0)
             found.append(Tile(title, percent(accuracies(summed, scores.labels)["top1"]), "top-1 of the logits' sum"))
     return found
 
@@ -71,9 +75,9 @@ def _of_run(source: Source) -> list[tuple[str, str]]:
     return [
         ("Checkpoint", f"{source.which}, after epoch {last['epoch']} of {epochs}" if last else str(source.which)),
         ("Protocol", _protocol(source)),
-        ("Started", provenance.get("started", "")),
+        ("Started", provenance.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
         ("Git revision", provenance.get("git") or ""),
-        ("Command", " ".join(provenance.get("command", ()))),
+        ("Command", _command(provenance.get("command", ()))),
         ("Machine", ", ".join(f"{name} {value}" for name, value in machine.items())),
         ("Clips", "; ".join(_clips(kind, of_kind) for kind, of_kind in data.items())),
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
@@ -84,13 +88,21 @@ def _protocol(source: Source) -> str:
     config = source.config
     if config is None:
         return ""
-    views = (
-        f"{config.eval.clips * config.eval.crops} views of a clip" if config.eval.clips * config.eval.crops > 1 else ""
+    views = config.eval.clips * config.eval.crops
+    short = ", clips of 16 frames or fewer left out" if config.data.reference_protocol else ""
+    return (
+        f"trained on {config.data.train_split or 'train'}, evaluated on {source.scores.scores[0].split}, "
+        f"{views} view{'s' if views > 1 else ''} of each clip{short}"
     )
-    short = "clips of 16 frames or fewer left out" if config.data.reference_protocol else ""
-    trained = f"trained on {config.data.train_split}" if config.data.train_split else ""
-    return ", ".join(part for part in (trained, views, short) if part)
 
 
-def _clips(kind: str, data: dict) -> str:
-    return f"{kind}: {data.get('clips')} of {data.get('split')} ({data.get('dataset')} {data.get('version')}, sample {data.get('sample')})"
+def _command(words: Sequence[str]) -> str:
+    """Returns a command line, with the module that was run instead of its file."""
+    if words and words[0].endswith("rgbd_jax/main.py"):
+        words = ["python -m rgbd_jax.main", *words[1:]]
+    return " ".join(words)
+
+
+def _clips(kind: str, data: Mapping[str, Any]) -> str:
+    known = {"clips": "?", "split": "?", "dataset": "", "version": "", "sample": "?", **data}
+    return "{clips} of {split} for {kind} ({dataset} {version}, sample {sample})".format(kind=kind, **known)

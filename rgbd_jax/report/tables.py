@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rgbd_jax.report.classes import ClassFigures, ConfusedPair
-from rgbd_jax.report.comparison import Comparison
+from rgbd_jax.report.comparison import Compared, Comparison
 from rgbd_jax.report.heads import HeadFigures, head_name
 
 MOST_COUNTED = 30  # classes of a confusion matrix that is written out
@@ -53,7 +53,7 @@ class Table:
 
 def percent(share: float) -> str:
     """Returns a share as the page writes it; a dash where there is none."""
-    return "–" if math.isnan(share) else f"{share:.1%}"
+    return "\N{EN DASH}" if math.isnan(share) else f"{share:.1%}"
 
 
 def count(number: int, share: float | None = None) -> Cell:
@@ -140,13 +140,14 @@ def head_table(figures: Sequence[HeadFigures], stream: str) -> Table:
 
 def comparison_table(comparison: Comparison) -> Table:
     """Returns runs, heads and sums beside each other."""
-    rows = tuple(
-        (
-            Cell(row.name), Cell(row.stream), count(row.step) if row.step else Cell("", -1.0), ratio(row.top1, bar=True),
-            ratio(row.top5), ratio(row.mean_per_class), Cell("", -1.0) if row.alone is None else count(row.alone),
-        )
-        for row in comparison.rows
-    )  # fmt: skip
+
+    def cells(row: Compared) -> tuple[Cell, ...]:
+        unknown = Cell("", -1.0)
+        step, alone = count(row.step) if row.step else unknown, unknown if row.alone is None else count(row.alone)
+        shares = ratio(row.top1, bar=True), ratio(row.top5), ratio(row.mean_per_class)
+        return Cell(row.name), Cell(row.stream), step, *shares, alone
+
+    rows = tuple(cells(row) for row in comparison.rows)
     columns = ("run", "stream", "step", "top-1", "top-5", "mean per class", "clips that it alone gets right")
     return Table("table-comparison", "Runs and sums", columns, rows)
 

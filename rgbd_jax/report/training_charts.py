@@ -84,7 +84,7 @@ def _small_charts(
         figure = drawing.start("")
         figure.add_scatter(
             x=[*temperature.steps, temperature.steps[-1] + 1], y=[*temperature.values, temperature.values[-1]],
-            line={"color": TEAL, "shape": "hv"}, name="temperature", hovertemplate="%{y:.4g}",
+            line={"color": TEAL, "shape": "hv"}, name="temperature", mode="lines", hovertemplate="%{y:.4g}",
         ).update_layout(showlegend=False).update_yaxes(rangemode="tozero")  # fmt: skip
         said = (
             "Logits are divided by it; computed from the config."

@@ -12,7 +12,7 @@ const charts = (() => {
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const coloured = (value) => {
     if (typeof value === "string") return value.replace(/var\((--[a-z0-9-]+)\)/g, (_, name) => colour(name));
-    if (Array.isArray(value)) return typeof value[0] === "number" ? value : value.map(coloured);
+    if (Array.isArray(value)) return typeof value.at(-1) === "number" ? value : value.map(coloured);
     if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, coloured(item)]));
     return value;
   };
@@ -31,6 +31,8 @@ const charts = (() => {
   const draw = (name) => {
     const { figure, node } = drawn[name];
     const legend = figure.data.filter((trace) => trace.name && trace.showlegend !== false).length > 1 && figure.layout.showlegend !== false;
+    const entries = figure.data.filter((trace) => trace.name && trace.showlegend !== false).length;
+    if (legend && node.clientWidth < 480) node.style.height = `calc(var(--height) + ${18 * (entries - 1)}px)`; // a line each
     const layout = {
       ...coloured(figure.layout), template: template(), uirevision: "kept", showlegend: legend,
       margin: { l: 8, r: 14, t: legend ? 8 : 10, b: 8 }, dragmode: coarse ? false : "zoom",

@@ -22,7 +22,7 @@
     const step = Math.max(Math.ceil((last - first + 1) / room), 1);
     const tickvals = [];
     for (let place = first; place <= last; place += step) tickvals.push(place);
-    return { tickmode: "array", tickvals, ticktext: tickvals.map((place) => cut(names[shownOrder[place]], wide ? 22 : 11)) };
+    return { tickmode: "array", tickvals, ticktext: tickvals.map((place) => cut(names[shownOrder[place]], wide ? 26 : 11)) };
   };
   const show = () => {
     const chosen = new FormData(controls);
@@ -35,9 +35,10 @@
     const highest = z.reduce((most, row) => row.reduce((best, item) => Math.max(best, item ?? 0), most), 0);
     const few = shownOrder.length <= 16 && node.clientWidth > 480;
     Object.assign(figure.data[0], {
-      z, text: shownOrder.map((row) => shownOrder.map((column) => cell(row, column))),
+      z, hovertext: shownOrder.map((row) => shownOrder.map((column) => cell(row, column))),
+      text: few ? z.map((row) => row.map((item) => (item ? (shares ? `${Math.round(100 * item)}%` : String(item)) : ""))) : null,
       zmin: 0, zmax: shares && !errors ? 1 : highest || 1, hoverongaps: false, xgap: shownOrder.length <= 40 ? 1 : 0, ygap: shownOrder.length <= 40 ? 1 : 0,
-      texttemplate: few ? (shares ? "%{z:.0%}" : "%{z}") : "", textfont: { size: 11 },
+      texttemplate: few ? "%{text}" : "", textfont: { size: 11 },
       colorbar: { thickness: 10, len: 0.6, tickformat: shares ? ".0%" : "d", outlinewidth: 0, tickfont: { size: 11 } },
       showscale: node.clientWidth > 560,
     });
