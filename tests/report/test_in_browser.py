@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from configs import demo
 from rgbd_jax.report.page import render
 from rgbd_jax.report.source import read_source
 from rgbd_jax.scores import scores_file
@@ -30,12 +31,14 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """A page of 40 classes that compares two runs."""
+    """A page of 40 classes that compares two runs; the config is that of the demo, the clips are not there."""
     folder = tmp_path_factory.mktemp("page")
     for name, seed in (("one", 1), ("other", 2)):
         made_scores(900, 40, seed=seed).save(scores_file(folder / name, "validation"))
     file = folder / "report.html"
-    file.write_text(render(read_source(folder / "one", None, [folder / "other"])))
+    config = demo.get_config()
+    config.data.data_dir = str(folder)  # where no clips are
+    file.write_text(render(read_source(folder / "one", None, [folder / "other"], config)))
     return file.as_uri()
 
 
