@@ -9,9 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-WIDTH, GAP = 1180, 16  # pixels
+WIDTH, GAP = 1440, 16  # pixels
 LARGEST = 400_000  # bytes of a picture in the repository
-COLOURS = 128  # of its palette
 # What the picture of a report shows, one below the other; no section with paths of the machine that made it.
 REPORT_PARTS = (
     "#overview .tiles",
@@ -94,15 +93,9 @@ def below_each_other(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _reduced(picture: np.ndarray) -> bytes:
-    """Returns a PNG of few colours, a third as large as one of all."""
-    import io
-
-    from PIL import Image
-
-    reduced = Image.fromarray(picture[..., ::-1].copy()).quantize(COLOURS, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    reduced.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    """Returns a PNG whose colours have their last bits cut off, as the eye cannot tell: a third smaller."""
+    cut = np.minimum(((picture.astype(np.int16) + 2) // 5) * 5, 255).astype(np.uint8)
+    return cv2.imencode(".png", cut, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
 
 
 if __name__ == "__main__":
