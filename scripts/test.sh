@@ -14,7 +14,7 @@ if [ "${1:-}" = --torch ]; then
   if ! cmp -s requirements-torch.txt .venv/installed-torch.txt; then
     echo "installing PyTorch into .venv (once, a minute or more)" >&2
     # Nothing that requirements.lock pins may move; pip takes no hashes for some packages without hashes for all.
-    sed -nE 's/^([A-Za-z0-9._-]+==[^ ;\\]+).*/\1/p' requirements.lock >.venv/constraints.txt
+    .venv/bin/python -m pip freeze --exclude-editable >.venv/constraints.txt
     if ! .venv/bin/python -m pip install -qq --requirement requirements-torch.txt \
       --constraint .venv/constraints.txt >&2; then
       echo "error: PyTorch cannot be installed (pip says why above); without --torch its tests are skipped" >&2
