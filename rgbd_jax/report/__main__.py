@@ -1,6 +1,7 @@
 """The command line: `python -m rgbd_jax.report WORKDIR [--compare WORKDIR ...]`."""
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -73,7 +74,8 @@ def write(out: Path, page: str) -> None:
     except OSError as error:
         raise OSError(f"{out} cannot be written: {error.strerror or error}; give another --out") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where its folder is none, there is nothing to remove
+            unfinished.unlink()
 
 
 if __name__ == "__main__":

@@ -180,6 +180,7 @@ def two(tmp_path):
 def test_wrong_input_is_refused_in_one_line(two, tmp_path, capsys, monkeypatch):
     from rgbd_jax.report.__main__ import main
 
+    monkeypatch.setattr("rgbd_jax.console.log_to_stderr", lambda: None)  # handlers would stay for other tests
     a, b = two
     (tmp_path / "empty").mkdir()
     file = scores_file(tmp_path / "damaged", "validation")
