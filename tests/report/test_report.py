@@ -12,6 +12,7 @@ import pytest
 from rgbd_jax.dataset import open_splits
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.prediction.trained import load_trained
+from rgbd_jax.report.chart import embedded
 from rgbd_jax.report.looked_at import ClipsMissingError, look
 from rgbd_jax.report.page import render
 from rgbd_jax.report.source import read_source
@@ -153,6 +154,8 @@ def test_names_cannot_become_markup(tmp_path):
     page = render(read_source(tmp_path / "evil", None))
     assert "<img src=x" not in page
     assert "&lt;/script&gt;" in page
+    assert json.loads(embedded(json.dumps([evil]))) == [evil]
+    assert "<" not in embedded(json.dumps([evil]))
 
 
 def report(*arguments):
