@@ -68,7 +68,9 @@ def look(source: Source, places: Sequence[int]) -> list[LookedAt]:
         ClipsMissingError: there are no weights, no prepared clips, or others than those that were scored.
     """
     if source.config is None or source.which is None:
-        raise ClipsMissingError("there is no checkpoint with its config beside the scores")
+        raise ClipsMissingError(
+            "there is no checkpoint with its config beside the scores (of a converted one, give --config)"
+        )
     from rgbd_jax.data import pipeline
     from rgbd_jax.prediction.predictor import Predictor
     from rgbd_jax.prediction.trained import load_trained
