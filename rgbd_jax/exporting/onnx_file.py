@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,17 @@ def to_onnx(trained: TrainedNetwork) -> Any:
     modalities = STREAMS[trained.config.stream]
     frames: Any = jax.ShapeDtypeStruct(("batch", *input_shape(trained)), np.uint8)
     try:
-        model = jax2onnx.to_onnx(
-            as_function(trained),
-            [frames] * len(modalities),
-            model_name="rgbd_jax",
-            opset=OPSET,
-            input_names=modalities,
-            output_names=OUTPUTS,
-        )
+        with warnings.catch_warnings():
+            # jax2onnx asks for types while it traces that JAX narrows to those of the network.
+            warnings.filterwarnings("ignore", "Explicitly requested dtype float64")
+            model = jax2onnx.to_onnx(
+                as_function(trained),
+                [frames] * len(modalities),
+                model_name="rgbd_jax",
+                opset=OPSET,
+                input_names=modalities,
+                output_names=OUTPUTS,
+            )
     except NotImplementedError as error:
         raise ValueError(f"jax2onnx cannot export this network: {error}; use --format=stablehlo") from error
     if model.ByteSize() > LARGEST:
