@@ -16,16 +16,6 @@ from ml_collections import config_flags
 
 from rgbd_jax import console
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, with the stream after a colon (:depth); a workdir has its own."
-)
-_CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Which checkpoint of a workdir is taken.")
-_FORMAT = flags.DEFINE_enum("format", None, ["stablehlo", "onnx"], "Kind of file; by default onnx for OUT=*.onnx.")
-_PLATFORMS = flags.DEFINE_list(
-    "platforms", ["cpu", "cuda", "tpu"], "Kinds of device that StableHLO is for, of cpu, cuda, rocm and tpu."
-)
-_CHECK = flags.DEFINE_bool("check", True, "Ask the file about random clips and compare, before it gets its name.")
-
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 TOLERANCE = 1e-3  # larger differences are no rounding
 
@@ -57,11 +47,11 @@ def export(source: Path, target: Path) -> dict[str, Any]:
     from rgbd_jax.exporting.target import check_absent, new_file  # after the flags are read: --help should be fast
 
     check_absent(target)
-    form = _FORMAT.value or ("onnx" if target.suffix == ".onnx" else "stablehlo")
+    form = flags.FLAGS.format or ("onnx" if target.suffix == ".onnx" else "stablehlo")
     if (form == "onnx") != (target.suffix == ".onnx"):
         raise ValueError(f"--format={form} does not go with {target}: files of ONNX, and no others, are named *.onnx")
-    if not _PLATFORMS.value or not set(_PLATFORMS.value) <= set(PLATFORMS):
-        raise ValueError(f"--platforms={','.join(_PLATFORMS.value)}: expected some of {', '.join(PLATFORMS)}")
+    if not flags.FLAGS.platforms or not set(flags.FLAGS.platforms) <= set(PLATFORMS):
+        raise ValueError(f"--platforms={','.join(flags.FLAGS.platforms)}: expected some of {', '.join(PLATFORMS)}")
     if form == "onnx":
         from rgbd_jax.exporting import onnx_file
 
@@ -73,23 +63,23 @@ def export(source: Path, target: Path) -> dict[str, Any]:
     from rgbd_jax.exporting.function import difference
     from rgbd_jax.prediction.trained import load_trained
 
-    trained = load_trained(source, _CHECKPOINT.value, _CONFIG.value)
+    trained = load_trained(source, flags.FLAGS.checkpoint, flags.FLAGS.config)
     log.info("exporting %s (%s, %d classes)", source, trained.config.stream, len(trained.class_names))
     start = time.monotonic()
     with new_file(target) as unfinished:
         if form == "onnx":
             trained = onnx_file.in_float32(trained)
             details: dict[str, Any] = {"opset": onnx_file.OPSET}
-            told = about(trained, _CHECKPOINT.value, form, details)
+            told = about(trained, flags.FLAGS.checkpoint, form, details)
             onnx_file.write_onnx(unfinished, onnx_file.to_onnx(trained), told)
-            checked, read = _CHECK.value, onnx_file.read_onnx
+            checked, read = flags.FLAGS.check, onnx_file.read_onnx
         else:
-            details = {"platforms": list(_PLATFORMS.value)}
-            model = stablehlo.to_stablehlo(trained, _PLATFORMS.value)
-            stablehlo.write_stablehlo(unfinished, model, about(trained, _CHECKPOINT.value, form, details))
+            details = {"platforms": list(flags.FLAGS.platforms)}
+            model = stablehlo.to_stablehlo(trained, flags.FLAGS.platforms)
+            stablehlo.write_stablehlo(unfinished, model, about(trained, flags.FLAGS.checkpoint, form, details))
             here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
-            checked, read = _CHECK.value and here in _PLATFORMS.value, stablehlo.read_stablehlo
-            if _CHECK.value and not checked:
+            checked, read = flags.FLAGS.check and here in flags.FLAGS.platforms, stablehlo.read_stablehlo
+            if flags.FLAGS.check and not checked:
                 log.warning("the file is not checked: this machine's %s is none of --platforms", here)
         seconds = time.monotonic() - start
         result = {
@@ -107,5 +97,19 @@ def export(source: Path, target: Path) -> dict[str, Any]:
     return result
 
 
+def _define_flags() -> None:
+    """Defines the flags, whose names other command lines have too, for this one alone."""
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file, with the stream after a colon (:depth); a workdir has its own."
+    )
+    flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Which checkpoint of a workdir is taken.")
+    flags.DEFINE_enum("format", None, ["stablehlo", "onnx"], "Kind of file; by default onnx for OUT=*.onnx.")
+    flags.DEFINE_list(
+        "platforms", ["cpu", "cuda", "tpu"], "Kinds of device that StableHLO is for, of cpu, cuda, rocm and tpu."
+    )
+    flags.DEFINE_bool("check", True, "Ask the file about random clips and compare, before it gets its name.")
+
+
 if __name__ == "__main__":
+    _define_flags()
     app.run(main, flags_parser=console.parse_flags)

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -232,6 +233,11 @@ def test_example_asks_about_folders_of_frames(exported, tmp_path):
     right, *errors = run_without_package(tmp_path, "main", json.dumps(lines)).split("---\n")[:-1]
 
     seen = pipeline.load_clip(clip, exported.config)
+    with zipfile.ZipFile(exported.file) as file:
+        preprocessing = json.loads(file.read("about.json"))["preprocessing"]
+    read_frames = runpy.run_path(str(EXAMPLE))["read_frames"]
+    for folder in folders:
+        np.testing.assert_array_equal(read_frames(folder, folder.name, preprocessing)[0], seen[folder.name])
     prediction = exported.predictor({modality: of_clip[None] for modality, of_clip in seen.items()})
     best = np.argsort(-prediction.probabilities[0], kind="stable")[:5]
     names = exported.split.class_names

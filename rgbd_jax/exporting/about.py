@@ -15,6 +15,7 @@ from rgbd_jax.exporting.function import OUTPUTS, input_shape, weights_digest
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.prediction.trained import TrainedNetwork
 from rgbd_jax.run.checkpoint import Keep, find, read_run
+from rgbd_jax.run.workdir import run_config
 
 FORMAT = 1
 PACKAGES = ("rgbd_jax", "jax", "jaxlib", "flax", "numpy")
@@ -127,7 +128,8 @@ def _preprocessing(trained: TrainedNetwork, modalities: Sequence[str]) -> dict[s
 
 def _source(trained: TrainedNetwork, which: str) -> dict[str, Any]:
     """Returns where the weights are from; names of folders and hosts are left out, for the file may go far."""
-    config = json.dumps(trained.config.to_dict(), sort_keys=True)
+    of_run = is_workdir(trained.path)
+    config = json.dumps((run_config(trained.path) if of_run else trained.config).to_dict(), sort_keys=True)
     source = {
         "name": trained.path.resolve().name,
         "epoch": trained.epoch,
@@ -136,7 +138,7 @@ def _source(trained: TrainedNetwork, which: str) -> dict[str, Any]:
         "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
         "weights_sha256": weights_digest(trained),
     }
-    if not is_workdir(trained.path):
+    if not of_run:
         return source
     run = read_run(find(trained.path, which, Keep(**trained.config.checkpoint), evaluated=True))
     kept = {name: run.provenance[name] for name in KEPT_PROVENANCE if name in run.provenance}
