@@ -7,6 +7,7 @@
 A .zip needs jax, flatbuffers and numpy, an .onnx onnxruntime and numpy.
 """
 
+import argparse
 import json
 import sys
 import zipfile
@@ -87,13 +88,17 @@ def read_input(path: Path, told: dict, about: dict) -> np.ndarray:
 
 def main() -> None:
     """Prints the five likeliest classes of every clip."""
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", type=Path, help="the exported network: .zip or .onnx")
+    parser.add_argument("clips", type=Path, nargs="+", help="a folder of frames or a .npy file for each of its inputs")
+    arguments = parser.parse_args()
     try:
-        about, network = load(Path(sys.argv[1]))
-        inputs, paths = about["inputs"], [Path(text) for text in sys.argv[2:]]
+        about, network = load(arguments.network)
+        inputs, paths = about["inputs"], arguments.clips
         if len(paths) != len(inputs):
-            raise ValueError(f"{sys.argv[1]} takes {' and '.join(told['name'] for told in inputs)}, in this order")
+            raise ValueError(
+                f"{arguments.network} takes {' and '.join(told['name'] for told in inputs)}, in this order"
+            )
         clips = [read_input(path, told, about) for path, told in zip(paths, inputs, strict=True)]
         if len({len(of_input) for of_input in clips}) > 1:
             raise ValueError(f"{' and '.join(str(len(x)) for x in clips)} clips; expected as many for every input")

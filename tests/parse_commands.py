@@ -5,6 +5,7 @@ same length to stdout: null where a command would start, else what it says of it
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -21,6 +22,8 @@ import jax  # noqa: F401
 import ml_collections.config_flags  # noqa: F401
 import numpy as np  # noqa: F401
 from absl import app, flags
+
+POSITIONAL = {"rgbd_jax.export": 2}  # arguments without a name that a command with absl's flags takes
 
 
 class _ParsedError(BaseException):
@@ -62,7 +65,7 @@ def _parse(command: Sequence[str]) -> int:
     target, *arguments = command
     sys.argv = [target, *arguments]
     patches = [
-        mock.patch.object(app, "run", _parse_flags),
+        mock.patch.object(app, "run", functools.partial(_parse_flags, positional=POSITIONAL.get(target, 0))),
         mock.patch.object(argparse.ArgumentParser, "parse_args", _stopping("parse_args")),
         mock.patch.object(argparse.ArgumentParser, "parse_known_args", _stopping("parse_known_args")),
     ]
@@ -88,13 +91,13 @@ def _parse(command: Sequence[str]) -> int:
 
 
 def _parse_flags(
-    main: Callable[..., Any], argv: Sequence[str] | None = None, flags_parser: Any = None, **_: Any
+    main: Callable[..., Any], argv: Sequence[str] | None = None, flags_parser: Any = None, *, positional: int
 ) -> None:
     del main
     parse = flags_parser or flags.FLAGS
     left = parse(sys.argv if argv is None else argv)
-    if len(left) > 1:
-        sys.exit(f"unexpected arguments: {' '.join(left[1:])}")
+    if len(left) - 1 != positional:
+        sys.exit(f"expected {positional} arguments without a name, found: {' '.join(left[1:])}")
     for name in flags.FLAGS:
         getattr(flags.FLAGS[name].value, "to_dict", None)  # a config whose file does not exist fails when it is used
     raise _ParsedError
