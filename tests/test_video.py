@@ -86,7 +86,7 @@ def test_failure_in_the_middle_keeps_the_old_video(tmp_path):
     old = path.read_bytes()
 
     def breaks_off():
-        yield from moving(4)
+        yield from moving(90)  # the encoder holds the first ones back, and the file appears with what it gives out
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
