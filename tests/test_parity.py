@@ -213,11 +213,10 @@ def test_parity_training_float64(case):
         stream, state, clip, heat, labels, moment = case.build("float64")
         keys = jax.random.split(jax.random.key(0), len(labels))
 
-        # XLA's other scheduler would need 6 GB more for ntu_fusion_128; machine code that is hardly optimised is
-        # compiled in two thirds of the time, and most of a case is compiling.
-        options = {"xla_cpu_enable_concurrency_optimized_scheduler": False, "xla_backend_optimization_level": 0}
-
-        @functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
+        # XLA's other scheduler would need 6 GB more for ntu_fusion_128.
+        @functools.partial(
+            jax.jit, donate_argnums=0, compiler_options={"xla_cpu_enable_concurrency_optimized_scheduler": False}
+        )
         def step(state):
             gradient, stats, output, measured = stream.gradients(
                 state.params, state.batch_stats, clip, heat, labels, moment, keys

@@ -16,6 +16,7 @@ from rgbd_jax.data.source import open_split
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.metrics import softmax
 from rgbd_jax.prediction.clips import MOST_FRAMES, ClipError, UserClip, find_clips, load_clips, read_user_clip
+from rgbd_jax.prediction.drawing import shown_frame
 from rgbd_jax.prediction.predictor import Predictor
 from rgbd_jax.prediction.streaming import stream_labels
 from rgbd_jax.prediction.trained import load_trained
@@ -92,6 +93,7 @@ def test_a_table_a_list_and_a_drawing_of_each_clip(runs, raw, tmp_path):
     listed = tmp_path / "clips.txt"
     listed.write_text("# two\n" + "\n".join(str(raw / "depth" / name) for name in names[:2]) + "\n\n")
     out = tmp_path / "drawn"
+    trained = load_trained(runs["depth"])
     finished = predict(f"--workdir={runs['depth']}", f"--depth={listed}", "--top=2", f"--out={out}")
     assert finished.returncode == 0, finished.stderr.decode()
     table = finished.stdout.decode().splitlines()
@@ -106,8 +108,15 @@ def test_a_table_a_list_and_a_drawing_of_each_clip(runs, raw, tmp_path):
             pictures.append(read[1])
         originals = sorted((raw / "depth" / name).iterdir())
         assert len(pictures) == len(originals)
-        # Nothing but the map and the caption was added: grey pixels of the ground stay as they are somewhere.
-        assert np.std(pictures[len(pictures) // 2][:-28]) > 5
+        # A caption below, and above it the frame, enlarged: depth in colours, of which the map hides at most 60 %.
+        middle = len(pictures) // 2
+        shown = shown_frame(originals[middle].read_bytes(), "depth", trained.config)
+        drawn = cv2.cvtColor(pictures[middle][:240], cv2.COLOR_BGR2RGB)
+        assert pictures[middle][240:].max() > 200
+        small = cv2.resize(drawn, shown.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert np.corrcoef(small.ravel(), shown.ravel())[0, 1] > 0.7
+        other = pictures[middle - 5][:240].astype(int) - pictures[middle][:240]
+        assert np.abs(other).max() > 20  # the clip moves
     again = predict(f"--workdir={runs['depth']}", f"--depth={listed}", f"--out={out}")
     assert again.returncode == 1
     assert b"exists already" in again.stderr
