@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -15,6 +15,7 @@ from rgbd_jax.data.source import ClipRecord
 from rgbd_jax.metrics import softmax
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.prediction import drawing
+from rgbd_jax.prediction.overlay import overlaid
 from rgbd_jax.prediction.predictor import Prediction, Predictor
 from rgbd_jax.prediction.trained import TrainedNetwork
 from rgbd_jax.prediction.video import write_video
@@ -115,7 +116,7 @@ class Analyst:
             encoded = record.frames[modality][:count]
             activation = drawing.relative(said.activation[modality][0])
             videos[modality] = folder / f"{modality}.mp4"
-            shown = self._overlaid(encoded, modality, numbers, activation)
+            shown = overlaid(encoded, modality, self.config, activation, _LONGEST)
             write_video(videos[modality], shown, frames_per_second)
             heat = said.heat[modality][0] if modality in said.heat else None
             strips[modality] = self._strip(encoded, modality, numbers, activation, heat)
@@ -154,27 +155,6 @@ class Analyst:
             label = int(np.argmax(probabilities))
             opinions.append(Opinion(words[head], label, float(probabilities[label])))
         return opinions
-
-    def _overlaid(
-        self, encoded: Sequence[bytes], modality: str, numbers: np.ndarray, activation: Float[np.ndarray, "t h2 w2"]
-    ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """Yields all frames; between two frames that the network saw, its map goes over from the one to the other."""
-        seen, first = np.unique(numbers, return_index=True)
-        places = np.interp(np.arange(len(encoded)), seen, first)
-        shape = None
-        for content, place in zip(encoded, places, strict=True):
-            frame = drawing.shown_frame(content, modality, self.config)
-            height, width = frame.shape[:2]
-            if shape is None:
-                longest = max(height, width)
-                scale = float(np.clip(longest, *_LONGEST)) / longest
-                shape = max(2, round(width * scale)), max(2, round(height * scale))
-            view = drawing.place_in_view(self.config, width, height)
-            smooth = cv2.INTER_AREA if shape[0] < width else cv2.INTER_CUBIC
-            frame = cv2.resize(frame, shape, interpolation=smooth)
-            before, share = int(place), place - int(place)
-            after = min(before + 1, len(activation) - 1)
-            yield drawing.tinted(frame, (1 - share) * activation[before] + share * activation[after], view)
 
     def _strip(
         self,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
 
 from rgbd_jax.data.clip_files import is_video, open_video
 from rgbd_jax.data.sampling import sample_frames
@@ -17,7 +18,7 @@ from rgbd_jax.prediction.video import write_video
 
 SUFFIX = ".mp4"
 FRAMES_A_SECOND = 30.0  # of folders of frames, which do not tell
-_SMALLEST_HEIGHT = 240  # pixels: smaller frames are enlarged
+_SMALLEST = 320  # pixels of the longer side: smaller frames are enlarged
 _CAPTION_HEIGHT = 28  # pixels
 _TEXT_SIZE, _TEXT_WEIGHT = 16, 400  # pixels, and how bold
 
@@ -68,22 +69,52 @@ def overlay_frames(
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """Yields all frames of a clip, not only those that the network saw, with the class-activation maps over them.
 
-    Each has the map of the frame nearest in time that the network saw. Modalities lie side by side.
+    Modalities lie side by side.
     """
     assert loaded.record is not None
-    config = trained.config
     count = min(len(loaded.record.frames[modality]) for modality in prediction.activation)
-    seen = sample_frames(count, config.clip.frames, None)
-    maps = {modality: relative(activation[place]) for modality, activation in prediction.activation.items()}
-    for number in range(count):
-        nearest = int(np.abs(seen - number).argmin())
-        pictures = []
-        for modality, activation in maps.items():
-            frame = shown_frame(loaded.record.frames[modality][number], modality, config)
-            view = place_in_view(config, frame.shape[1], frame.shape[0])
-            pictures.append(tinted(_enlarged(frame), activation[nearest], view))
+    films = [
+        overlaid(loaded.record.frames[modality][:count], modality, trained.config, relative(activation[place]))
+        for modality, activation in prediction.activation.items()
+    ]
+    for pictures in zip(*films, strict=True):
         height = min(picture.shape[0] for picture in pictures)
         yield np.concatenate([_of_height(picture, height) for picture in pictures], axis=1)
+
+
+def overlaid(
+    encoded: Sequence[bytes],
+    modality: str,
+    config: ConfigDict,
+    activation: Float[np.ndarray, "t h2 w2"],
+    longest: tuple[float, float] = (_SMALLEST, np.inf),
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """Yields all frames of one modality, with the map over them, all in the size that suits the first.
+
+    Between two frames that the network saw, the map goes over from the one's to the other's.
+
+    Args:
+        encoded: the frames, JPEG or PNG.
+        modality: "rgb" or "depth".
+        config: the experiment's config.
+        activation: shares from 0 to 1, of the frames that an evaluation sees.
+        longest: pixels of the longer side: smaller frames are enlarged, larger ones shrunk.
+    """
+    numbers = sample_frames(len(encoded), config.clip.frames, None)
+    seen, first = np.unique(numbers, return_index=True)
+    places = np.interp(np.arange(len(encoded)), seen, first)
+    shape = None
+    for content, place in zip(encoded, places, strict=True):
+        frame = shown_frame(content, modality, config)
+        height, width = frame.shape[:2]
+        if shape is None:
+            scale = float(np.clip(max(height, width), *longest)) / max(height, width)
+            shape = max(2, round(width * scale)), max(2, round(height * scale))
+        view = place_in_view(config, width, height)
+        frame = cv2.resize(frame, shape, interpolation=cv2.INTER_AREA if shape[0] < width else cv2.INTER_CUBIC)
+        before, share = int(place), place - int(place)
+        after = min(before + 1, len(activation) - 1)
+        yield tinted(frame, (1 - share) * activation[before] + share * activation[after], view)
 
 
 def frames_a_second(clip: UserClip) -> float:
@@ -96,11 +127,6 @@ def frames_a_second(clip: UserClip) -> float:
             if 1 <= rate <= 240:
                 return float(rate)
     return FRAMES_A_SECOND
-
-
-def _enlarged(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    scale = -(-_SMALLEST_HEIGHT // frame.shape[0])
-    return frame.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _of_height(picture: UInt8[np.ndarray, "h w 3"], height: int) -> UInt8[np.ndarray, "h2 w2 3"]:
