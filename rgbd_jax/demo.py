@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     if importlib.util.find_spec("gradio") is None:
-        sys.exit("error: the page needs Gradio, which is not installed: pip install 'rgbd_jax[demo]'")
+        sys.exit("error: the page needs Gradio (the extra 'demo'), which is not installed: run ./scripts/setup.sh")
     console.log_to_stderr()
     console.keep_compiled_programs()
     try:

@@ -17,8 +17,7 @@ provide() {
   local stamp=".venv/installed-${file#requirements-}"
   if ! cmp -s "$file" "$stamp"; then
     echo "installing $what into .venv (once, a minute or more)" >&2
-    # Nothing that requirements.lock pins may move; pip takes no hashes for some packages without hashes for all.
-    .venv/bin/python -m pip freeze --exclude-editable >.venv/constraints.txt
+    # Nothing that requirements.lock pins may move.
     if ! .venv/bin/python -m pip install -qq --requirement "$file" --constraint .venv/constraints.txt "$@" >&2; then
       echo "error: $what cannot be installed (pip says why above); without its option its tests are skipped" >&2
       exit 1

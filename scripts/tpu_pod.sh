@@ -39,8 +39,7 @@ setup() {
       git clone $(printf '%q' "$url") $directory
     fi
     cd $directory
-    ./scripts/setup.sh
-    .venv/bin/pip install --quiet --editable '.[tpu]' --constraint requirements.lock"
+    ./scripts/setup.sh tpu"
 }
 
 # SIGTERM to one process makes all of them save. The oldest that begins like this is the run, the others are its loader.

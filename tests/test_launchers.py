@@ -138,8 +138,7 @@ def test_tpu_pod_passes_arguments_as_they_are_and_the_status(tpu_pod, worker, st
 def repository(worker, stand_in):
     """Stand-ins for what the set-up of a worker calls, and for a repository whose set-up makes .venv."""
     checkout = worker / "rgbd_jax"
-    stand_in("setup.sh", f'mkdir -p {checkout}/.venv/bin && cp "$(command -v pip)" {checkout}/.venv/bin')
-    stand_in("pip")
+    stand_in("setup.sh")
     stand_in("sudo")
     clone = f'mkdir -p {checkout}/.git {checkout}/scripts && cp "$(command -v setup.sh)" {checkout}/scripts'
     stand_in("git", f"case $* in *remote*) echo 'https://example.com/a b.git' ;; clone*) {clone} ;; esac")
@@ -151,13 +150,12 @@ def test_tpu_pod_setup_clones_then_pulls(tpu_pod, stand_in, repository):
         before = len(stand_in.calls())
         finished = tpu_pod("setup", "pod", "us-central2-b")
         assert (finished.returncode, finished.stderr) == (0, "")
-        remote, gcloud, *pythons, git, setup, pip = stand_in.calls()[before:]
+        remote, gcloud, *pythons, git, setup = stand_in.calls()[before:]
         assert remote[-3:] == ["remote", "get-url", "origin"]
         assert gcloud[:-1] == SSH
         assert [call[0] for call in pythons] == ["python3", "python3"]
         assert git[:4] == expected
-        assert setup == ["setup.sh"]
-        assert pip == ["pip", "install", "--quiet", "--editable", ".[tpu]", "--constraint", "requirements.lock"]
+        assert setup == ["setup.sh", "tpu"]
 
 
 @pytest.mark.parametrize(
