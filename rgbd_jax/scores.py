@@ -1,8 +1,6 @@
 """What a network says of every clip of a split, in one file: enough to measure it, or to fuse it with others."""
 
-import contextlib
 import dataclasses
-import os
 import zipfile
 import zlib
 from collections import Counter
@@ -12,6 +10,8 @@ from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from rgbd_jax.whole_file import replacing
 
 HEAD = "heads/"  # head names begin so in the file
 
@@ -57,15 +57,8 @@ class Scores:
             **{HEAD + name: logits for name, logits in self.heads.items()},
         }
         _check(path, arrays)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with unfinished.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-            unfinished.replace(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                unfinished.unlink()
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Scores":

@@ -24,10 +24,7 @@ from rgbd_jax.prediction.clips import UserClip, read_user_clip
 from rgbd_jax.prediction.predictor import Predictor
 from rgbd_jax.prediction.trained import load_trained
 from rgbd_jax.prediction.video import write_video
-from rgbd_jax.run.checkpoint import Checkpoints, Keep, Run
-from rgbd_jax.run.workdir import write_config
-from rgbd_jax.steps import Stream
-from tests.tiny import tiny_config
+from tests.tiny import save_run, tiny_config
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -38,22 +35,11 @@ pytestmark = [
 ]
 
 
-def saved_network(small_demo, workdir, stream):
-    """A network that was not trained, as a run saves it."""
-    config = tiny_config(small_demo, stream)
-    write_config(workdir, config, open_split("rgbd_demo", small_demo, "validation").class_names)
-    checkpoints = Checkpoints(workdir, Keep())
-    figures = {"step": 0, "epoch": 1, "top1": 0.5}
-    checkpoints.save(Stream(config, 12).init(3), Run({}, [figures], config=config.to_dict()), figures)
-    checkpoints.close()
-    return workdir
-
-
 class Server:
     """A page in a process of its own, whose temporary files all lie in one folder."""
 
     def __init__(self, workdir, folder, *flags):
-        self.folder = folder
+        self.workdir, self.folder = workdir, folder
         folder.mkdir()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -89,10 +75,8 @@ class Server:
 @pytest.fixture(scope="module")
 def rgb(small_demo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    server = Server(
-        saved_network(small_demo, folder / "rgb", "rgb"), folder / "temporary", "--max_megabytes=1", "--max_frames=40"
-    )
-    server.workdir = folder / "rgb"
+    workdir = save_run(tiny_config(small_demo, "rgb"), folder / "rgb")
+    server = Server(workdir, folder / "temporary", "--max_megabytes=1", "--max_frames=40")
     yield server
     server.process.kill()
 
@@ -100,8 +84,8 @@ def rgb(small_demo, tmp_path_factory):
 @pytest.fixture(scope="module")
 def fusion(small_demo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    server = Server(saved_network(small_demo, folder / "fusion", "fusion"), folder / "temporary", "--examples=0")
-    server.workdir = folder / "fusion"
+    workdir = save_run(tiny_config(small_demo, "fusion"), folder / "fusion")
+    server = Server(workdir, folder / "temporary", "--examples=0")
     yield server
     server.process.kill()
 
@@ -343,7 +327,10 @@ def run(*arguments, before="pass"):
 
 def test_what_keeps_the_page_from_starting_is_told_in_a_line(tmp_path):
     without = run("--workdir", tmp_path, before="sys.modules['gradio'] = None")
-    assert without.stderr == "error: the page needs Gradio, which is not installed: pip install 'rgbd_jax[demo]'\n"
+    assert (
+        without.stderr
+        == "error: the page needs Gradio (the extra 'demo'), which is not installed: run ./scripts/setup.sh\n"
+    )
     assert without.returncode == 1
     absent = run("--workdir", tmp_path / "absent")
     assert "absent" in absent.stderr

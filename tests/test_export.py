@@ -1,6 +1,7 @@
 """Exported networks, run where this package cannot be imported, and what the command line says."""
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import importlib.util
@@ -24,10 +25,8 @@ from rgbd_jax.exporting.target import new_file
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.prediction.predictor import Predictor
 from rgbd_jax.prediction.trained import load_trained
-from rgbd_jax.run.checkpoint import Checkpoints, Keep, Run
-from rgbd_jax.run.workdir import write_config
 from rgbd_jax.steps import Stream
-from tests.tiny import tiny_config
+from tests.tiny import save_run, tiny_config
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "scripts" / "run_exported.py"
@@ -107,19 +106,15 @@ def run_without_package(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def save_untrained(config: ConfigDict, workdir: Path, classes: tuple[str, ...]) -> None:
+def save_untrained(config: ConfigDict, workdir: Path) -> None:
     """Saves a network as drawn, but for a fusion's classifier: enlarged, it tells clips apart."""
-    state = Stream(config, len(classes)).init(3)
+    state = Stream(config, 12).init(3)
 
     def enlarged(path, leaf):
         return leaf * (100 if "classifier" in jax.tree_util.keystr(path) else 1)
 
     state = state.replace(params=jax.tree_util.tree_map_with_path(enlarged, state.params))
-    write_config(workdir, config, classes)
-    checkpoints = Checkpoints(workdir, Keep())
-    figures = {"step": 0, "epoch": 2, "top1": 0.5}
-    checkpoints.save(state, Run({}, [figures], config=config.to_dict(), provenance=PROVENANCE), figures)
-    checkpoints.close()
+    save_run(config, workdir, state, PROVENANCE, epoch=2)
 
 
 def make(small_demo: Path, folder: Path, stream: str) -> tuple[ConfigDict, PreparedSplit, dict[str, np.ndarray]]:
@@ -133,7 +128,7 @@ def make(small_demo: Path, folder: Path, stream: str) -> tuple[ConfigDict, Prepa
     split = open_split("rgbd_demo", str(small_demo), "validation")
     batch = next(iter(pipeline.eval_batches(split, config, batch_size=5)))
     frames = {modality: batch["frames"][modality] for modality in STREAMS[stream]}  # in the order of the inputs
-    save_untrained(config, folder / "run", split.class_names)
+    save_untrained(config, folder / "run")
     for name, of_modality in frames.items():
         np.save(folder / f"{name}.npy", of_modality)
     return config, split, frames
@@ -301,7 +296,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
             disturb()
 
     def fill_disk() -> None:
-        raise OSError("full")
+        raise OSError(errno.ENOSPC, "full")
 
     with pytest.raises(OSError, match=r"file\.zip cannot be written: full"):
         write(fill_disk)

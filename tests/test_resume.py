@@ -252,6 +252,6 @@ def test_a_disk_that_fills_up_or_is_read_only_costs_nothing_that_was_saved(whole
     assert re.search(
         r"error: the checkpoint of step \d .*: No space left on device; .*is intact: make room", said["full"]
     )
-    assert f"error: --workdir={disk}/run cannot be written to: Read-only file system; " in said["read-only"]
+    assert f"error: {disk}/run/config.json cannot be written: Read-only file system; " in said["read-only"]
     assert re.search(r"resumed from step [1-6] of 6", said["again"])
     assert_ends_as(whole, tmp_path / "run")

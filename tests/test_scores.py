@@ -19,11 +19,9 @@ from rgbd_jax.data import pipeline
 from rgbd_jax.data.source import open_split
 from rgbd_jax.devices.sharding import make_mesh, place, replicated
 from rgbd_jax.evaluate import Evaluator, evaluate
-from rgbd_jax.run.checkpoint import Checkpoints, Keep, Run
-from rgbd_jax.run.workdir import write_config
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.steps import Stream, moment_at
-from tests.tiny import tiny_config
+from tests.tiny import save_run, tiny_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -237,11 +235,7 @@ def test_evaluation_leaves_the_scores_in_the_workdir(setup, tmp_path, caplog):
     workdir = tmp_path / "run"
     config = stream.config.copy_and_resolve_references()
     config.data.eval_split = "validation[:50%]"
-    write_config(workdir, config, ("only",))
-    checkpoints = Checkpoints(workdir, Keep())
-    figures = {"step": 0, "epoch": 1, "top1": 0.5}
-    checkpoints.save(state, Run({}, [figures], config=config.to_dict()), figures)
-    checkpoints.close()
+    save_run(config, workdir, state)
     with caplog.at_level("INFO", "rgbd_jax"):
         result = evaluate(config, workdir, "best")
     file = scores_file(workdir, "validation[:50%]")

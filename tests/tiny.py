@@ -1,7 +1,9 @@
 """The demo's config, shrunk so that a training takes seconds."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -40,13 +42,27 @@ def saved_state(config: ConfigDict, workdir: Path, which: str = "latest", classe
     return read_state(folder, shapes, state_sharding(shapes, make_mesh(config.sharding.parameter_shards)))
 
 
-def save_run(config: ConfigDict, workdir: Path, seed: int = 0) -> Path:
-    """Makes the workdir of a run of one epoch on the demo's classes whose weights are random; returns it."""
+def save_run(
+    config: ConfigDict,
+    workdir: Path,
+    state: TrainState | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    **figures: float,
+) -> Path:
+    """Makes the workdir of a run that saved once; returns it.
+
+    Args:
+        config: of the run.
+        workdir: the folder.
+        state: what it saved; by default, after three steps, the random weights it began with.
+        provenance: what produced it.
+        **figures: what its evaluation said, instead of top-1 0.5 after epoch 1.
+    """
     write_config(workdir, config, CLASS_NAMES)
-    stream = Stream(config, len(CLASS_NAMES))
-    state = dataclasses.replace(stream.init(seed), step=jnp.asarray(3, jnp.int32))
-    figures = {"step": 3, "epoch": 1, "top1": 0.5}
+    if state is None:
+        state = dataclasses.replace(Stream(config, len(CLASS_NAMES)).init(0), step=jnp.asarray(3, jnp.int32))
+    history = [{"step": int(state.step), "epoch": 1, "top1": 0.5, **figures}]
     checkpoints = Checkpoints(workdir, Keep(**config.checkpoint))
-    checkpoints.save(state, Run({}, [figures], config=config.to_dict()), figures)
+    checkpoints.save(state, Run({}, history, config=config.to_dict(), provenance=provenance or {}), history[-1])
     checkpoints.close()
     return workdir

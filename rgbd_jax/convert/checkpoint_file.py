@@ -1,9 +1,8 @@
-"""What all checkpoint files share: telling the format from the content, one error type, and atomic writing."""
+"""What all checkpoint files share: telling the format from the content, one error type, and giving memory back."""
 
 import mmap
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,34 +87,6 @@ def format_of(start: bytes, size: int) -> Format:
         f"neither a PyTorch nor a safetensors checkpoint; it begins with {start[:16]!r}. If it should be one, "
         f"{DOWNLOAD_AGAIN}"
     )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields the path of a temporary file beside `path`, which becomes `path` at the end.
-
-    Only a complete file, safe on the disk, ever gets the name; after an error `path` is as before and nothing is left.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    temporary.touch(exist_ok=False)
-    mode = temporary.stat().st_mode & 0o777
-    try:
-        yield temporary
-        temporary.chmod(mode)  # some writers make a file of their own, readable for its owner only
-        _sync(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def release_pages(array: np.ndarray) -> None:

@@ -10,12 +10,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rgbd_jax.convert.checkpoint_file import RefusedError, format_of, naming, replacing
+from rgbd_jax.convert.checkpoint_file import RefusedError, format_of, naming
 from rgbd_jax.convert.pytorch_pickle import MAX_PICKLE_BYTES, PickleMachine
 from rgbd_jax.convert.pytorch_pickle_writer import PickleWriter
 from rgbd_jax.convert.pytorch_tensor import TensorViews
 from rgbd_jax.convert.pytorch_values import PlainValues
 from rgbd_jax.convert.pytorch_zip import CHUNK_BYTES, INCOMPLETE, read_directory
+from rgbd_jax.whole_file import replacing
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001

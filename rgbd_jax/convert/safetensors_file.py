@@ -9,8 +9,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from rgbd_jax.convert.checkpoint_file import RefusedError, format_of, naming, replacing
+from rgbd_jax.convert.checkpoint_file import RefusedError, format_of, naming
 from rgbd_jax.convert.pytorch_tensor import DTYPES
+from rgbd_jax.whole_file import replacing
 
 METADATA = "__metadata__"
 TYPES = {

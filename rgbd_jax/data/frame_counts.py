@@ -1,9 +1,7 @@
 """Numbers of frames of prepared clips, kept beside the data: to count them anew, all of the data has to be read."""
 
-import contextlib
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from jaxtyping import Int
 
 from rgbd_jax.data.source import KeepEncoded, PreparedSplit
 from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.whole_file import replacing
 
 REFERENCE_SHORT = 16  # frames: clips of so many or fewer are left out by the reference
 INDEX_FILE = "frame_counts.json"
@@ -77,14 +76,8 @@ def write_index(directory: Path, index: Mapping[str, Any]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    file = directory / INDEX_FILE
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    with replacing(directory / INDEX_FILE) as unfinished:
         unfinished.write_text(json.dumps(index) + "\n")
-        unfinished.replace(file)
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
 
 
 def _part(counts: list[int], skip: int, take: int) -> Int[np.ndarray, "n"]:

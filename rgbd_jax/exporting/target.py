@@ -1,9 +1,10 @@
 """A file that appears whole, or not at all, and never in place of another one."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from rgbd_jax.whole_file import replacing
 
 
 def check_absent(path: Path) -> None:
@@ -25,18 +26,6 @@ def new_file(path: Path) -> Iterator[Path]:
         OSError: it cannot be written; names the file.
     """
     check_absent(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as unfinished:
         yield unfinished
         check_absent(path)
-        unfinished.replace(path)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise OSError(
-            f"{path} cannot be written: {error.strerror or error}; make room, or give another place"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()

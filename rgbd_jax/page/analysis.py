@@ -168,14 +168,8 @@ class Analyst:
         seen = [self._in_view(encoded[numbers[column]], modality) for column in columns]
         rows = [seen, [drawing.tinted(tile, activation[column]) for tile, column in zip(seen, columns, strict=True)]]
         if heat is not None:
-            size = (_TILE, _TILE)
-            rows.append([cv2.resize(drawing.heat_picture(heat[column]), size) for column in columns])
-        step = _TILE + _GAP
-        strip = np.full((len(rows) * step - _GAP, len(columns) * step - _GAP, 3), _PAPER, np.uint8)
-        for y, row in enumerate(rows):
-            for x, tile in enumerate(row):
-                strip[y * step : y * step + _TILE, x * step : x * step + _TILE] = tile
-        return strip
+            rows.append([drawing.heat_picture(heat[column]) for column in columns])
+        return drawing.film(rows, _TILE, _GAP, _PAPER)
 
     def _in_view(self, encoded: bytes, modality: str) -> UInt8[np.ndarray, "h w 3"]:
         """Returns what the network sees of a frame, in the colours in which people look at it."""

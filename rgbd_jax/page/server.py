@@ -20,8 +20,9 @@ from rgbd_jax.page.analysis import Analyst
 from rgbd_jax.page.body_limit import BodyLimit
 from rgbd_jax.page.examples import Examples
 from rgbd_jax.page.limits import Limits
-from rgbd_jax.page.uploads import FRAMES_PER_SECOND, UPLOAD_SUFFIXES, clip_of_uploads
+from rgbd_jax.page.uploads import UPLOAD_SUFFIXES, clip_of_uploads
 from rgbd_jax.prediction.clips import read_user_clip
+from rgbd_jax.prediction.overlay import FRAMES_A_SECOND
 
 RESULTS = "results"  # folder of the videos that are shown
 _KEPT_RESULTS = 64  # pages that are open at a time
@@ -124,7 +125,7 @@ class Page:
         try:
             with self._answering():
                 record = self._examples[name]
-                analysis = self._analyst(record, FRAMES_PER_SECOND, self._place(request))
+                analysis = self._analyst(record, FRAMES_A_SECOND, self._place(request))
                 return texts.result(analysis, self._analyst.trained, record.label)
         except (ValueError, OSError) as error:
             return texts.message("This example cannot be used", str(error))

@@ -12,10 +12,10 @@ from PIL import Image
 from rgbd_jax.data.clip_files import FRAME_SUFFIXES, VIDEO_SUFFIXES, is_video
 from rgbd_jax.page.limits import MEGABYTE, Limits
 from rgbd_jax.prediction.clips import ClipError, UserClip
+from rgbd_jax.prediction.overlay import FRAMES_A_SECOND
 
 UPLOAD_SUFFIXES = (*VIDEO_SUFFIXES, ".zip", *FRAME_SUFFIXES)
 EXPECTED = f"a video ({', '.join(VIDEO_SUFFIXES)}), frames ({', '.join(FRAME_SUFFIXES)}), or one .zip of frames"
-FRAMES_PER_SECOND = 12.0  # of what does not say: folders of frames
 _UNPACKED = 4  # times the limit of an upload: what a .zip file may unpack to
 _BLOCK = 1 << 20  # bytes
 # A video is handed to FFmpeg only if it starts as one: FFmpeg opens play lists too, which name other files.
@@ -58,7 +58,7 @@ def clip_of_uploads(uploads: Mapping[str, Sequence[Path]], folder: Path, limits:
             speeds.append(speed)
         else:
             paths[modality] = _frames(files, place, limits)
-    return UserClip(_named(next(iter(uploads.values()))), paths), speeds[0] if speeds else FRAMES_PER_SECOND
+    return UserClip(_named(next(iter(uploads.values()))), paths), speeds[0] if speeds else FRAMES_A_SECOND
 
 
 def _named(files: Sequence[Path]) -> str:
@@ -92,7 +92,7 @@ def _video(file: Path, place: Path, limits: Limits) -> tuple[Path, float]:
         raise ClipError(f"{file.name} cannot be read as a video: truncated or damaged") from error
     copy = place / file.name
     shutil.copyfile(file, copy)
-    return copy, min(max(float(rate), 1.0), 240.0) if rate else FRAMES_PER_SECOND
+    return copy, min(max(float(rate), 1.0), 240.0) if rate else FRAMES_A_SECOND
 
 
 def _frames(files: Sequence[Path], place: Path, limits: Limits) -> Path:

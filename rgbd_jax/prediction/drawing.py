@@ -1,5 +1,7 @@
 """Pictures of what a network saw and where it looked; all of them RGB."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -36,6 +38,31 @@ def heat_picture(heat: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """Returns a motion heat map, in [0, 2], from black over red and yellow to white."""
     grey = np.rint(np.clip(heat * (255 / HIGHEST_HEAT), 0, 255)).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
+def film(
+    rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], size: int, gap: int, grey: int
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Returns frames side by side, in rows.
+
+    Args:
+        rows: frames of any size, as many in each row.
+        size: height and width of each frame in the picture, pixels.
+        gap: between two frames, pixels.
+        grey: between the frames.
+    """
+    step = size + gap
+    picture = np.full((len(rows) * step - gap, len(rows[0]) * step - gap, 3), grey, np.uint8)
+    for top, row in enumerate(rows):
+        for left, frame in enumerate(row):
+            picture[top * step :, left * step :][:size, :size] = resized(frame, (size, size))
+    return picture
+
+
+def resized(frame: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Returns a frame of another size (width and height in pixels), smooth whether larger or smaller."""
+    smaller = size[0] < frame.shape[1]
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
 
 
 def relative(activation: Float[np.ndarray, "t h w"]) -> Float[np.ndarray, "t h w"]:

@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 from rgbd_jax.data.clip_files import is_video, open_video
 from rgbd_jax.data.sampling import sample_frames
 from rgbd_jax.prediction.clips import ClipError, LoadedClip, UserClip
-from rgbd_jax.prediction.drawing import place_in_view, relative, shown_frame, tinted
+from rgbd_jax.prediction.drawing import place_in_view, relative, resized, shown_frame, tinted
 from rgbd_jax.prediction.predictor import Prediction
 from rgbd_jax.prediction.trained import TrainedNetwork
 from rgbd_jax.prediction.video import write_video
 
 SUFFIX = ".mp4"
-FRAMES_A_SECOND = 30.0  # of folders of frames, which do not tell
+FRAMES_A_SECOND = 15.0  # of folders of frames, which do not tell: slow enough to look at
 _SMALLEST = 320  # pixels of the longer side: smaller frames are enlarged
 _CAPTION_HEIGHT = 28  # pixels
 _TEXT_SIZE, _TEXT_WEIGHT = 16, 400  # pixels, and how bold
@@ -111,7 +111,7 @@ def overlaid(
             scale = float(np.clip(max(height, width), *longest)) / max(height, width)
             shape = max(2, round(width * scale)), max(2, round(height * scale))
         view = place_in_view(config, width, height)
-        frame = cv2.resize(frame, shape, interpolation=cv2.INTER_AREA if shape[0] < width else cv2.INTER_CUBIC)
+        frame = resized(frame, shape)
         before, share = int(place), place - int(place)
         after = min(before + 1, len(activation) - 1)
         yield tinted(frame, (1 - share) * activation[before] + share * activation[after], view)

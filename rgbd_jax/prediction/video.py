@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +10,8 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from jaxtyping import UInt8
+
+from rgbd_jax.whole_file import replacing
 
 SPEEDS = (0.01, 1000.0)  # slowest and fastest, frames a second
 _QUALITY = {"crf": "18", "preset": "medium"}  # x264's; nothing is seen to be lost
@@ -43,16 +44,8 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], frames
     first = next(each, None)
     if first is None:
         raise ValueError(f"{path}: there is no frame to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with _named_errors(path):
-            count = _encode(unfinished, first, itertools.chain([first], each), frames_per_second)
-            unfinished.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            unfinished.unlink()
-    return count
+    with replacing(path) as unfinished, _named_errors(path):
+        return _encode(unfinished, first, itertools.chain([first], each), frames_per_second)
 
 
 def _checked(path: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -1,10 +1,10 @@
 """The command line: `python -m rgbd_jax.report WORKDIR [--compare WORKDIR ...]`."""
 
 import argparse
-import contextlib
-import os
 import sys
 from pathlib import Path
+
+from rgbd_jax.whole_file import replacing
 
 
 def main() -> None:
@@ -66,16 +66,8 @@ def write(out: Path, page: str) -> None:
     Raises:
         OSError: it cannot be written; names the file.
     """
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out, advice="give another --out") as unfinished:
         unfinished.write_text(page, "utf-8")
-        unfinished.replace(out)
-    except OSError as error:
-        raise OSError(f"{out} cannot be written: {error.strerror or error}; give another --out") from error
-    finally:
-        with contextlib.suppress(OSError):  # where its folder is none, there is nothing to remove
-            unfinished.unlink()
 
 
 if __name__ == "__main__":

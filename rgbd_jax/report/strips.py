@@ -4,7 +4,6 @@ import base64
 import dataclasses
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
@@ -75,12 +74,13 @@ def draw_strip(clip: LookedAt, name: str) -> Strip:
             heat = [drawing.heat_picture(seen.heat[i]) for i in shown]
             rows.append(Row(f"{kind} motion", _data_uri(heat), f"Heat map of the motion, {kind} {told}"))
         share = drawing.relative(seen.activation)
-        looked = [drawing.tinted(_sized(frame), share[i]) for frame, i in zip(frames, shown, strict=True)]
+        small = [drawing.resized(frame, (SIZE, SIZE)) for frame in frames]
+        looked = [drawing.tinted(frame, share[i]) for frame, i in zip(small, shown, strict=True)]
         rows.append(Row(f"{kind} evidence", _data_uri(looked), f"Class-activation map, {kind} {told}"))
         if seen.weights is not None:
             highest = max(float(seen.weights.max()), 1e-9)
             weights.append((f"{kind} weights", tuple(round(float(w) / highest, 3) for w in seen.weights)))
-    width = _width(len(shown))
+    width = len(shown) * (SIZE + GAP) - GAP
     return Strip(tuple(i + 1 for i in shown), width, SIZE, tuple(rows), tuple(weights))
 
 
@@ -91,18 +91,8 @@ def shown_frames(count: int) -> list[int]:
 
 
 def _data_uri(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> str:
-    strip = np.full((SIZE, _width(len(frames)), 3), FILM, np.uint8)
-    for place, frame in enumerate(frames):
-        left = place * (SIZE + GAP)
-        strip[:, left : left + SIZE] = _sized(frame)
+    from rgbd_jax.prediction import drawing  # imports JAX
+
+    strip = drawing.film([frames], SIZE, GAP, FILM)
     encoded = simplejpeg.encode_jpeg(strip, quality=QUALITY, colorspace="RGB", colorsubsampling="420")
     return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
-
-
-def _sized(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    smaller = frame.shape[0] > SIZE
-    return cv2.resize(frame, (SIZE, SIZE), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
-
-
-def _width(frames: int) -> int:
-    return frames * (SIZE + GAP) - GAP

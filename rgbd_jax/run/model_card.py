@@ -1,14 +1,13 @@
 """The card that lies beside weights: what they are, what they were made from, how good they are, what is not known."""
 
-import contextlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from rgbd_jax.run import card_sections as sections
 from rgbd_jax.run.card_facts import Facts
+from rgbd_jax.whole_file import replacing
 
 CARD_FILE = "MODEL_CARD.md"
 
@@ -17,14 +16,11 @@ log = logging.getLogger("rgbd_jax")
 
 def write_model_card(folder: Path, text: str) -> None:
     """Writes a card into a folder, whole or not at all; where that fails, a line of the log tells so."""
-    unfinished = folder / f".{CARD_FILE}.{os.getpid()}"
     try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(folder / CARD_FILE)
+        with replacing(folder / CARD_FILE) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
     except OSError as error:  # the weights are worth more than their card
-        log.warning("%s cannot be written: %s", folder / CARD_FILE, error.strerror or error)
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
+        log.warning("%s", error)
 
 
 def model_card(facts: Facts) -> str:

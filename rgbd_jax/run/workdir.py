@@ -1,7 +1,6 @@
 """The folder of a run: config and names of the classes that it holds, and whether another command may go on in it."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from configs import common
+from rgbd_jax.whole_file import replacing
 
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
@@ -35,22 +35,14 @@ def write_config(workdir: Path, config: ConfigDict, class_names: Sequence[str]) 
     Raises:
         OSError: the workdir cannot be written to.
     """
-    file, new = workdir / CONFIG_FILE, workdir / f"{CONFIG_FILE}.new"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
-        if file.exists():
-            new.unlink()  # a run that cannot save is told so now, not after an epoch
-        else:
-            os.replace(new, file)  # whole or not at all, also for processes that look meanwhile
-        new = workdir / f"{CLASSES_FILE}.new"
-        new.write_text(json.dumps(list(class_names), indent=1) + "\n")
-        os.replace(new, workdir / CLASSES_FILE)
-    except OSError as error:
-        raise OSError(
-            f"--workdir={workdir} cannot be written to: {error.strerror or error}; make room, lift the restriction, or "
-            "give another one"
-        ) from error
+    file = workdir / CONFIG_FILE
+    advice = "make room, lift the restriction, or give another --workdir"
+    # Written again where it is there: a run that cannot save is told so now, not after an epoch.
+    text = file.read_text() if file.exists() else json.dumps(config.to_dict(), indent=1) + "\n"
+    with replacing(file, advice) as unfinished:
+        unfinished.write_text(text)
+    with replacing(workdir / CLASSES_FILE, advice) as unfinished:
+        unfinished.write_text(json.dumps(list(class_names), indent=1) + "\n")
 
 
 def check_workdir(workdir: Path, config: ConfigDict, *, new_allowed: bool) -> None:

@@ -15,7 +15,10 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from rgbd_jax.whole_file import replacing
+
 JSONL_FILE = "metrics.jsonl"
+ADVICE = "make room or lift the restriction, and run the same command again"
 TENSORBOARD_FAILED = "figures cannot be written for TensorBoard: %s"
 
 log = logging.getLogger("rgbd_jax")
@@ -40,10 +43,9 @@ class Writers:
             return
         path = workdir / JSONL_FILE
         kept = [line for line in _lines(path) if _belongs(json.loads(line), first_step, evaluated)]
-        new = path.with_suffix(".new")
+        with replacing(path, ADVICE) as unfinished:
+            unfinished.write_text("".join(kept))
         with _named_errors(path):
-            new.write_text("".join(kept))
-            os.replace(new, path)
             self._jsonl = path.open("a")
         threading.excepthook = _tell_of_tensorboard
         with _named_errors(workdir / "tensorboard"):
@@ -82,10 +84,7 @@ def _named_errors(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(
-            f"{path} cannot be written: {error.strerror or error}; make room or lift the restriction, and run the same "
-            "command again"
-        ) from error
+        raise OSError(f"{path} cannot be written: {error.strerror or error}; {ADVICE}") from error
 
 
 def _tell_of_tensorboard(failed: threading.ExceptHookArgs) -> None:

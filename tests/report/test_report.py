@@ -17,14 +17,12 @@ from rgbd_jax.report.looked_at import ClipsMissingError, look
 from rgbd_jax.report.page import render
 from rgbd_jax.report.source import read_source
 from rgbd_jax.report.strips import draw_strip, shown_frames
-from rgbd_jax.run.checkpoint import Checkpoints, Keep, Run
 from rgbd_jax.run.provenance import provenance
 from rgbd_jax.run.workdir import write_config
 from rgbd_jax.scores import Scores, scores_file
-from rgbd_jax.steps import Stream
 from tests.conftest import ROOT
 from tests.report.made_scores import made_scores
-from tests.tiny import tiny_config
+from tests.tiny import save_run, tiny_config
 
 FIGURES = {"loss": 2.5, "cross_entropy": 2.4, "top1": 0.1, "top5": 0.4}
 
@@ -33,15 +31,9 @@ FIGURES = {"loss": 2.5, "cross_entropy": 2.4, "top1": 0.1, "top5": 0.4}
 def run(small_demo, tmp_path_factory):
     """The workdir of a tiny network as it is initialised, saved as if an epoch of 3 steps had passed, and evaluated."""
     config = tiny_config(small_demo)
-    workdir = tmp_path_factory.mktemp("runs") / "tiny_rgb"
     splits = open_splits(config)
-    write_config(workdir, config, splits.training.class_names)
-    state = Stream(config, splits.num_classes).init(0).replace(step=np.int32(3))
-    history = [{"step": 3, "epoch": 1, **FIGURES}]
-    checkpoints = Checkpoints(workdir, Keep(**config.checkpoint))
     produced_by = provenance(splits.training, splits.evaluation)
-    checkpoints.save(state, Run({}, history, config=config.to_dict(), provenance=produced_by), history[-1])
-    checkpoints.close()
+    workdir = save_run(config, tmp_path_factory.mktemp("runs") / "tiny_rgb", provenance=produced_by, **FIGURES)
     lines = [
         {"step": step, "kind": "train", "learning_rate": 0.1, "gradient_norm": 2.0, **FIGURES} for step in (1, 2, 3)
     ]
