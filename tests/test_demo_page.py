@@ -327,10 +327,8 @@ def run(*arguments, before="pass"):
 
 def test_what_keeps_the_page_from_starting_is_told_in_a_line(tmp_path):
     without = run("--workdir", tmp_path, before="sys.modules['gradio'] = None")
-    assert (
-        without.stderr
-        == "error: the page needs Gradio (the extra 'demo'), which is not installed: run ./scripts/setup.sh\n"
-    )
+    told = "error: the page needs Gradio (the extra 'demo'), which is not installed: run ./scripts/setup.sh\n"
+    assert without.stderr == told
     assert without.returncode == 1
     absent = run("--workdir", tmp_path / "absent")
     assert "absent" in absent.stderr
