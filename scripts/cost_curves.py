@@ -10,6 +10,7 @@ the picture needs Chromium and the extra `test`.
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -111,6 +112,9 @@ def draw(figures: dict[str, dict[str, Any]], file: Path) -> None:
     from playwright.sync_api import sync_playwright
     from plotly.subplots import make_subplots
 
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        sys.exit(f"error: {file} cannot be drawn: there is no chromium on the PATH; install it, or leave --picture out")
     picture = make_subplots(
         rows=2, cols=4, shared_xaxes="columns", shared_yaxes="rows", vertical_spacing=0.06, horizontal_spacing=0.03
     )
@@ -128,7 +132,8 @@ def draw(figures: dict[str, dict[str, Any]], file: Path) -> None:
             values = [point[growing] for point in points]
             picture.update_xaxes(type="log", tickvals=values, ticktext=[str(v) for v in values], row=row, col=column)
         picture.update_xaxes(title=TITLES[growing], row=2, col=column)
-    picture.update_yaxes(type="log", dtick=1)
+    values = [0.1, 0.2, 0.5, 1, 2, 5, 10]
+    picture.update_yaxes(type="log", tickvals=values, ticktext=[str(v) for v in values])
     picture.update_yaxes(title="seconds a clip", row=1, col=1)
     picture.update_yaxes(title="gigabytes a clip", row=2, col=1)
     picture.update_layout(
@@ -139,9 +144,7 @@ def draw(figures: dict[str, dict[str, Any]], file: Path) -> None:
         legend={"orientation": "h", "y": 1.1},
     )
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
-        )
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1100, "height": 560})
         page.set_content(picture.to_html(include_plotlyjs=True, config={"staticPlot": True}))
         page.wait_for_selector(".plot-container svg")
