@@ -19,7 +19,7 @@ RUNS = {"runs/mine": "runs/demo", "runs/nv_rgb": "runs/demo", "runs/nv_depth": "
 
 
 def clips(folder: Path) -> None:
-    """Makes videos, folders of frames, and a data set of one's own in RAW."""
+    """Makes videos, folders of frames, an array for an exported network, and a data set of one's own in RAW."""
     made = [clip for pair in (0, 1) for clip in make_pair(0, "validation", pair, 0)]
     frames = [cv2.cvtColor(cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
               for clip in made for frame in clip.rgb]  # fmt: skip
@@ -37,6 +37,7 @@ def clips(folder: Path) -> None:
                 for clip in make_pair(0, split, pair, index):
                     write_frames(folder / f"RAW/rgb/{split}/{CLASS_NAMES[clip.label]}/{clip.name}", clip.rgb, "jpg")
                     write_frames(folder / f"RAW/depth/{split}/{CLASS_NAMES[clip.label]}/{clip.name}", clip.depth, "png")
+    np.save(folder / "clips.npy", np.random.default_rng(0).integers(0, 256, (2, 16, 64, 64, 3), np.uint8))
     for number, clip in enumerate(made):
         write_frames(folder / f"clips/wave_{number + 1:03}", clip.rgb, "jpg")
 
@@ -49,7 +50,7 @@ def write_frames(folder: Path, frames: list[bytes], suffix: str) -> None:
 
 
 def checkpoints(folder: Path) -> None:
-    """Makes what the authors would hand out, with random weights, and clips as an exported network takes them."""
+    """Makes what the authors would hand out, with random weights."""
     streams = {"model_best.pth.tar": "rgb", "model_best-Nv-M.pth.tar": "rgb", "depth.pth.tar": "depth"}
     for name, stream in streams.items():
         if not (folder / name).exists():
@@ -58,9 +59,7 @@ def checkpoints(folder: Path) -> None:
 
 
 def runs(folder: Path) -> None:
-    """Copies the demo's runs, where they are, to names of other ones; `clips.npy` are clips for them."""
+    """Copies the demo's runs, once they are there, to names of other ones."""
     for name, source in RUNS.items():
-        shutil.rmtree(folder / name, ignore_errors=True)
-        if (folder / source).exists():
+        if (folder / source).exists() and not (folder / name).exists():
             shutil.copytree(folder / source, folder / name)
-    np.save(folder / "clips.npy", np.random.default_rng(0).integers(0, 256, (2, 16, 64, 64, 3), np.uint8))

@@ -47,6 +47,7 @@ RUN_WITH = {r"ffmpeg .*? - \|": "cat long.mkv |"}
 MADE = (
     "checkpoints", "clips", "drawn", "drawn.mp4", "demo.zip", "mine.zip", "mine.onnx", "mine.pth.tar", "nv.zip",
     "jester.pth.tar", "jester.safetensors", "nv_rgb.pth.tar", "sheet.png", "runs/small", "runs/two",
+    *made_for_docs.RUNS,
 )  # fmt: skip
 READY = re.compile(r"the page is ready at (\S+)")
 
@@ -63,6 +64,7 @@ def main() -> None:
         for number, (language, statement) in enumerate(statements((ROOT / page).read_text())):
             if number == 0:
                 prepare(page)
+            made_for_docs.runs(ROOT)
             log = arguments.logs / f"{page.replace('/', '_')}.{number:02}.log"
             started = time.monotonic()
             status = run(language, statement, log)
@@ -144,7 +146,6 @@ def prepare(page: str) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     made_for_docs.clips(ROOT)
     made_for_docs.checkpoints(ROOT)
-    made_for_docs.runs(ROOT)
     if page == "docs/demo_page.md":
         source, target = ROOT / "depth.pth.tar", ROOT / "checkpoints/nvgesture"
         subprocess.run([sys.executable, "-m", "rgbd_jax.convert", source, target], cwd=ROOT, check=True)
