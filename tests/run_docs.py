@@ -49,7 +49,7 @@ MADE = (
     "jester.pth.tar", "jester.safetensors", "nv_rgb.pth.tar", "sheet.png", "runs/small", "runs/two",
     *made_for_docs.RUNS,
 )  # fmt: skip
-READY = re.compile(r"the page is ready at (\S+)")
+READY = re.compile(r"the page is ready at (\S+) \(up to")
 
 
 def main() -> None:
