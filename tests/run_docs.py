@@ -9,6 +9,7 @@ line a command goes to stdout, and the exit status is 1 if one failed.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -131,7 +132,7 @@ def serve(command: list[str], environment: dict[str, str], log: Path) -> str:
         ready = READY.search(log.read_text())
         there = False
         if ready:
-            with urllib.request.urlopen(ready[1], timeout=60) as answer:
+            with contextlib.suppress(OSError), urllib.request.urlopen(ready[1], timeout=60) as answer:
                 there = answer.status == 200 and b"</html>" in answer.read()
         os.killpg(server.pid, signal.SIGINT)
         stopped = server.wait(timeout=60)
