@@ -39,7 +39,7 @@ NOT_RUN = {
     r"FlinkRunner|\[beam\]": "needs a Beam cluster",
     r"uv pip compile": "changes the lock file",
     rf"dataset\.py {DATA_SETS}|contact_sheet\.py {DATA_SETS}": "needs the data set",
-    rf"rgbd_jax\.main.*configs/{DATA_SETS}(?!.*--mode=plan)": "needs the data set",
+    rf"(rgbd_jax\.main|local_cluster).*configs/{DATA_SETS}(?!.*--mode=plan)": "needs the data set",
     r"configs/folder\.py": "the paper's network: days without an accelerator",
 }
 # What a command says -> what it runs with.

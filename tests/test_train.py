@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from rgbd_jax import train as train_module
+from rgbd_jax import whole_file
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.run.checkpoint import saved
 from rgbd_jax.run.recent import NonFiniteLossError
@@ -191,14 +192,15 @@ def test_the_card_tells_what_a_run_started_from_and_what_changed_in_between(trai
     assert "- step 3: evaluation clips, clips: 24 there, 12 here" in card
 
 
-def test_a_card_that_cannot_be_written_costs_a_line_of_the_log_only(trained, tmp_path, caplog):
+def test_a_card_that_cannot_be_written_costs_a_line_of_the_log_only(trained, tmp_path, caplog, monkeypatch):
     config, workdir, result = trained
     run = tmp_path / "run"
     shutil.copytree(workdir, run)
     (run / "MODEL_CARD.md").unlink()
-    (run / "MODEL_CARD.md").mkdir()
+    monkeypatch.setattr(whole_file.secrets, "token_hex", lambda _: "taken")
+    (run / ".MODEL_CARD.md.taken.tmp").mkdir()
     assert train(config, run)["top1"] == result["top1"]
-    assert f"{run}/MODEL_CARD.md cannot be written: Is a directory" in caplog.text
+    assert f"{run}/MODEL_CARD.md cannot be written: File exists" in caplog.text
 
 
 def test_finished_run_is_not_trained_again(trained):
