@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -82,6 +83,7 @@ def prepare(
         FileNotFoundError: there are no raw clips.
         RawDataError: something is wrong with the raw clips.
         OSError: the prepared data cannot be written.
+        RuntimeError: the calling script has no `if __name__ == "__main__":` around this.
     """
     data_dir = Path(data_dir).expanduser()
     arguments: dict[str, Any] = {}
@@ -97,11 +99,21 @@ def prepare(
     directory = data_dir / dataset / str(builder_class.VERSION)
     built = not (directory / "dataset_info.json").exists()
     if built:
+        _refuse_amid_import()
         _build(builder_class, data_dir, arguments)
     info = _describe(dataset, directory, built)
     if not built and raw_dir:
         _check_origin(directory, Path(raw_dir).expanduser(), info.left_out if not skip_bad_clips else ())
     return info
+
+
+def _refuse_amid_import() -> None:
+    """Refuses to build in a worker that is still importing the script that began the build: both would wait for ever."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a process that helps to build a data set imports your script again, and came upon the build in it: put what "
+            'the script does under `if __name__ == "__main__":`'
+        )
 
 
 def builder_class_of(dataset: str) -> type[tfds.core.DatasetBuilder]:

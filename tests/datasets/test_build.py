@@ -131,3 +131,23 @@ def test_the_command_fails_on_bad_data(two_clips):
     assert done.stdout == ""
     assert f"error: {two_clips.root}/rgb/b/000000.jpg: cannot be decoded" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_script_without_a_main_guard_is_told_so_instead_of_waiting_for_itself(two_clips, tmp_path):
+    two_clips.lists(train=["a 4 0"], valid=["b 4 1"])  # a shard each, so that two processes write them
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom datasets.build import prepare\nfrom datasets.runners import LocalRunner\n"
+        "prepare('rgbd_folder', data_dir=sys.argv[1], raw_dir=sys.argv[2], runner=LocalRunner(2))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "data", two_clips.root],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert 'put what the script does under `if __name__ == "__main__":`' in done.stderr
+    assert not (tmp_path / "data" / "rgbd_folder" / "1.0.0").exists()
