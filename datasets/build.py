@@ -108,11 +108,11 @@ def prepare(
 
 
 def _refuse_amid_import() -> None:
-    """Refuses to build in a worker that is still importing the script that began the build: both would wait for ever."""
+    """Refuses to build in a worker that is still importing the script that began the build: both would wait."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
-            "a process that helps to build a data set imports your script again, and came upon the build in it: put what "
-            'the script does under `if __name__ == "__main__":`'
+            "a process that helps to build a data set imports your script again, and came upon the build in it: put "
+            'what the script does under `if __name__ == "__main__":`'
         )
 
 
