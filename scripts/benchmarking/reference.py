@@ -58,11 +58,13 @@ class Reference:
     """
 
     def __init__(self, checkout: str, arguments: dict, num_classes: int, inputs: str, mixed: bool):
-        sys.meta_path.append(_StandIns())
+        stand_ins = _StandIns()
+        sys.meta_path.append(stand_ins)
         sys.path.insert(0, checkout)
         network = importlib.import_module("lib.model.DSN").DSNNet
         temporal = importlib.import_module("lib.model.DTN")
         smoothed = importlib.import_module("utils.build").LabelSmoothingCrossEntropy
+        sys.meta_path.remove(stand_ins)  # what PyTorch itself imports later is to be missing where it is missing
         torch.manual_seed(0)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self._device.type == "cpu":
