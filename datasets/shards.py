@@ -22,6 +22,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from rgbd_jax.data.clip_files import FrameKind, Recording
 from rgbd_jax.data.problems import Problem, RawDataError
 from rgbd_jax.data.raw import RawClip, check_frame_counts
+from rgbd_jax.whole_file import to_disk
 
 Example = dict[str, Any]
 ReadFrames = Callable[[RawClip, Mapping[str, FrameKind]], Mapping[str, Sequence[bytes]]]
@@ -149,7 +150,7 @@ def write_shard(task: ShardTask, after_clip: Callable[[], None] = lambda: None) 
             keep = task.skip_bad_clips or not problems
             if keep:
                 _check_records(temporary, written)
-                _to_disk(temporary)
+                to_disk(temporary)
                 temporary.replace(task.file)
             file_bytes = task.file.stat().st_size if keep else 0
             report = ShardReport(
@@ -272,15 +273,7 @@ def _write_report(file: Path, report: ShardReport) -> None:
     temporary = file.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{file.name}")
     try:
         temporary.write_text(json.dumps(dataclasses.asdict(report)))
-        _to_disk(temporary)
+        to_disk(temporary)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _to_disk(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

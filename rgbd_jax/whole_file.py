@@ -28,13 +28,13 @@ def replacing(path: Path, advice: str = "make room, or give another place") -> I
         try:
             yield unfinished
             unfinished.chmod(mode)  # some writers make a file of their own, readable for its owner only
-            _sync(unfinished)
+            to_disk(unfinished)
             unfinished.replace(path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
         with suppress(OSError):  # some network file systems do not sync folders; the file is there
-            _sync(path.parent)
+            to_disk(path.parent)
     except OSError as error:
         of_itself = error.filename is None or str(error.filename) == str(unfinished)
         of_its_folder = str(error.filename) in map(str, path.parents)
@@ -44,7 +44,8 @@ def replacing(path: Path, advice: str = "make room, or give another place") -> I
         raise OSError(f"{path} cannot be written: {reason}; {advice}") from error
 
 
-def _sync(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Waits until a file, or the list of a folder's files, is safe on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
