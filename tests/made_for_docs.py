@@ -14,8 +14,9 @@ from rgbd_jax.prediction.video import write_video
 from tests.convert.networks import checkpoint, manifest_of, random_state_dict
 
 NVGESTURE_CLASSES = 25
-# Copied under the names that pages of other data sets use.
-RUNS = {"runs/mine": "runs/demo", "runs/nv_rgb": "runs/demo", "runs/nv_depth": "runs/demo_depth"}
+CONTINUED = "Checkpoints/I3DWTrans-NvGesture-M/checkpoint.pth.tar"
+# Copied under the name that pages use for a run of the reader's.
+RUNS = {"runs/mine": "runs/demo"}
 
 
 def clips(folder: Path) -> None:
@@ -51,11 +52,17 @@ def write_frames(folder: Path, frames: list[bytes], suffix: str) -> None:
 
 def checkpoints(folder: Path) -> None:
     """Makes what the authors would hand out, with random weights."""
-    streams = {"model_best.pth.tar": "rgb", "model_best-Nv-M.pth.tar": "rgb", "depth.pth.tar": "depth"}
+    streams = {
+        "model_best.pth.tar": "rgb",
+        "model_best-Nv-M.pth.tar": "rgb",
+        "depth.pth.tar": "depth",
+        CONTINUED: "rgb",
+    }
     for name, stream in streams.items():
         if not (folder / name).exists():
             tensors = random_state_dict(manifest_of(nvgesture.get_config(stream), NVGESTURE_CLASSES))
-            write_pytorch(folder / name, checkpoint(tensors))
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_pytorch(folder / name, checkpoint(tensors, epoch=1 if name == CONTINUED else 100))
 
 
 def runs(folder: Path) -> None:

@@ -38,7 +38,7 @@ def write_video(root: Path, name: str, frames: int, folder: str = "nturgb+d_rgb"
     across = np.linspace(0, 255, WIDTH, dtype=np.uint8)
     for i in range(frames):
         image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
-        image[..., 0], image[..., 1], image[..., 2] = across, np.linspace(0, 255, HEIGHT)[:, None], 40 * i
+        image[..., 0], image[..., 1], image[..., 2] = across, np.linspace(0, 255, HEIGHT)[:, None], 40 * i % 256
         writer.write(image)
     writer.release()
     return file
