@@ -12,7 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-OF_THE_CLOCK = ("clips_per_second", "waiting_for_clips")
+from rgbd_jax.run.recent import OF_THE_CLOCK
+
 Lines = dict[tuple[int, str], dict[str, float]]
 
 

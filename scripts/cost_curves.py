@@ -10,12 +10,13 @@ the picture needs Chromium and the extra `test`.
 
 import argparse
 import json
-import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import screenshots
 
 SCRIPTS = Path(__file__).resolve().parent
 BASE = {"frames": 32, "size": 112, "batch": 2, "devices": 1}
@@ -53,7 +54,10 @@ def main() -> None:
         sys.exit(f"{len(missing)} points are left to measure: run the same command again")
     print(table(figures))
     if arguments.picture:
-        draw(figures, arguments.picture)
+        try:
+            draw(figures, arguments.picture)
+        except OSError as error:
+            sys.exit(f"error: {arguments.picture} cannot be drawn: {error}, or leave --picture out")
 
 
 def name(point: dict[str, int]) -> str:
@@ -109,12 +113,8 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 def draw(figures: dict[str, dict[str, Any]], file: Path) -> None:
     """Draws time (above) and memory (below) of a clip against what grows, both axes logarithmic."""
     import plotly.graph_objects as go
-    from playwright.sync_api import sync_playwright
     from plotly.subplots import make_subplots
 
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        sys.exit(f"error: {file} cannot be drawn: there is no chromium on the PATH; install it, or leave --picture out")
     picture = make_subplots(
         rows=2, cols=4, shared_xaxes="columns", shared_yaxes="rows", vertical_spacing=0.06, horizontal_spacing=0.03
     )
@@ -143,13 +143,11 @@ def draw(figures: dict[str, dict[str, Any]], file: Path) -> None:
         margin={"t": 30, "r": 20},
         legend={"orientation": "h", "y": 1.1},
     )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+    with screenshots.chromium() as browser:
         page = browser.new_page(viewport={"width": 1100, "height": 560})
         page.set_content(picture.to_html(include_plotlyjs=True, config={"staticPlot": True}))
         page.wait_for_selector(".plot-container svg")
         page.screenshot(path=str(file))
-        browser.close()
 
 
 if __name__ == "__main__":

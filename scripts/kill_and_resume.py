@@ -22,9 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rgbd_jax.run.recent import OF_THE_CLOCK
+
 ROOT = Path(__file__).resolve().parents[1]
 PREEMPTED = 75
-OF_THE_CLOCK = ("clips_per_second", "waiting_for_clips")
 UNFINISHED = ("checkpoints/*.orbax-checkpoint-tmp*", "recovery/*.orbax-checkpoint-tmp*")
 
 

@@ -8,6 +8,9 @@ import jax
 
 from rgbd_jax.data.pipeline import Batch
 
+# Figures of the log that another run of the same steps would not have.
+OF_THE_CLOCK = ("clips_per_second", "waiting_for_clips")
+
 
 class NonFiniteLossError(ArithmeticError):
     """The loss of a step is not a finite number; nothing after the last checkpoint is kept."""
