@@ -56,8 +56,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="how often each side is measured (%(default)s)")
     parser.add_argument("--warm_up", type=int, default=1, help="how often each side is run before (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    arguments, arguments.fields = parser.parse_known_args()
-    if others := [field for field in arguments.fields if not field.startswith("--config.")]:
+    arguments, fields = parser.parse_known_args()
+    arguments.fields = fields
+    if others := [field for field in fields if not field.startswith("--config.")]:
         parser.error(f"unexpected arguments: {' '.join(others)}")
     if arguments.reference and not Path(arguments.reference, "lib", "model", "DSN.py").exists():
         parser.error(f"--reference={arguments.reference}: no checkout of the reference, lib/model/DSN.py is not there")
@@ -84,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         rows |= start.start(arguments.repeats, arguments.data_dir)
     if "loop" in parts:
         rows |= start.loop(arguments.data_dir)
-    peaks = {}
+    peaks: dict[str, float] = {}
     if networks := [part for part in parts if part in ("train", "infer", "profile")]:
         found, peaks = _networks(networks, arguments)
         rows |= found
@@ -109,7 +110,7 @@ def _networks(parts: list[str], arguments: argparse.Namespace) -> tuple[dict, di
     config.clip.size = arguments.size or config.clip.size
     config.remat.update(stem=arguments.remat, inception=arguments.remat, transformer=arguments.remat)
     classes = known_classes(config) or 60
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     if whole := [part for part in parts if part != "profile"]:
         rows |= network(
             whole, config, classes, arguments.batch, arguments.devices, arguments.reference, arguments.repeats,

@@ -132,8 +132,8 @@ def draw(figures: dict[str, dict[str, Any]], file: Path) -> None:
             values = [point[growing] for point in points]
             picture.update_xaxes(type="log", tickvals=values, ticktext=[str(v) for v in values], row=row, col=column)
         picture.update_xaxes(title=TITLES[growing], row=2, col=column)
-    values = [0.1, 0.2, 0.5, 1, 2, 5, 10]
-    picture.update_yaxes(type="log", tickvals=values, ticktext=[str(v) for v in values])
+    ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10)
+    picture.update_yaxes(type="log", tickvals=ticks, ticktext=[str(tick) for tick in ticks])
     picture.update_yaxes(title="seconds a clip", row=1, col=1)
     picture.update_yaxes(title="gigabytes a clip", row=2, col=1)
     picture.update_layout(

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -86,15 +87,17 @@ def _listed() -> dict:
 
     state = jax.tree.map(placed, stream.shapes(), state_sharding(stream.shapes(), mesh))
     batch = jax.tree.map(lambda leaf: placed(leaf, split_by_clip(mesh)), batch_shapes(config, _CLIPS.value * devices))
-    number = jax.ShapeDtypeStruct((), jnp.float32)
+    moment = Moment(*(jnp.zeros((), jnp.float32) for _ in range(3)))
     started = time.monotonic()
-    compiled = parallel_train_step(stream, mesh).lower(state, batch, Moment(number, number, number)).compile()
+    step = cast(jax.stages.Wrapped, parallel_train_step(stream, mesh))
+    program = step.lower(state, batch, moment).compile().as_text()
     seconds = time.monotonic() - started
+    assert program is not None, "this platform does not show its programs"
 
     lengths = gradient_lengths(state.params, shards)
     rows: dict[tuple[str, str], dict] = {}
     operations: Counter[str] = Counter()
-    for kind, arrays in collectives(compiled.as_text()):
+    for kind, arrays in collectives(program):
         operations[kind] += 1
         for shape, itemsize in arrays:
             key = (kind, purpose(kind, shape, lengths))

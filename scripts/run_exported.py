@@ -10,13 +10,16 @@ A .zip needs jax, flatbuffers and numpy, an .onnx onnxruntime and numpy.
 import argparse
 import json
 import sys
+import types
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 
-def load(path: Path):
+def load(path: Path) -> tuple[dict, Callable[..., Any]]:
     """Returns what is told of a network, and a function: uint8 b t h w 3 of each input -> probabilities, logits."""
     if path.suffix == ".onnx":
         import onnxruntime
@@ -48,7 +51,7 @@ def read_frames(folder: Path, modality: str, told: dict) -> np.ndarray:
     return np.stack([_frame(cv2, files[number], modality, told) for number in numbers])[None]
 
 
-def _frame(cv2, file: Path, modality: str, told: dict) -> np.ndarray:
+def _frame(cv2: types.ModuleType, file: Path, modality: str, told: dict) -> np.ndarray:
     frame = cv2.imread(str(file), cv2.IMREAD_UNCHANGED if modality == "depth" else cv2.IMREAD_COLOR)
     if frame is None:
         raise ValueError(f"{file}: not a readable frame")
@@ -59,7 +62,7 @@ def _frame(cv2, file: Path, modality: str, told: dict) -> np.ndarray:
     return _resized(cv2, frame, space["size"], space["size"])
 
 
-def _coloured(cv2, depth: np.ndarray, told: dict) -> np.ndarray:
+def _coloured(cv2: types.ModuleType, depth: np.ndarray, told: dict) -> np.ndarray:
     if told["person_crop"]:
         raise ValueError("this network sees depth cut around the person, which this example does not do")
     if told["encoding"] == "reference_wrapped":
@@ -71,7 +74,7 @@ def _coloured(cv2, depth: np.ndarray, told: dict) -> np.ndarray:
     return cv2.applyColorMap(depth, cv2.COLORMAP_JET) if told["colour_map"] == "jet" else cv2.merge([depth] * 3)
 
 
-def _resized(cv2, frame: np.ndarray, width: int, height: int) -> np.ndarray:
+def _resized(cv2: types.ModuleType, frame: np.ndarray, width: int, height: int) -> np.ndarray:
     smaller = width < frame.shape[1] or height < frame.shape[0]
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 

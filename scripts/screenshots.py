@@ -139,7 +139,7 @@ def serving(workdir: Path) -> Iterator[str]:
 
 def decoded(png: bytes) -> np.ndarray:
     """Returns what a PNG shows, h w 3, blue first."""
-    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    return np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR))
 
 
 def below_each_other(parts: list[np.ndarray]) -> np.ndarray:

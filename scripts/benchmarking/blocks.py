@@ -36,8 +36,8 @@ def seconds_by_block(program: jax.stages.Compiled, run: Callable[[], object]) ->
     Raises:
         RuntimeError: the profile names no operation of the program.
     """
-    scopes = dict(_INSTRUCTION.findall(program.as_text()))
-    seconds: dict[str, float] = collections.Counter()
+    scopes = dict(_INSTRUCTION.findall(program.as_text() or ""))
+    seconds: collections.defaultdict[str, float] = collections.defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             run()

@@ -24,7 +24,7 @@ def training_clip(encoded: Sequence[bytes], frames: int, size: int, window: int)
     rng = np.random.default_rng(0)
     edges = np.linspace(0, len(encoded), frames + 1).astype(int)
     numbers = [int(rng.integers(first, max(first + 1, last))) for first, last in itertools.pairwise(edges)]
-    left, top = rng.integers(0, _RESIZE[0] - size), rng.integers(0, _RESIZE[1] - size)
+    left, top = int(rng.integers(0, _RESIZE[0] - size)), int(rng.integers(0, _RESIZE[1] - size))
     angle = float(rng.integers(-10, 10))
     clip = np.stack([_frame(encoded[number], angle, (left, top), size) for number in numbers])  # t h w 3
     return clip, heat_maps(clip, window)
@@ -56,7 +56,8 @@ def heat_maps(clip: np.ndarray, window: int) -> np.ndarray:
         pooled /= pooled.max() or 1
         grey = pooled @ _GREY
         static = np.where(grey > grey.mean(), grey, 0)
-        static = cv2.dilate(cv2.erode(static, np.ones((2, 2), np.uint8)), np.ones((3, 3), np.uint8))
+        eroded = cv2.erode(static, np.ones((2, 2), np.uint8))
+        static = np.asarray(cv2.dilate(eroded, np.ones((3, 3), np.uint8)), np.float32)
         static -= static.min()
         static /= static.max() or 1
         result[end] = (grey + static) * static

@@ -1,6 +1,7 @@
 """What this machine can do at best, measured: products of matrices, and reading and writing of memory."""
 
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def measured_peaks(dtype: str, repeats: int = 5) -> dict[str, float]:
     }
 
 
-def _shortest(run, repeats: int) -> float:
+def _shortest(run: Callable[[], object], repeats: int) -> float:
     seconds = []
     for _ in range(1 + repeats):
         started = time.perf_counter()

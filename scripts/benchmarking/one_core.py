@@ -1,6 +1,7 @@
 """Parts of the input, on one core, beside the paper's recipe done frame by frame with Pillow, OpenCV and NumPy."""
 
 import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarking.in_turn import seconds_in_turn
@@ -22,6 +23,7 @@ def loader(repeats: int, warm_up: int) -> dict[str, dict[str, Any]]:
     from benchmarking.synthetic_clips import Clips
     from configs import common
     from rgbd_jax.data import pipeline
+    from rgbd_jax.data.pipeline import Batch
 
     rows = {}
     for name, stream, clips in (
@@ -34,11 +36,11 @@ def loader(repeats: int, warm_up: int) -> dict[str, dict[str, Any]]:
         batches = pipeline.train_batches(clips, config, batch_size=1)
 
         # Batches that were made ahead while the other side ran would come for free: a whole round of them is taken.
-        def ours(batches=batches, clips=clips) -> None:
+        def ours(batches: Iterator[Batch] = batches, clips: Clips = clips) -> None:
             for _ in range(len(clips)):
                 next(batches)
 
-        def other(frames=clips[0].frames[stream]) -> None:
+        def other(frames: Sequence[bytes] = clips[0].frames[stream]) -> None:
             frame_by_frame.training_clip(frames, FRAMES, SIZE, WINDOW)
 
         seconds = seconds_in_turn({"ours": ours, "frame by frame": other}, repeats, warm_up)

@@ -81,10 +81,13 @@ class Ours:
         state = self._stream.init(0)
         clip, heat = jax.jit(self._stream.inputs)(self._batch)
         weights = {f"weights/{name}": tensor for name, tensor in to_pytorch(state.params, state.batch_stats).items()}
-        inputs = {"clip": np.asarray(clip, np.float32), "label": self._batch["label"]}
+        inputs: dict[str, np.ndarray] = {
+            "clip": np.asarray(clip, np.float32),
+            "label": np.asarray(self._batch["label"]),
+        }
         if heat is not None:
             inputs["heat"] = np.asarray(heat, np.float32)
-        np.savez(Path(file), **inputs, **weights)
+        np.savez(Path(file), allow_pickle=False, **inputs, **weights)
 
     def peak(self, name: str) -> int | None:
         """Returns the most bytes that were held at once during one more run."""

@@ -89,7 +89,8 @@ class Reference:
         if other or unexpected:
             raise ValueError(f"{checkout} is another network: missing {other[:5]}, unexpected {unexpected[:5]}")
         # It draws the frames of its branches in evaluation too; ours takes the middle ones. The time is the same.
-        temporal.random = types.SimpleNamespace(choice=lambda members: int(np.mean(members)))
+        middle = types.SimpleNamespace(choice=lambda members: int(np.mean(members)))
+        setattr(temporal, "random", middle)  # noqa: B010 (no type checker knows of it)
         self._clip = self._placed(self._clip)
         self._heat = None if self._heat is None else self._placed(self._heat)
         self._label = self._label.to(self._device)
