@@ -15,8 +15,8 @@ from tests.convert.networks import checkpoint, manifest_of, random_state_dict
 
 NVGESTURE_CLASSES = 25
 CONTINUED = "Checkpoints/I3DWTrans-NvGesture-M/checkpoint.pth.tar"
-# Copied under the name that pages use for a run of the reader's.
-RUNS = {"runs/mine": "runs/demo"}
+# Copied under names that pages use for runs before they say how these are trained.
+RUNS = {"runs/mine": "runs/demo", "runs/nv_rgb": "runs/demo"}
 
 
 def clips(folder: Path) -> None:
