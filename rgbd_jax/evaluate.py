@@ -23,13 +23,14 @@ from rgbd_jax.data import pipeline
 from rgbd_jax.data.source import ClipRecord, PreparedSplit
 from rgbd_jax.dataset import open_splits
 from rgbd_jax.devices import group
+from rgbd_jax.devices.parallel import parallel_evaluation_step
 from rgbd_jax.devices.sharding import global_batch, local_batch_size, make_mesh, place, replicated, state_sharding
 from rgbd_jax.run.checkpoint import Keep, find, read_run, read_state
 from rgbd_jax.run.workdir import check_workdir
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.settings import check_config, check_split_over
 from rgbd_jax.start import weights_for
-from rgbd_jax.steps import Batch, Moment, Stream, TrainState, Tree, evaluation_moment
+from rgbd_jax.steps import Batch, Moment, Stream, TrainState, evaluation_moment
 
 log = logging.getLogger("rgbd_jax")
 
@@ -38,12 +39,11 @@ class Evaluator:
     """Measures a network on the clips of one split."""
 
     def __init__(self, stream: Stream, source: PreparedSplit, mesh: Mesh):
-        self._stream = stream
         self._config = stream.config
         self._source = source
         self._mesh = mesh
         self._batch_size = local_batch_size(self._config.eval.batch_size)
-        self._step = jax.jit(self._scored_batch, out_shardings=replicated(mesh))
+        self._step = parallel_evaluation_step(stream, mesh)
         self._program: Any = None
 
     def __call__(
@@ -117,12 +117,9 @@ class Evaluator:
     def _scored_view(self, state: TrainState, view: Batch, moment: Moment) -> Mapping[str, Any]:
         arguments = state.params, state.batch_stats, view, moment
         self._program = self._program or group.compiled(self._step, "the evaluation", *arguments)
-        return jax.device_get(self._program(*arguments))
-
-    def _scored_batch(self, params: Tree, batch_stats: Tree, batch: Batch, moment: Moment) -> Mapping[str, Any]:
-        """Returns heads and losses clip by clip, and which clips these are: of all processes, not just of this one."""
-        scored = self._stream.evaluation_step(params, batch_stats, batch, moment)
-        return {**scored, **{name: batch[name] for name in ("label", "record", "mask")}}
+        # One batch does not wait for another: a device that is behind the first one of its process, from which the
+        # result is read, would send of two batches at once, and on CPUs the messages would be taken for each other.
+        return jax.device_get(jax.block_until_ready(self._program(*arguments)))
 
 
 class _NamedClips:

@@ -1,7 +1,8 @@
-r"""Lists what devices send each other in a training step, from the programs that XLA compiles for them.
+r"""Lists what devices send each other in a step of the training, or of the evaluation, as XLA compiles it for them.
 
     python scripts/list_collectives.py --devices 8,64,256
     python scripts/list_collectives.py --devices 8,256 --config configs/ntu_cs.py --config.clip.size=64 --json
+    python scripts/list_collectives.py --evaluation
 
 The devices are simulated ones of the CPU, each number in a process of its own; nothing is run. A config's size and
 number of frames change the time of compiling, not what is sent. The table goes to stdout, with `--json` one JSON object
@@ -27,6 +28,7 @@ from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Config file, with the stream after a colon.")
 _DEVICES = flags.DEFINE_list("devices", ["8", "64", "256"], "Numbers of devices.")
+_EVALUATION = flags.DEFINE_bool("evaluation", False, "List those of the evaluation of a batch instead.")
 _CLIPS = flags.DEFINE_integer("clips", 1, "Clips of each device.", lower_bound=1)
 _CLASSES = flags.DEFINE_integer("classes", 60, "Number of classes, if the config does not say.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
@@ -72,7 +74,7 @@ def _listed() -> dict:
     import jax
     import jax.numpy as jnp
 
-    from rgbd_jax.devices.parallel import parallel_train_step, spread_over
+    from rgbd_jax.devices.parallel import parallel_evaluation_step, parallel_train_step, spread_over
     from rgbd_jax.devices.sharding import make_mesh, split_by_clip, state_sharding
     from rgbd_jax.planning.plan import batch_shapes, gradient_lengths, purpose
     from rgbd_jax.steps import Moment, Stream
@@ -89,8 +91,14 @@ def _listed() -> dict:
     batch = jax.tree.map(lambda leaf: placed(leaf, split_by_clip(mesh)), batch_shapes(config, _CLIPS.value * devices))
     moment = Moment(*(jnp.zeros((), jnp.float32) for _ in range(3)))
     started = time.monotonic()
-    step = cast(jax.stages.Wrapped, parallel_train_step(stream, mesh))
-    program = step.lower(state, batch, moment).compile().as_text()
+    if _EVALUATION.value:
+        mask = placed(jax.ShapeDtypeStruct(batch["label"].shape, bool), split_by_clip(mesh))
+        step = cast(jax.stages.Wrapped, parallel_evaluation_step(stream, mesh))
+        lowered = step.lower(state.params, state.batch_stats, {**batch, "mask": mask}, moment)
+    else:
+        step = cast(jax.stages.Wrapped, parallel_train_step(stream, mesh))
+        lowered = step.lower(state, batch, moment)
+    program = lowered.compile().as_text()
     seconds = time.monotonic() - started
     assert program is not None, "this platform does not show its programs"
 
@@ -100,7 +108,7 @@ def _listed() -> dict:
     for kind, arrays in collectives(program):
         operations[kind] += 1
         for shape, itemsize in arrays:
-            key = (kind, purpose(kind, shape, lengths))
+            key = (kind, "scores" if _EVALUATION.value else purpose(kind, shape, lengths))
             row = rows.setdefault(key, {"kind": kind, "purpose": key[1], "tensors": 0, "bytes": 0})
             row["tensors"] += 1
             whole = shards if kind == "reduce-scatter" else 1  # its result is a part of what is sent

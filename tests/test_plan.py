@@ -350,6 +350,14 @@ def test_collectives_are_read_from_the_text_of_a_program():
     ]
 
 
+def test_devices_send_each_other_nothing_in_an_evaluation_but_what_they_found():
+    command = [sys.executable, "scripts/list_collectives.py", "--evaluation", "--devices=2", "--json", "--classes=12"]
+    listed = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    # Of two clips: 12 logits of four heads, three losses, label, record, and whether it is one.
+    expected = {"kind": "all-gather", "purpose": "scores", "tensors": 10, "bytes": 2 * (4 * 12 * 4 + 3 * 4 + 4 + 4 + 1)}
+    assert listed["2"]["sent"] == [expected]
+
+
 @pytest.mark.slow
 def test_what_xla_sends_is_what_the_plan_says():
     command = [sys.executable, "scripts/list_collectives.py", "--devices=2", "--json", "--classes=12"]
