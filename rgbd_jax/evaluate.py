@@ -168,7 +168,7 @@ def evaluate(config: ConfigDict, workdir: Path, which: str) -> dict:
     if not is_converted(workdir):
         check_workdir(workdir, config, new_allowed=False)
     mesh = make_mesh(config.sharding.parameter_shards)
-    check_split_over(config, mesh.size)
+    check_split_over(config, mesh.size, training=False)
     splits = open_splits(config)
     stream = Stream(config, splits.num_classes)
     state, moment = _restore(stream, workdir, which, mesh)

@@ -27,23 +27,27 @@ def check_config(config: ConfigDict) -> None:
         raise ValueError("\n  ".join(["the config cannot be used:", *problems]))
 
 
-def check_split_over(config: ConfigDict, devices: int) -> None:
+def check_split_over(config: ConfigDict, devices: int, *, training: bool = True) -> None:
     """Checks that batches divide evenly among devices, and each device's share into its parts.
+
+    Args:
+        config: the experiment's config.
+        devices: their number.
+        training: whether there will be any; an evaluation alone has no batches of a training.
 
     Raises:
         ValueError: they do not; names the fields, and what would do.
     """
-    for field, batch_size in (
-        ("config.train.batch_size", config.train.batch_size),
-        ("config.eval.batch_size", config.eval.batch_size),
-    ):
+    batch_sizes = {"config.train.batch_size": config.train.batch_size} if training else {}
+    batch_sizes["config.eval.batch_size"] = config.eval.batch_size
+    for field, batch_size in batch_sizes.items():
         if batch_size % devices:
             raise ValueError(
                 f"{field}={batch_size} does not divide by the {devices} devices; use a multiple of {devices}, such as "
                 f"{max(round(batch_size / devices), 1) * devices}"
             )
     share, parts = config.train.batch_size // devices, config.train.microbatches
-    if share % parts:
+    if training and share % parts:
         fitting = ", ".join(str(number) for number in range(1, share + 1) if share % number == 0)
         raise ValueError(
             f"config.train.microbatches={parts} does not divide the {share} clips that each of the {devices} devices "

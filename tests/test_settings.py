@@ -1,9 +1,11 @@
 """Values of config fields that cannot be used are refused by name, all at once."""
 
+import re
+
 import pytest
 
 from configs import common
-from rgbd_jax.settings import check_config
+from rgbd_jax.settings import check_config, check_split_over
 from rgbd_jax.steps import Stream
 
 
@@ -40,3 +42,13 @@ def test_all_problems_are_told_together():
     config.train.evaluate_every_epochs = 2
     with pytest.raises(ValueError, match=r"(?s)config\.model\.width=-1\.0.*config\.schedule\.name='plateau'"):
         check_config(config)
+
+
+def test_an_evaluation_alone_does_not_ask_how_a_training_would_be_split():
+    config = common.get_config()
+    config.train.batch_size, config.eval.batch_size = 20, 48
+    check_split_over(config, 8, training=False)
+    for training, field in ((True, "config.train.batch_size=20"), (False, "config.eval.batch_size=20")):
+        with pytest.raises(ValueError, match=f"{re.escape(field)} does not divide by the 8 devices"):
+            check_split_over(config, 8, training=training)
+        config.eval.batch_size = 20
