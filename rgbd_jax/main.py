@@ -57,10 +57,10 @@ def main(argv: list[str]) -> None:
         group.fail(error)
     except Exception as error:
         group.fail_unexpectedly(error)
-    group.leave()
     if group.is_first():
         print(said)
-        print(json.dumps({"mode": _MODE.value, **result}))
+        print(json.dumps({"mode": _MODE.value, **result}), flush=True)
+    group.leave()
 
 
 def _run() -> tuple[dict, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 _STOP, _OVER = "rgbd_jax/stop", "over"
 _INTERVAL_ONCE_ASKED = 0.1
+_LONGEST_END = 10  # seconds: a group that has fallen apart may not answer
 _numbers = itertools.count()  # an agreement is the same one in all processes, which make them in the same order
 
 log = logging.getLogger("rgbd_jax")
@@ -36,7 +37,8 @@ class Agreement:
         self._passed = 0
         self._stop_after: float = float("inf")
         self._agreeing = False
-        self._asked = self._ended = False
+        self._asked = False
+        self._ended = threading.Event()
         self._turn = threading.Condition()
         self._thread = threading.Thread(target=self._agree, daemon=True)
         self._thread.start()
@@ -56,15 +58,16 @@ class Agreement:
 
     def end(self) -> None:
         """Tells that this process has passed its last moment."""
-        self._ended = True
+        self._ended.set()
+        self._thread.join(_LONGEST_END)
 
     def _agree(self) -> None:
         try:
-            while not (told := self._told()) and not self._asked and not self._ended:
-                time.sleep(self._interval)
+            while not (told := self._told()) and not self._asked and not self._ended.is_set():
+                self._ended.wait(self._interval)
             with self._turn:
                 self._agreeing = True
-            self._tell(_OVER if self._ended else str(self._passed))
+            self._tell(_OVER if self._ended.is_set() else str(self._passed))
             while len(told) < self._count and _OVER not in told.values():
                 time.sleep(_INTERVAL_ONCE_ASKED)
                 told = self._told()

@@ -28,6 +28,9 @@ _RUNTIME_PATIENCE = 60
 _LONGEST_WAIT = 7 * 24 * 3600
 # What this process is about to say of its own failure; the watch need not say it of another's.
 _own_failure: list[str] = []
+# The watch ends before Python does, which would end its thread amid C++ code of the runtime: that aborts the process.
+_watches: list[threading.Thread] = []
+_left = threading.Event()
 
 log = logging.getLogger("rgbd_jax")
 
@@ -88,7 +91,8 @@ def join(membership: Membership) -> None:
         log.setLevel(logging.WARNING)  # the first process speaks for all
     if jax.process_count() > 1:
         watch_others = (_client(), jax.process_index(), jax.process_count(), _interval(), membership.heartbeat_timeout)
-        threading.Thread(target=_watch_others, args=watch_others, daemon=True).start()
+        _watches.append(threading.Thread(target=_watch_others, args=watch_others, daemon=True))
+        _watches[-1].start()
 
 
 def is_first() -> bool:
@@ -131,9 +135,19 @@ def agreement() -> Agreement | None:
 
 
 def leave() -> None:
-    """Tells the group that this process has come to its end as it should."""
+    """Tells the group that this process has come to its end as it should, and waits until all have.
+
+    To be called last: the group is not to be asked again.
+    """
     if client := _client():
         client.key_value_set(f"{_ENDED}{jax.process_index()}", "", allow_overwrite=True)
+        try:
+            jax.distributed.shutdown()
+        except RuntimeError:  # this process has done its part; what became of another one, the watch tells
+            log.debug("not all have come to their end", exc_info=True)
+        _left.set()
+        for watch in _watches:
+            watch.join(5 * _interval())
 
 
 def fail(error: BaseException) -> NoReturn:
@@ -245,7 +259,7 @@ def _watch_others(client: Any, index: int, count: int, interval: float, timeout:
     """Ends this process when another one has failed, or has not been heard of for `timeout` seconds."""
     heard = dict.fromkeys(range(count), ("", time.monotonic()))  # process -> its last sign of life, and when that was
     beat = 0
-    while True:
+    while not _left.wait(interval if beat else 0):
         beat += 1
         try:
             client.key_value_set(f"{_ALIVE}{index}", str(beat), allow_overwrite=True)
@@ -267,7 +281,6 @@ def _watch_others(client: Any, index: int, count: int, interval: float, timeout:
                     f"process {other} has not been heard of for {timeout:.0f} s, so this one ends; the last checkpoint "
                     "is intact: run the same command again in all processes"
                 )
-        time.sleep(interval)
 
 
 def _end(message: str) -> NoReturn:
