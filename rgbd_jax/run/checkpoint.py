@@ -138,7 +138,8 @@ class Checkpoints:
             SaveError: this checkpoint or the one before could not be written.
         """
         kind = RECOVERY if metrics is None else EPOCHS
-        step = int(state.step)
+        # On every device: Orbax has messages of its own for the group, which those of a step are not to meet.
+        step = int(jax.block_until_ready(state).step)
         contents = json.loads(json.dumps(dataclasses.asdict(run)))  # as it is now: it is written later
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(contents))
         with self._errors_named(kind, step):
