@@ -30,7 +30,7 @@ def comparison_charts(
         marker_color=[colours[row.kind] for row in rows], text=[f"{row.top1:.1%}" for row in rows],
         textposition="outside", cliponaxis=False, hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
-    top1.update_xaxes(range=[0, 1.12], tickformat=".0%", tickvals=[0, 0.25, 0.5, 0.75, 1])
+    top1.update_xaxes(range=[0, 1.5], tickformat=".0%", tickvals=[0, 0.25, 0.5, 0.75, 1])
     top1.update_yaxes(
         tickmode="array", tickvals=list(range(len(rows))), ticktext=[shortened(row.name, 30) for row in rows],
         range=[len(rows) - 0.5, -0.5], showgrid=False,
