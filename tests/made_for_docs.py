@@ -12,6 +12,7 @@ from datasets.rgbd_demo.motions import CLASS_NAMES
 from rgbd_jax.convert.pytorch_file import write_pytorch
 from rgbd_jax.prediction.video import write_video
 from tests.convert.networks import checkpoint, manifest_of, random_state_dict
+from tests.made_raw_data import video_of
 
 NVGESTURE_CLASSES = 25
 CONTINUED = "Checkpoints/I3DWTrans-NvGesture-M/checkpoint.pth.tar"
@@ -26,11 +27,7 @@ def clips(folder: Path) -> None:
               for clip in made for frame in clip.rgb]  # fmt: skip
     write_video(folder / "clip.mp4", frames[: len(made[0].rgb)], 15)
     write_video(folder / "long.mp4", frames, 15)
-    height, width = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(folder / "long.mkv"), cv2.VideoWriter_fourcc(*"MJPG"), 15, (width, height))
-    for frame in frames:
-        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    writer.release()
+    video_of(folder / "long.mkv", [cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) for frame in frames])
     shutil.rmtree(folder / "RAW", ignore_errors=True)
     for split, count in {"train": 5, "validation": 2}.items():
         for pair in (0, 1):

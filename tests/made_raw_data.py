@@ -109,10 +109,10 @@ def frames_of(folder: Path, frames: list[np.ndarray], first: int = 0, width: int
 
 
 def video_of(file: Path, frames: list[np.ndarray]) -> None:
-    """Writes the frames of a clip as a video."""
+    """Writes frames, blue first, as a video."""
     file.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 10, (width, height))
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 15, (width, height))
     for frame in frames:
         writer.write(frame)
     writer.release()

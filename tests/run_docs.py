@@ -6,7 +6,7 @@ Blocks of shell and Python run in the checkout, page by page in order: later one
 take for granted is made before: `clip.mp4`, authors' files with random weights, a few clips in the layout of each data
 set. Where a command runs with something else than it says, that is told: trainings of the paper's network take an epoch
 of small frames. What cannot run on any machine is listed with the reason: `tests/test_docs.py` parses those commands
-too. It takes two hours on two cores; one line a command goes to stdout, and the exit status is 1 if one failed.
+too. It takes three hours on two busy cores; one line a command goes to stdout, and the exit status is 1 if one failed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ PAGES = (
 TRAINED_SMALL = r"--config configs/(?:ntu\w*|nvgesture|thu_read|isogd|jester|folder)\.py(?::\w+)?"
 # What a command has in it -> why it is not run.
 NOT_RUN = {
-    r"test\.sh": "takes an hour; what CI runs",
+    r"test\.sh": "the whole suite; what CI runs",
     r"^tensorboard": "another package, which the comment says",
     r"camera:0": "needs a camera",
     r"sbatch|tpu_pod|^ssh|--coordinator=host": "needs other machines",

@@ -261,27 +261,31 @@ from absl import flags
 from rgbd_jax.data.source import open_split
 from rgbd_jax.evaluate import Evaluator
 from rgbd_jax.scores import Scores
-from rgbd_jax.devices.sharding import make_mesh, place, replicated
+from rgbd_jax.devices.sharding import make_mesh, place, state_sharding
 from rgbd_jax.steps import Stream, moment_at
 from tests.tiny import tiny_config
 from pathlib import Path
 
 flags.FLAGS(["test"])
-data_dir, folder, address, number = sys.argv[1:]
+data_dir, folder, address, number, shards = sys.argv[1:]
 jax.distributed.initialize(address, num_processes=2, process_id=int(number))
 assert jax.device_count() == 2 and jax.local_device_count() == 1
 config = tiny_config(data_dir)
 config.eval.batch_size = 10
 stream = Stream(config, 12)
-state = place(stream.init(3), replicated(make_mesh(1)))
+mesh = make_mesh(int(shards))
+state = place(stream.init(3), state_sharding(stream.shapes(), mesh))
+split_up = [leaf for leaf in jax.tree.leaves(state.params) if not leaf.is_fully_replicated]
+assert bool(split_up) == (shards == "2")
 split = open_split("rgbd_demo", data_dir, "validation")
-figures, scores = Evaluator(stream, split, make_mesh(1)).measure(state, moment_at(config, 1.0))
+figures, scores = Evaluator(stream, split, mesh).measure(state, moment_at(config, 1.0))
 scores.save(Path(folder) / f"{number}.npz")
 (Path(folder) / f"{number}.json").write_text(json.dumps(figures))
 """
 
 
-def test_two_processes_find_what_one_does(setup, small_demo, tmp_path):
+@pytest.mark.parametrize("shards", [1, 2])
+def test_two_processes_find_what_one_does(setup, small_demo, tmp_path, shards):
     stream, state, moment = setup
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -289,7 +293,7 @@ def test_two_processes_find_what_one_does(setup, small_demo, tmp_path):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(small_demo), str(tmp_path), address, str(number)],
+            [sys.executable, "-c", PROCESS, str(small_demo), str(tmp_path), address, str(number), str(shards)],
             env=environment,
             cwd=ROOT,
         )
