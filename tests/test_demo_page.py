@@ -29,6 +29,7 @@ from tests.tiny import save_run, tiny_config
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
+    pytest.mark.optional,
     pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="Gradio is not installed (the extra 'demo')"),
     pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="Playwright is not installed"),
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH"),

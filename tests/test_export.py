@@ -244,6 +244,7 @@ def test_example_asks_about_folders_of_frames(exported, tmp_path):
         assert text in error
 
 
+@pytest.mark.optional
 @pytest.mark.skipif(not WITH_ONNX, reason="the packages of requirements-onnx.txt are not installed")
 def test_onnx_says_the_same(exported, tmp_path):
     file = tmp_path / "network.onnx"

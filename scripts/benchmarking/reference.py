@@ -70,7 +70,7 @@ class Reference:
         torch.manual_seed(0)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self._device.type == "cpu":
-            torch.Tensor.cuda = lambda tensor, *_, **__: tensor  # type: ignore[method-assign]  # FRP asks for it
+            setattr(torch.Tensor, "cuda", lambda tensor, *_, **__: tensor)  # noqa: B010 (FRP asks for it)
         self._mixed = mixed and self._device.type == "cuda"
         torch.backends.cudnn.benchmark = True  # as its training has it
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = mixed

@@ -18,6 +18,7 @@ from tests.parity import recipe
 from tests.test_parity import FOLDER, FORWARD, Case, assert_logits, evaluate
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: ./scripts/test.sh --torch installs it")
+pytestmark = pytest.mark.optional
 
 CASES = ("isogd_plain_64", "jester_nofrp_72", "thuread_heads_64", "ntu_rgb_128", "ntu_fusion_128")
 

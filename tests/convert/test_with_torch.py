@@ -8,6 +8,7 @@ from rgbd_jax.convert.pytorch_file import read_pytorch, write_pytorch
 from tests.convert.torch_files import flat, plain_sample, sample
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; to run these: ./scripts/test.sh --torch")
+pytestmark = pytest.mark.optional
 
 TYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128", "int64", "int32", "int16", "int8",
          "uint8", "bool")  # fmt: skip

@@ -12,7 +12,7 @@ from tests.report.made_scores import made_scores
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+pytestmark = [pytest.mark.optional, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
 
 LOCAL = ("file:", "data:", "blob:")
 DRAWN = "html[data-drawn]"
