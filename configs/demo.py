@@ -10,12 +10,12 @@ r"""The demo: 12 hand motions rendered on the spot, and a network small enough f
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rgbd_jax.config import default_config
 
 
 def get_config(stream: str = "rgb") -> ConfigDict:
     """Returns the config of the demo for a stream, "rgb", "depth" or "fusion"."""
-    config = common.get_config(stream)
+    config = default_config(stream)
     config.clip.frames = 16
     config.clip.size = 64
 

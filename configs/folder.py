@@ -14,12 +14,12 @@ smaller one: `--config.model.width=0.25 --config.clip.size=112 --config.clip.fra
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rgbd_jax.config import default_config
 
 
 def get_config(stream: str = "rgb") -> ConfigDict:
     """Returns the config for a folder of clips and a stream, "rgb", "depth" or "fusion"."""
-    config = common.get_config(stream)
+    config = default_config(stream)
     config.data.dataset = "rgbd_folder"
     config.data.transforms.flip_probability = 0.0  # a flipped "swipe left" is a swipe right: turn it on if that is fine
     return config

@@ -11,14 +11,15 @@ The network and recipe of the demo: a quarter of the paper's width, 16 frames of
 """
 
 from ml_collections import ConfigDict
+from rgbd_jax.configs import demo
 
-from configs import common, demo
+from rgbd_jax.config import default_config
 
 
 def get_config(stream: str = "rgb") -> ConfigDict:
     """Returns the small config for a folder of clips and a stream, "rgb", "depth" or "fusion"."""
     config = demo.get_config(stream)
     config.data.dataset = "rgbd_folder"
-    config.data.depth = common.get_config(stream).data.depth
+    config.data.depth = default_config(stream).data.depth
     config.data.transforms.resize = (96, 72)  # of frames that are 4:3
     return config

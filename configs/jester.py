@@ -12,7 +12,7 @@ The paper has no figures for it. Neither the accuracy nor the time has been meas
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rgbd_jax.config import default_config
 
 
 def get_config(stream: str = "rgb") -> ConfigDict:
@@ -25,7 +25,7 @@ def get_config(stream: str = "rgb") -> ConfigDict:
         raise ValueError(
             f"Jester has colour frames alone: expected configs/jester.py or configs/jester.py:rgb, not :{stream}"
         )
-    config = common.get_config(stream)
+    config = default_config(stream)
     config.data.dataset = "jester"
     config.data.transforms.resize = (256, 256)
     config.data.transforms.flip_probability = 0.0

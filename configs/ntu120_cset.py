@@ -13,8 +13,7 @@ The paper has no figures for it. Neither the accuracy nor the time has been meas
 """
 
 from ml_collections import ConfigDict
-
-from configs import ntu_cs
+from rgbd_jax.configs import ntu_cs
 
 
 def get_config(stream: str = "rgb") -> ConfigDict:

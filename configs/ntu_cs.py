@@ -16,12 +16,12 @@ package; one epoch is 840 steps of 48 clips of 420 GFLOP each, for fusion twice 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rgbd_jax.config import default_config
 
 
 def get_config(stream: str = "rgb") -> ConfigDict:
     """Returns the config of NTU RGB+D 60, cross-subject, for a stream, "rgb", "depth" or "fusion"."""
-    config = common.get_config(stream)
+    config = default_config(stream)
     config.data.dataset = "ntu_rgbd"
     config.data.train_split = "cs_train"
     config.data.eval_split = "cs_validation"

@@ -14,8 +14,7 @@ package; one epoch is 790 steps of 48 clips of 420 GFLOP each, for fusion twice 
 """
 
 from ml_collections import ConfigDict
-
-from configs import ntu_cs
+from rgbd_jax.configs import ntu_cs
 
 
 def get_config(stream: str = "rgb") -> ConfigDict:

@@ -14,12 +14,12 @@ has been measured with this package; one epoch is 21 steps of 48 clips of 420 GF
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rgbd_jax.config import default_config
 
 
 def get_config(stream: str = "rgb") -> ConfigDict:
     """Returns the config of NvGesture for a stream, "rgb", "depth" or "fusion"."""
-    config = common.get_config(stream)
+    config = default_config(stream)
     config.data.dataset = "nvgesture"
     config.data.depth.colour_map = "grey"  # the reference sees the videos' depth as grey pictures
     config.data.transforms.resize = (256, 256)

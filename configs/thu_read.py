@@ -17,12 +17,12 @@ has been measured with this package; one epoch is 15 steps of 48 clips of 420 GF
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rgbd_jax.config import default_config
 
 
 def get_config(stream: str = "rgb") -> ConfigDict:
     """Returns the config of THU-READ for a stream, "rgb", "depth" or "fusion"; `config.data.fold` is 1 to 4."""
-    config = common.get_config(stream)
+    config = default_config(stream)
     config.data.dataset = "thu_read"
     config.data.fold = 1
     fold = config.data.get_ref("fold").to_str()

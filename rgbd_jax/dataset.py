@@ -6,11 +6,11 @@ import logging
 import numpy as np
 from ml_collections import ConfigDict
 
-import datasets.build
+import rgbd_jax.ingest.build
 from rgbd_jax.data.frame_counts import REFERENCE_SHORT, frame_counts
 from rgbd_jax.data.source import PreparedSplit, open_split, prepared_directory
-from rgbd_jax.devices import group
 from rgbd_jax.modalities import STREAMS
+from rgbd_jax.parallel import distributed
 
 log = logging.getLogger("rgbd_jax")
 
@@ -38,14 +38,15 @@ def open_splits(config: ConfigDict) -> Splits:
         FileNotFoundError: the data set is neither prepared nor can it be built.
     """
     data = config.data
-    if group.is_first():
+    if distributed.is_primary():
         _build_if_need_be(config)
-    group.wait_for_all("the data set is prepared")
+    distributed.wait_for_all("the data set is prepared")
     training = open_split(data.dataset, data.data_dir, data.train_split)
     evaluation = open_split(data.dataset, data.data_dir, data.eval_split)
-    if not set(STREAMS[config.stream]) <= set(training.modalities):
+    if not set(STREAMS[config.modality]) <= set(training.modalities):
         raise ValueError(
-            f"config.stream={config.stream!r}, but {training.directory} has {' and '.join(training.modalities)} only"
+            f"config.modality={config.modality!r}, but {training.directory} has "
+            f"{' and '.join(training.modalities)} only"
         )
     if training.person_cropped and data.depth.reference_person_crop:
         raise ValueError(
@@ -59,7 +60,7 @@ def open_splits(config: ConfigDict) -> Splits:
             "the field out to take their number"
         )
     if data.reference_protocol:
-        training, evaluation = (_without_short_clips(split, config.stream) for split in (training, evaluation))
+        training, evaluation = (_without_short_clips(split, config.modality) for split in (training, evaluation))
     return Splits(training, evaluation, classes)
 
 
@@ -77,7 +78,7 @@ def _build_if_need_be(config: ConfigDict) -> None:
     data = config.data
     generated = data.dataset == "rgbd_demo"
     if data.raw_dir or (generated and prepared_directory(data.dataset, data.data_dir) is None):
-        info = datasets.build.prepare(
+        info = rgbd_jax.ingest.build.prepare(
             data.dataset, data_dir=data.data_dir, raw_dir=data.raw_dir or None, skip_bad_clips=data.skip_bad_clips
         )
         log.info("%s is prepared in %s", data.dataset, info.directory)

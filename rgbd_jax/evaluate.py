@@ -16,21 +16,22 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rgbd_jax import metrics, score_fusion
-from rgbd_jax.convert.converted import is_converted
-from rgbd_jax.convert.files import read_weights
-from rgbd_jax.data import pipeline
+from rgbd_jax import metrics
+from rgbd_jax.checkpoint.checkpoints import RetentionPolicy, find, read_run, read_state
+from rgbd_jax.checkpoint.workdir import check_workdir
+from rgbd_jax.config import check_config, check_split_over
+from rgbd_jax.data import loader
 from rgbd_jax.data.source import ClipRecord, PreparedSplit
 from rgbd_jax.dataset import open_splits
-from rgbd_jax.devices import group
-from rgbd_jax.devices.parallel import parallel_evaluation_step
-from rgbd_jax.devices.sharding import global_batch, local_batch_size, make_mesh, place, replicated, state_sharding
-from rgbd_jax.run.checkpoint import Keep, find, read_run, read_state
-from rgbd_jax.run.workdir import check_workdir
+from rgbd_jax.initial_state import weights_for
+from rgbd_jax.parallel import distributed
+from rgbd_jax.parallel.mesh import global_batch, local_batch_size, make_mesh, place, replicated, state_sharding
+from rgbd_jax.parallel.sharded_step import parallel_evaluation_step
+from rgbd_jax.pytorch.converted import is_converted
+from rgbd_jax.pytorch.files import read_weights
 from rgbd_jax.scores import Scores, scores_file
-from rgbd_jax.settings import check_config, check_split_over
-from rgbd_jax.start import weights_for
-from rgbd_jax.steps import Batch, Moment, Stream, TrainState, evaluation_moment
+from rgbd_jax.step import Batch, ScheduleValues, Stream, TrainState, evaluation_schedule
+from rgbd_jax.tools import fuse
 
 log = logging.getLogger("rgbd_jax")
 
@@ -47,7 +48,7 @@ class Evaluator:
         self._program: Any = None
 
     def __call__(
-        self, state: TrainState, moment: Moment, stop: Callable[[], bool] = lambda: False
+        self, state: TrainState, moment: ScheduleValues, stop: Callable[[], bool] = lambda: False
     ) -> dict[str, float] | None:
         """Returns the metrics over all clips (see `metrics.measure`), their number `clips`, and the `views` of each.
 
@@ -56,7 +57,7 @@ class Evaluator:
         scored = self._score(state, moment, stop)
         return None if scored is None else self._measured(scored, state)[0]
 
-    def measure(self, state: TrainState, moment: Moment) -> tuple[dict[str, float], Scores]:
+    def measure(self, state: TrainState, moment: ScheduleValues) -> tuple[dict[str, float], Scores]:
         """Returns the metrics over all clips, as a call does, and the scores that they are computed from.
 
         Every process returns the same, with the clips in the order of the split.
@@ -65,9 +66,9 @@ class Evaluator:
         assert scored is not None
         return self._measured(scored, state)
 
-    def _score(self, state: TrainState, moment: Moment, stop: Callable[[], bool]) -> Mapping[str, Any] | None:
+    def _score(self, state: TrainState, moment: ScheduleValues, stop: Callable[[], bool]) -> Mapping[str, Any] | None:
         self._clips = _NamedClips(self._source)
-        batches = pipeline.eval_batches(
+        batches = loader.eval_batches(
             self._clips,
             self._config,
             batch_size=self._batch_size,
@@ -90,7 +91,7 @@ class Evaluator:
             names=source.names(),
             labels=scored["label"][order],
             heads={name: logits[order].astype(np.float32) for name, logits in scored["heads"].items()},
-            stream=self._config.stream,
+            modality=self._config.modality,
             dataset=self._config.data.dataset,
             split=self._source.split,
             step=int(state.step),
@@ -100,12 +101,12 @@ class Evaluator:
         views = self._config.eval.clips * self._config.eval.crops
         return {"clips": len(order), "views": views, **metrics.measure(scores.heads, scores.labels, losses)}, scores
 
-    def _scores(self, state: TrainState, batch: pipeline.Batch, moment: Moment) -> Mapping[str, Any]:
+    def _scores(self, state: TrainState, batch: loader.Batch, moment: ScheduleValues) -> Mapping[str, Any]:
         """Returns heads and losses of a batch, averaged over the views of each clip, and which clips these are.
 
         Views go through the network one after the other: its memory does not depend on their number.
         """
-        views = [self._scored_view(state, global_batch(view, self._mesh), moment) for view in pipeline.views(batch)]
+        views = [self._scored_view(state, global_batch(view, self._mesh), moment) for view in loader.views(batch)]
         if len(views) == 1:
             return views[0]
         heads = {
@@ -114,9 +115,9 @@ class Evaluator:
         losses = {name: np.mean([view["losses"][name] for view in views], axis=0) for name in views[0]["losses"]}
         return {**views[0], "heads": heads, "losses": losses}
 
-    def _scored_view(self, state: TrainState, view: Batch, moment: Moment) -> Mapping[str, Any]:
+    def _scored_view(self, state: TrainState, view: Batch, moment: ScheduleValues) -> Mapping[str, Any]:
         arguments = state.params, state.batch_stats, view, moment
-        self._program = self._program or group.compiled(self._step, "the evaluation", *arguments)
+        self._program = self._program or distributed.compiled(self._step, "the evaluation", *arguments)
         # One batch does not wait for another: a device that is behind the first one of its process, from which the
         # result is read, would send of two batches at once, and on CPUs the messages would be taken for each other.
         return jax.device_get(jax.block_until_ready(self._program(*arguments)))
@@ -180,17 +181,17 @@ def evaluate(config: ConfigDict, workdir: Path, which: str) -> dict:
     return {"step": int(state.step), **measured, "seconds": round(time.monotonic() - started, 1)}
 
 
-def _restore(stream: Stream, workdir: Path, which: str, mesh: Mesh) -> tuple[TrainState, Moment]:
+def _restore(stream: Stream, workdir: Path, which: str, mesh: Mesh) -> tuple[TrainState, ScheduleValues]:
     """Returns the state of a checkpoint, on all devices, and the moment of the training that it is of."""
     if is_converted(workdir):
         trained = read_weights(workdir)
         state = stream.state_of(*weights_for(stream, trained, str(workdir)))
         epoch = stream.config.train.epochs if trained.epoch is None else trained.epoch
-        return place(state, replicated(mesh)), evaluation_moment(stream.config, max(epoch - 1, 0))
-    folder = find(workdir, which, Keep(**stream.config.checkpoint))
+        return place(state, replicated(mesh)), evaluation_schedule(stream.config, max(epoch - 1, 0))
+    folder = find(workdir, which, RetentionPolicy(**stream.config.checkpoint))
     state = read_state(folder, stream.shapes(), state_sharding(stream.shapes(), mesh))
-    return state, evaluation_moment(stream.config, read_run(folder).last_epoch)
+    return state, evaluation_schedule(stream.config, read_run(folder).last_epoch)
 
 
 if __name__ == "__main__":
-    score_fusion.main()
+    fuse.main()

@@ -90,8 +90,8 @@ def fusion_losses(
     loss = config.loss
     cross_entropies = [smoothed_cross_entropy(logits, labels, loss.label_smoothing) for logits in output.heads.values()]
     cross_entropy = jnp.sum(jnp.stack(cross_entropies), axis=0)
-    modality = optax.sigmoid_binary_cross_entropy(output.modality_guess["rgb"], jnp.ones(len(labels)))
-    modality += optax.sigmoid_binary_cross_entropy(output.modality_guess["depth"], jnp.zeros(len(labels)))
+    modality = optax.sigmoid_binary_cross_entropy(output.modality_logit["rgb"], jnp.ones(len(labels)))
+    modality += optax.sigmoid_binary_cross_entropy(output.modality_logit["depth"], jnp.zeros(len(labels)))
     decoded = output.decoded.astype(cross_entropy.dtype)  # b c
     errors = [decoded - feature.astype(cross_entropy.dtype) for feature in output.features.values()]  # b c
     reconstruction = jnp.sum(jnp.mean(jnp.square(jnp.stack(errors)), axis=-1), axis=0)

@@ -38,29 +38,29 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--workdir is needed with --mode={_MODE.value}")
     console.log_to_stderr()
     console.keep_compiled_programs()
-    from rgbd_jax.devices import group  # after the flags are read: importing takes seconds, --help should not
-    from rgbd_jax.run.preemption import PREEMPTED, PreemptedError
-    from rgbd_jax.run.recent import NonFiniteLossError
+    from rgbd_jax.checkpoint.metric_accumulator import NonFiniteLossError
+    from rgbd_jax.checkpoint.preemption import PREEMPTED, PreemptedError
+    from rgbd_jax.parallel import distributed  # after the flags are read: importing takes seconds, --help should not
 
     try:
         if _MODE.value != "plan":
-            names = [field.name for field in dataclasses.fields(group.Membership)]
+            names = [field.name for field in dataclasses.fields(distributed.DistributedConfig)]
             given: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
-            group.join(group.Membership(**given))
+            distributed.join(distributed.DistributedConfig(**given))
         result, said = _run()
     except PreemptedError as stopped:
         log.info("%s", stopped)
-        group.leave()
+        distributed.leave()
         sys.exit(PREEMPTED)
     except (ValueError, OSError, NonFiniteLossError) as error:
         log.debug("where it happened:", exc_info=True)
-        group.fail(error)
+        distributed.fail(error)
     except Exception as error:
-        group.fail_unexpectedly(error)
-    if group.is_first():
+        distributed.fail_unexpectedly(error)
+    if distributed.is_primary():
         print(said)
         print(json.dumps({"mode": _MODE.value, **result}), flush=True)
-    group.leave()
+    distributed.leave()
 
 
 def _run() -> tuple[dict, str]:
@@ -68,8 +68,8 @@ def _run() -> tuple[dict, str]:
     config = _CONFIG.value
     if _MODE.value == "plan":
         from rgbd_jax.dataset import known_classes
-        from rgbd_jax.planning.plan import plan
-        from rgbd_jax.planning.table import table
+        from rgbd_jax.tools.planning.plan import plan
+        from rgbd_jax.tools.planning.table import table
 
         result = plan(config, known_classes(config), _DEVICE_KIND.value, _DEVICE_COUNT.value)
         return result, table(result)

@@ -152,7 +152,7 @@ def distillation_weight(config: ConfigDict, epoch: float) -> float:
 
     One stream has none in the warm-up but its last epoch; fusion has it from the start.
     """
-    if config.stream == "fusion":
+    if config.modality == "fusion":
         return config.loss.distillation
     return config.loss.distillation if int(epoch) >= config.schedule.warm_up_epochs - 1 else 0.0
 

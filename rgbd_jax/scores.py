@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 from jaxtyping import Float, Int
 
-from rgbd_jax.whole_file import replacing
+from rgbd_jax.atomic_write import atomic_write
 
 HEAD = "heads/"  # head names begin so in the file
 
@@ -24,7 +24,7 @@ class Scores:
         names: names of the clips, each once.
         labels: their true classes, from 0 to k - 1.
         heads: name of a head -> its logits, float32; "logits" is the one that decides.
-        stream: the config's stream: "rgb", "depth" or "fusion".
+        modality: the config's modality: "rgb", "depth" or "fusion".
         dataset: name of the data set.
         split: the split, as TFDS writes it ("validation", "train[:80%]").
         step: step of the checkpoint.
@@ -34,7 +34,7 @@ class Scores:
     names: tuple[str, ...]
     labels: Int[np.ndarray, "n"]
     heads: Mapping[str, Float[np.ndarray, "n k"]]
-    stream: str
+    modality: str
     dataset: str
     split: str
     step: int
@@ -49,7 +49,7 @@ class Scores:
         arrays = {
             "names": np.array(self.names, np.str_),
             "labels": self.labels,
-            "stream": np.array(self.stream),
+            "modality": np.array(self.modality),
             "dataset": np.array(self.dataset),
             "split": np.array(self.split),
             "step": np.array(self.step),
@@ -57,7 +57,7 @@ class Scores:
             **{HEAD + name: logits for name, logits in self.heads.items()},
         }
         _check(path, arrays)
-        with replacing(path) as unfinished, unfinished.open("wb") as file:
+        with atomic_write(path) as unfinished, unfinished.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
@@ -82,7 +82,7 @@ class Scores:
             names=tuple(arrays["names"].tolist()),
             labels=arrays["labels"],
             heads={name.removeprefix(HEAD): array for name, array in arrays.items() if name.startswith(HEAD)},
-            stream=arrays["stream"].item(),
+            modality=arrays["modality"].item(),
             dataset=arrays["dataset"].item(),
             split=arrays["split"].item(),
             step=arrays["step"].item(),
@@ -99,7 +99,7 @@ def scores_file(workdir: Path, split: str) -> Path:
 EXPECTED = {
     "names": ("U", 1, "a list of texts"),
     "labels": ("i", 1, "a list of whole numbers"),
-    "stream": ("U", 0, "a text"),
+    "modality": ("U", 0, "a text"),
     "dataset": ("U", 0, "a text"),
     "split": ("U", 0, "a text"),
     "step": ("i", 0, "a whole number"),

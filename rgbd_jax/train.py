@@ -13,23 +13,30 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rgbd_jax.data import pipeline
+from rgbd_jax.checkpoint.card_facts import Facts
+from rgbd_jax.checkpoint.checkpoints import (
+    CheckpointMetadata,
+    Checkpoints,
+    RetentionPolicy,
+    accuracy_by_epoch,
+    latest_intact,
+    saved,
+)
+from rgbd_jax.checkpoint.metric_accumulator import MetricAccumulator
+from rgbd_jax.checkpoint.metric_writers import Progress, Writers, line
+from rgbd_jax.checkpoint.model_card import CARD_FILE, model_card, write_model_card
+from rgbd_jax.checkpoint.preemption import PreemptedError, StopRequests
+from rgbd_jax.checkpoint.provenance import check_provenance, continued_provenance, first_provenance, provenance
+from rgbd_jax.checkpoint.workdir import check_workdir, write_config
+from rgbd_jax.config import check_config, check_split_over
+from rgbd_jax.data import loader
 from rgbd_jax.dataset import open_splits
-from rgbd_jax.devices import group
-from rgbd_jax.devices.parallel import parallel_train_step, spread_over
-from rgbd_jax.devices.sharding import global_batch, local_batch_size, make_mesh, place, state_sharding
 from rgbd_jax.evaluate import Evaluator
-from rgbd_jax.run.card_facts import Facts
-from rgbd_jax.run.checkpoint import Checkpoints, Keep, Run, accuracy_by_epoch, latest_intact, saved
-from rgbd_jax.run.model_card import CARD_FILE, model_card, write_model_card
-from rgbd_jax.run.preemption import PreemptedError, StopRequests
-from rgbd_jax.run.provenance import check_provenance, continued_provenance, first_provenance, provenance
-from rgbd_jax.run.recent import Recent
-from rgbd_jax.run.workdir import check_workdir, write_config
-from rgbd_jax.run.writers import Progress, Writers, line
-from rgbd_jax.settings import check_config, check_split_over
-from rgbd_jax.start import Start, starting_point
-from rgbd_jax.steps import Stream, evaluation_moment, moment_at
+from rgbd_jax.initial_state import InitialState, initial_state
+from rgbd_jax.parallel import distributed
+from rgbd_jax.parallel.mesh import global_batch, local_batch_size, make_mesh, place, state_sharding
+from rgbd_jax.parallel.sharded_step import parallel_train_step, spread_over
+from rgbd_jax.step import Stream, evaluation_schedule, schedule_at
 
 log = logging.getLogger("rgbd_jax")
 
@@ -58,40 +65,40 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     check_split_over(config, mesh.size)
     splits = open_splits(config)
     produced_by = provenance(splits.training, splits.evaluation)
-    steps = pipeline.steps_per_epoch(splits.training, config.train.batch_size)
+    steps = loader.steps_per_epoch(splits.training, config.train.batch_size)
     last_step = steps * config.train.epochs
     stream = Stream(config, splits.num_classes, spread_over(mesh))
     sharding = state_sharding(stream.shapes(), mesh)
     evaluate = Evaluator(stream, splits.evaluation, mesh)
-    batches = pipeline.train_batches(
+    batches = loader.train_batches(
         splits.training,
         config,
         batch_size=local_batch_size(config.train.batch_size),
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
     )
-    start = None if saved(workdir) else starting_point(stream)
-    group.wait_for_all("everything is checked")
+    start = None if saved(workdir) else initial_state(stream)
+    distributed.wait_for_all("everything is checked")
 
     # Go on from the latest checkpoint; without one start where the config says: amid another training, from its
     # weights, or from scratch.
-    if group.is_first():
+    if distributed.is_primary():
         write_config(workdir, config, splits.training.class_names)
-    group.wait_for_all("the workdir is there")
+    distributed.wait_for_all("the workdir is there")
     if start is None:
         state, run = latest_intact(workdir, stream.shapes(), sharding)
         check_provenance(workdir, run.provenance, produced_by)
-        step, history, recent = int(state.step), list(run.history), Recent(run.recent)
+        step, history, recent = int(state.step), list(run.history), MetricAccumulator(run.recent)
         there, produced_by = run.provenance, continued_provenance(run, produced_by, step)
         batches.set_state(dict(run.data))
         log.info("resumed from step %d of %d in %s", step, last_step, workdir)
     else:
-        step, history, recent = start.epoch * steps, [], Recent()
+        step, history, recent = start.epoch * steps, [], MetricAccumulator()
         there = produced_by = first_provenance(produced_by, config.to_dict())
         state = place(dataclasses.replace(start.state, step=jnp.asarray(step, jnp.int32)), sharding)
-        pipeline.skip_batches(batches, step)
+        loader.skip_batches(batches, step)
         log.info("training for %d steps on %d clips, %s", last_step, len(splits.training), _machine(mesh))
-    checkpoints = Checkpoints(workdir, Keep(**config.checkpoint))
+    checkpoints = Checkpoints(workdir, RetentionPolicy(**config.checkpoint))
     writers = Writers(workdir, step, {epoch["step"] for epoch in history})
     train_step = parallel_train_step(stream, mesh)
     program = None
@@ -100,11 +107,11 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         writers.sync()
         last_epoch = max(step - 1, 0) // steps
         figures = recent.figures(step)
-        run = Run(batches.get_state(), history, figures, config.to_dict(), produced_by, last_epoch)
+        run = CheckpointMetadata(batches.get_state(), history, figures, config.to_dict(), produced_by, last_epoch)
         checkpoints.save(state, run, metrics)
 
     def write_card(provenance: Mapping[str, Any]) -> None:
-        if group.is_first():
+        if distributed.is_primary():
             parameters = sum(leaf.size for leaf in jax.tree.leaves(stream.shapes().params))
             classes = splits.training.class_names
             facts = Facts(splits.num_classes, parameters, config.to_dict(), history, provenance, classes)
@@ -116,7 +123,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         while True:
             epoch = step // steps
             if _is_evaluated(config, step, steps, start) and step not in {known["step"] for known in history}:
-                figures = evaluate(state, evaluation_moment(config, epoch - 1), stop.received)
+                figures = evaluate(state, evaluation_schedule(config, epoch - 1), stop.received)
                 if figures is None:
                     break
                 writers.write(step, "validation", figures)
@@ -128,9 +135,9 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             if step == last_step or stop.received():
                 break
 
-            moment = moment_at(config, step / steps, accuracy_by_epoch(history))
+            moment = schedule_at(config, step / steps, accuracy_by_epoch(history))
             batch = global_batch(recent.next_batch(batches), mesh)
-            program = program or group.compiled(train_step, "the training step", state, batch, moment)
+            program = program or distributed.compiled(train_step, "the training step", state, batch, moment)
             state, measured = program(state, batch, moment)
             step += 1
             recent.add(measured)
@@ -152,11 +159,11 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         )
     if not (workdir / CARD_FILE).exists():  # a run of an older version, finished there
         write_card(there)
-    best = Keep(**config.checkpoint).best(history)
+    best = RetentionPolicy(**config.checkpoint).best(history)
     return {**best, "latest_top1": history[-1]["top1"], "seconds": round(time.monotonic() - started, 1)}
 
 
-def _is_evaluated(config: ConfigDict, step: int, steps: int, start: Start | None) -> bool:
+def _is_evaluated(config: ConfigDict, step: int, steps: int, start: InitialState | None) -> bool:
     """Returns whether a step is one after which the network is evaluated."""
     epoch, place = divmod(step, steps)
     if place or not epoch:

@@ -99,7 +99,7 @@ def _networks(parts: list[str], arguments: argparse.Namespace) -> tuple[dict, di
     from benchmarking.machine import measured_peaks
     from benchmarking.network import network, profile
     from rgbd_jax.dataset import known_classes
-    from rgbd_jax.planning.plan import TracedStep
+    from rgbd_jax.tools.planning.plan import TracedStep
 
     holder = config_flags.DEFINE_config_file("config")
     flags.FLAGS(["benchmark", f"--config={arguments.config}", *arguments.fields])
@@ -158,8 +158,8 @@ def _more(row: dict[str, Any], side: str, machine: dict[str, Any]) -> str:
             said.append(f"{row['bytes_accessed'] / median / machine['bytes']:.0%} of the bandwidth")
         if "compile_seconds" in row:
             said.append(f"compiled in {row['compile_seconds']:.0f} s")
-        if "waiting_for_clips" in row:
-            said.append(f"{row['waiting_for_clips']:.2%} of it waiting for clips")
+        if "input_wait_fraction" in row:
+            said.append(f"{row['input_wait_fraction']:.2%} of it waiting for clips")
     return ", ".join(said)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from absl import logging
 
-from datasets.build import BUILDERS, PreparedInfo, prepare
-from datasets.runners import BeamRunner, LocalRunner, Runner
+from rgbd_jax.ingest.build import BUILDERS, PreparedInfo, prepare
+from rgbd_jax.ingest.runners import BeamRunner, LocalRunner, Runner
 
 
 def main() -> int:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from absl import logging
 
-from datasets.build import BUILDERS
-from datasets.check import RawCheck, check_raw, compare
-from datasets.progress import Progress
 from rgbd_jax.data.frame_counts import REFERENCE_SHORT
-from rgbd_jax.data.problems import KINDS
 from rgbd_jax.data.source import prepared_directory
+from rgbd_jax.ingest.build import BUILDERS
+from rgbd_jax.ingest.check import RawCheck, check_raw, compare
+from rgbd_jax.ingest.problems import KINDS
+from rgbd_jax.ingest.progress import Progress
 
 _UNKNOWN_SPLIT = "(no split)"
 _SHORT_CLIPS = 20  # that are listed

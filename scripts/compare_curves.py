@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from rgbd_jax.run.recent import OF_THE_CLOCK
+from rgbd_jax.checkpoint.metric_accumulator import OF_THE_CLOCK
 
 Lines = dict[tuple[int, str], dict[str, float]]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 from absl import logging
 
-from configs import common
-from datasets.build import BUILDERS
-from rgbd_jax.contact_sheet import draw_contact_sheet
+from rgbd_jax.config import default_config
 from rgbd_jax.data.source import open_split
+from rgbd_jax.ingest.build import BUILDERS
 from rgbd_jax.modalities import STREAMS
+from rgbd_jax.tools.contact_sheet import draw_contact_sheet
 
 
 def main() -> int:
@@ -36,7 +36,7 @@ def main() -> int:
     try:
         source = open_split(arguments.dataset, arguments.data_dir, arguments.split)
         stream = next(stream for stream, modalities in STREAMS.items() if modalities == source.modalities)
-        get_config = runpy.run_path(str(arguments.config))["get_config"] if arguments.config else common.get_config
+        get_config = runpy.run_path(str(arguments.config))["get_config"] if arguments.config else default_config
         sheet = draw_contact_sheet(
             source,
             get_config(stream),

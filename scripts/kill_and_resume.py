@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rgbd_jax.run.recent import OF_THE_CLOCK
+from rgbd_jax.checkpoint.metric_accumulator import OF_THE_CLOCK
 
 ROOT = Path(__file__).resolve().parents[1]
 PREEMPTED = 75

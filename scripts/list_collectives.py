@@ -74,10 +74,10 @@ def _listed() -> dict:
     import jax
     import jax.numpy as jnp
 
-    from rgbd_jax.devices.parallel import parallel_evaluation_step, parallel_train_step, spread_over
-    from rgbd_jax.devices.sharding import make_mesh, split_by_clip, state_sharding
-    from rgbd_jax.planning.plan import batch_shapes, gradient_lengths, purpose
-    from rgbd_jax.steps import Moment, Stream
+    from rgbd_jax.parallel.mesh import make_mesh, split_by_clip, state_sharding
+    from rgbd_jax.parallel.sharded_step import parallel_evaluation_step, parallel_train_step, spread_over
+    from rgbd_jax.step import ScheduleValues, Stream
+    from rgbd_jax.tools.planning.plan import batch_shapes, gradient_lengths, purpose
 
     config, devices = _CONFIG.value, jax.device_count()
     shards = config.sharding.parameter_shards
@@ -89,7 +89,7 @@ def _listed() -> dict:
 
     state = jax.tree.map(placed, stream.shapes(), state_sharding(stream.shapes(), mesh))
     batch = jax.tree.map(lambda leaf: placed(leaf, split_by_clip(mesh)), batch_shapes(config, _CLIPS.value * devices))
-    moment = Moment(*(jnp.zeros((), jnp.float32) for _ in range(3)))
+    moment = ScheduleValues(*(jnp.zeros((), jnp.float32) for _ in range(3)))
     started = time.monotonic()
     if _EVALUATION.value:
         mask = placed(jax.ShapeDtypeStruct(batch["label"].shape, bool), split_by_clip(mesh))

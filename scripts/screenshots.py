@@ -83,8 +83,8 @@ def report(browser: "Browser", workdir: Path) -> np.ndarray:
     """Returns a picture of parts of a run's report, h w 3, blue first."""
     from absl import flags
 
-    from rgbd_jax.report.page import render
-    from rgbd_jax.report.source import read_source
+    from rgbd_jax.tools.report.page import render
+    from rgbd_jax.tools.report.source import read_source
 
     flags.FLAGS([sys.argv[0]])  # grain reads them
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +123,7 @@ def serving(workdir: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "rgbd_jax.demo", "--workdir", str(workdir), "--port", str(port)]
+    command = [sys.executable, "-m", "rgbd_jax.tools.serve", "--workdir", str(workdir), "--port", str(port)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None

@@ -10,8 +10,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1]
 import jax
 import pytest
 from absl import flags
-
-from datasets.rgbd_demo.builder import RgbdDemo
+from rgbd_jax.datasets.rgbd_demo.builder import RgbdDemo
 
 ROOT = Path(__file__).parents[1]
 # Files whose tiny networks take longer to compile than to run: XLA optimises less in them, which saves a quarter of

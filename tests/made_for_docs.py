@@ -5,12 +5,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from rgbd_jax.configs import nvgesture
+from rgbd_jax.datasets.rgbd_demo.clips import make_pair
+from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES
 
-from configs import nvgesture
-from datasets.rgbd_demo.clips import make_pair
-from datasets.rgbd_demo.motions import CLASS_NAMES
-from rgbd_jax.convert.pytorch_file import write_pytorch
-from rgbd_jax.prediction.video import write_video
+from rgbd_jax.inference.video import write_video
+from rgbd_jax.pytorch.pytorch_file import write_pytorch
 from tests.convert.networks import checkpoint, manifest_of, random_state_dict
 from tests.made_raw_data import video_of
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from rgbd_jax.datasets.rgbd_demo.clips import Clip, make_pair
 
-from datasets.rgbd_demo.clips import Clip, make_pair
 from tests.datasets import ntu
 
 FRAMES = 20  # more than the 16 of which `reference_protocol` leaves clips out

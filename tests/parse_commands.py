@@ -23,7 +23,7 @@ import ml_collections.config_flags  # noqa: F401
 import numpy as np  # noqa: F401
 from absl import app, flags
 
-POSITIONAL = {"rgbd_jax.export": 2}  # arguments without a name that a command with absl's flags takes
+POSITIONAL = {"rgbd_jax.tools.export": 2}  # arguments without a name that a command with absl's flags takes
 
 
 class _ParsedError(BaseException):

@@ -128,7 +128,7 @@ def run(language: str, statement: str, log: Path) -> str:
     with log.open("w") as said:
         said.write(f"{statement}\n\n")
         said.flush()
-        if "rgbd_jax.demo " in statement:
+        if "rgbd_jax.tools.serve " in statement:
             return serve(command, environment, log)
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=said, stderr=said, check=False)
     return "ok" if done.returncode == 0 else "FAILED"
@@ -171,7 +171,7 @@ def prepare(page: str) -> None:
     made_for_docs.checkpoints(ROOT)
     made_raw_data.write(ROOT)
     for target, source in CONVERTED.get(page, {}).items():
-        subprocess.run([sys.executable, "-m", "rgbd_jax.convert", source, target], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "rgbd_jax.pytorch", source, target], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from rgbd_jax.devices import agreement
-from rgbd_jax.devices.agreement import Agreement
+from rgbd_jax.parallel import preemption_sync
+from rgbd_jax.parallel.preemption_sync import Agreement
 
 
 class Store:
@@ -27,7 +27,7 @@ class Store:
 @pytest.fixture(autouse=True)
 def _one_agreement(monkeypatch):
     """Makes the agreements of all threads the same one, as in processes that each make their first."""
-    monkeypatch.setattr(agreement, "_numbers", iter([7] * 100))
+    monkeypatch.setattr(preemption_sync, "_numbers", iter([7] * 100))
 
 
 def run(count, moments, asked, seed=0, interval=0.01):

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from rgbd_jax.page.body_limit import BodyLimit
+from rgbd_jax.tools.page.body_limit import BodyLimit
 
 LARGEST = 3_000_000  # bytes: of files, and a million beside them
 

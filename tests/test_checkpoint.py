@@ -15,14 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from rgbd_jax.devices.sharding import make_mesh, place, replicated, state_sharding
-from rgbd_jax.optim import map_trees
-from rgbd_jax.run.checkpoint import (
+from rgbd_jax.checkpoint.checkpoints import (
     DAMAGED,
+    CheckpointMetadata,
     Checkpoints,
-    Keep,
     OtherRunError,
-    Run,
+    RetentionPolicy,
     SaveError,
     find,
     latest_intact,
@@ -30,8 +28,10 @@ from rgbd_jax.run.checkpoint import (
     read_state,
     saved,
 )
-from rgbd_jax.run.integrity import CHECKSUMS_FILE
-from rgbd_jax.steps import TrainState
+from rgbd_jax.checkpoint.integrity import CHECKSUMS_FILE
+from rgbd_jax.optim import map_trees
+from rgbd_jax.parallel.mesh import make_mesh, place, replicated, state_sharding
+from rgbd_jax.step import TrainState
 
 
 def shapes_of(classes=12):
@@ -68,11 +68,13 @@ def at(state, step):
 
 def write(workdir, state, steps, *, keep=None, metrics=None):
     """Saves the state under steps; those with metrics as evaluated epochs of ten steps, the others from amid one."""
-    checkpoints, history = Checkpoints(workdir, keep or Keep()), []
+    checkpoints, history = Checkpoints(workdir, keep or RetentionPolicy()), []
     for step in steps:
         figures = None if metrics is None else {"step": step, "epoch": step // 10, **metrics[step]}
         history += [] if figures is None else [figures]
-        checkpoints.save(at(state, step), Run({"next_index": step}, history, config={"seed": 3}), figures)
+        checkpoints.save(
+            at(state, step), CheckpointMetadata({"next_index": step}, history, config={"seed": 3}), figures
+        )
     checkpoints.close()
 
 
@@ -88,10 +90,10 @@ def assert_same(found, expected):
 @pytest.mark.parametrize(
     ("keep", "kept"),
     [
-        (Keep(keep_latest=1), [30, 50]),  # 30 is best
-        (Keep(keep_latest=2, keep_best=2), [20, 30, 40, 50]),
-        (Keep(keep_latest=1, best_metric="loss", best_is="lowest"), [10, 50]),
-        (Keep(keep_latest=1, keep_every_epochs=2), [20, 30, 40, 50]),
+        (RetentionPolicy(keep_latest=1), [30, 50]),  # 30 is best
+        (RetentionPolicy(keep_latest=2, keep_best=2), [20, 30, 40, 50]),
+        (RetentionPolicy(keep_latest=1, best_metric="loss", best_is="lowest"), [10, 50]),
+        (RetentionPolicy(keep_latest=1, keep_every_epochs=2), [20, 30, 40, 50]),
     ],
 )
 def test_the_best_the_latest_and_every_few_epochs_are_kept(tmp_path, state, keep, kept):
@@ -107,15 +109,17 @@ def test_checkpoints_amid_an_epoch_do_not_displace_those_of_epochs(tmp_path, sta
     write(tmp_path, state, [10], metrics={10: {"top1": 0.5}})
     write(tmp_path, state, [12, 14, 16])
     assert (steps_in(tmp_path), steps_in(tmp_path, "recovery")) == ([10], [14, 16])
-    assert find(tmp_path, "latest", Keep()).name == "16"
-    assert find(tmp_path, "latest", Keep(), evaluated=True).name == "10"
+    assert find(tmp_path, "latest", RetentionPolicy()).name == "16"
+    assert find(tmp_path, "latest", RetentionPolicy(), evaluated=True).name == "10"
     write(tmp_path, state, [16], metrics={16: {"top1": 0.6}})  # the same step, evaluated after all
     assert saved(tmp_path)[0] == tmp_path / "checkpoints" / "16"
 
 
 def test_a_checkpoint_holds_state_place_figures_config_and_what_produced_it(tmp_path, state):
-    run = Run({"next_index": 7}, [], [{"loss": float(np.float32(0.1))}], {"seed": 3}, {"git": "abc"}, last_epoch=2)
-    checkpoints = Checkpoints(tmp_path, Keep())
+    run = CheckpointMetadata(
+        {"next_index": 7}, [], [{"loss": float(np.float32(0.1))}], {"seed": 3}, {"git": "abc"}, last_epoch=2
+    )
+    checkpoints = Checkpoints(tmp_path, RetentionPolicy())
     checkpoints.save(at(state, 7), run)
     checkpoints.close()
     (folder,) = saved(tmp_path)
@@ -216,14 +220,14 @@ def test_checkpoints_of_format_version_1_are_read(tmp_path, state):
 
 def test_a_save_that_fails_says_which_and_what_is_left(tmp_path, state):
     write(tmp_path, state, [10])
-    checkpoints = Checkpoints(tmp_path, Keep())
+    checkpoints = Checkpoints(tmp_path, RetentionPolicy())
     shutil.rmtree(tmp_path / "recovery")
     (tmp_path / "recovery").write_text("no folder any more")
     write(tmp_path / "other", state, [10], metrics={10: {"top1": 0.5}})
     shutil.move(tmp_path / "other" / "checkpoints" / "10", tmp_path / "checkpoints" / "10")
 
     def save():
-        checkpoints.save(at(state, 20), Run({}, []))
+        checkpoints.save(at(state, 20), CheckpointMetadata({}, []))
         checkpoints.close()
 
     with pytest.raises(SaveError, match=r"step 20 cannot be written to .*recovery.*checkpoints/10 is intact"):

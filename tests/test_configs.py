@@ -8,9 +8,9 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from datasets.build import BUILDERS
+from rgbd_jax.config import check_config
+from rgbd_jax.ingest.build import BUILDERS
 from rgbd_jax.optim import learning_rate
-from rgbd_jax.settings import check_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # w, temper, knn, resize, crop, flip, rotation, range, scheduler, epochs, rate: the table of the paper's settings
@@ -56,7 +56,7 @@ def test_settings_are_those_of_the_paper(name, stream):
         *(schedule.name, config.train.epochs, schedule.learning_rate),
     )
     assert found == SETTINGS[name]
-    assert config.stream == stream
+    assert config.modality == stream
     assert config.data.dataset in BUILDERS
     assert (config.data.train_split, config.data.eval_split) == SPLITS.get(name, ("train", "validation"))
     assert transforms.reference_nvgesture_crop == (name == "nvgesture")
@@ -89,6 +89,6 @@ def test_a_flag_chooses_the_fold_of_thu_read(monkeypatch):
     arguments = ["main", f"--config={REPOSITORY}/configs/thu_read.py:depth", "--config.data.fold=3"]
     monkeypatch.setattr("sys.argv", arguments)  # where config_flags looks for the fields that are set
     values(arguments)
-    assert config.value.stream == "depth"
+    assert config.value.modality == "depth"
     assert (config.value.data.train_split, config.value.data.eval_split) == ("fold3_train", "fold3_validation")
     assert config.value.to_dict()["data"]["train_split"] == "fold3_train"

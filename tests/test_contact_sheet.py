@@ -7,12 +7,12 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from rgbd_jax.configs import demo
 
-from configs import demo
-from rgbd_jax.contact_sheet import draw_contact_sheet
-from rgbd_jax.data.heatmap import heat_maps
-from rgbd_jax.data.pipeline import eval_batches
+from rgbd_jax.data.loader import eval_batches
 from rgbd_jax.data.source import open_split
+from rgbd_jax.models.heat_map import heat_maps
+from rgbd_jax.tools.contact_sheet import draw_contact_sheet
 from tests.conftest import ROOT
 
 TEXT, GAP, RULE = 190, 4, 6  # pixels

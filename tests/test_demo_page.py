@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 import pytest
 
-from rgbd_jax.data import pipeline
+from rgbd_jax.data import loader
 from rgbd_jax.data.codec import decode_frame
 from rgbd_jax.data.source import open_split
-from rgbd_jax.prediction.clips import UserClip, read_user_clip
-from rgbd_jax.prediction.predictor import Predictor
-from rgbd_jax.prediction.trained import load_trained
-from rgbd_jax.prediction.video import write_video
+from rgbd_jax.inference.clips import UserClip, read_user_clip
+from rgbd_jax.inference.predictor import Predictor
+from rgbd_jax.inference.trained import load_trained
+from rgbd_jax.inference.video import write_video
 from tests.tiny import save_run, tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rgbd_jax.demo", "--workdir", workdir, "--port", str(port), *flags],
+            [sys.executable, "-m", "rgbd_jax.tools.serve", "--workdir", workdir, "--port", str(port), *flags],
             cwd=ROOT,
             env={**os.environ, "TMPDIR": str(folder)},
             stdout=subprocess.PIPE,
@@ -143,7 +143,7 @@ def frames_of(small_demo, number, modality="rgb"):
 def expected_top(workdir, paths):
     """The five classes that a network names for a clip of files, with their probabilities."""
     trained = load_trained(workdir)
-    frames = pipeline.load_clip(read_user_clip(UserClip("clip", paths)), trained.config)
+    frames = loader.load_clip(read_user_clip(UserClip("clip", paths)), trained.config)
     said = Predictor(trained, batch_size=1)({modality: x[None] for modality, x in frames.items()})
     best = np.argsort(-said.probabilities[0])[:5]
     return [(trained.class_names[k], 100 * said.probabilities[0][k]) for k in best]
@@ -320,7 +320,7 @@ def test_end_by_signal_leaves_nothing(rgb, visit, small_demo, tmp_path):
 
 
 def run(*arguments, before="pass"):
-    code = f"import runpy, sys; {before}; runpy.run_module('rgbd_jax.demo', run_name='__main__', alter_sys=True)"
+    code = f"import runpy, sys; {before}; runpy.run_module('rgbd_jax.tools.serve', run_name='__main__', alter_sys=True)"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120
     )

@@ -14,11 +14,11 @@ SCRIPT = """
 import sys
 import jax, numpy as np
 from absl import flags
-from rgbd_jax.data import pipeline
+from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_split
-from rgbd_jax.devices.parallel import parallel_train_step, spread_over
-from rgbd_jax.devices.sharding import global_batch, make_mesh, place, state_sharding
-from rgbd_jax.steps import Stream, moment_at
+from rgbd_jax.parallel.sharded_step import parallel_train_step, spread_over
+from rgbd_jax.parallel.mesh import global_batch, make_mesh, place, state_sharding
+from rgbd_jax.step import Stream, schedule_at
 from tests.tiny import tiny_config
 
 flags.FLAGS(["test"])
@@ -39,11 +39,11 @@ for case in cases:
         name, value = field.split("=")
         config.update_from_flattened_dict({name: eval(value)})
     clips = open_split("rgbd_demo", config.data.data_dir, "train")
-    batch = next(pipeline.train_batches(clips, config, batch_size=config.train.batch_size))
+    batch = next(loader.train_batches(clips, config, batch_size=config.train.batch_size))
     mesh = make_mesh(int(shards), jax.devices()[:int(devices)])
     stream = Stream(config, 12, spread_over(mesh))
     state = place(stream.init(0), state_sharding(stream.shapes(), mesh))
-    state, figures = parallel_train_step(stream, mesh)(state, global_batch(batch, mesh), moment_at(config, 2.0))
+    state, figures = parallel_train_step(stream, mesh)(state, global_batch(batch, mesh), schedule_at(config, 2.0))
     if int(shards) > 1:
         split = [leaf for leaf in jax.tree.leaves(state.params) if not leaf.is_fully_replicated]
         assert len(split) > 30 and all(
@@ -95,8 +95,8 @@ WHOLE, SPREAD = "1,1", "8,4"
 PARTS = "1,1,train.microbatches=2"
 PARTS_SPREAD = "4,2,train.microbatches=2,remat.stem='all',remat.inception='cheap',remat.transformer='all'"
 ALONE = "4,1,model.sync_batch_norm=False"
-FUSION = "1,1,stream='fusion'"
-FUSION_SPREAD = "4,2,stream='fusion'"
+FUSION = "1,1,modality='fusion'"
+FUSION_SPREAD = "4,2,modality='fusion'"
 KINDS = ("gradient", "statistics", "figures")
 
 

@@ -130,7 +130,7 @@ def test_wrong_commands_are_found():
         "python -m rgbd_jax.main --config configs/demo.py --workdir a --config.train.epochs=three\n"
         "python -m rgbd_jax.main --config configs/nothing.py --workdir a --mode=eval\n"
         "python -m rgbd_jax.main --config configs/demo.py:rgb --workdirs a\n"
-        "python -m rgbd_jax.convert a b --checkpoint=first\n"
+        "python -m rgbd_jax.pytorch a b --checkpoint=first\n"
         "python -m rgbd_jax.nothing\n"
         ".venv/bin/python scripts/nothing.py\n"
         "python scripts/check_dataset.py rgbd_folder --raw_dir RAW --every\n"
@@ -141,7 +141,7 @@ def test_wrong_commands_are_found():
         '  python -m rgbd_jax.main --config configs/demo.py --workdir "a_$k" --mode=eval --config.eval.clips=${k}\n'
         "done\n"
         "```\n"
-        "```\n$ python -m rgbd_jax.convert a\nwritten to b\n```\n"
+        "```\n$ python -m rgbd_jax.pytorch a\nwritten to b\n```\n"
     )
     calls = [call for command in commands_of(page) for call in calls_of(command) if not call[0].endswith(".sh")]
     said = [problem or "" for problem in problems_of(calls)]

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rgbd_jax.data import pipeline
+from rgbd_jax.data import loader
 from rgbd_jax.data.source import PreparedSplit, open_split
-from rgbd_jax.exporting.target import new_file
+from rgbd_jax.inference.predictor import Predictor
+from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.modalities import STREAMS
-from rgbd_jax.prediction.predictor import Predictor
-from rgbd_jax.prediction.trained import load_trained
-from rgbd_jax.steps import Stream
+from rgbd_jax.step import Stream
+from rgbd_jax.tools.exporting.target import new_file
 from tests.tiny import save_run, tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +94,7 @@ class Exported:
 
 def run_export(*arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "rgbd_jax.export", *arguments]
+    command = [sys.executable, "-m", "rgbd_jax.tools.export", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -126,7 +126,7 @@ def make(small_demo: Path, folder: Path, stream: str) -> tuple[ConfigDict, Prepa
     config.data.transforms.resize = (80, 60)  # as the frames are: only cut, so that they can be made exactly again
     config.data.transforms.crop_size = 32
     split = open_split("rgbd_demo", str(small_demo), "validation")
-    batch = next(iter(pipeline.eval_batches(split, config, batch_size=5)))
+    batch = next(iter(loader.eval_batches(split, config, batch_size=5)))
     frames = {modality: batch["frames"][modality] for modality in STREAMS[stream]}  # in the order of the inputs
     save_untrained(config, folder / "run")
     for name, of_modality in frames.items():
@@ -170,7 +170,7 @@ def test_file_tells_all_that_is_needed(exported):
         assert file.namelist() == ["about.json", "model.jax_export"]
         about = json.loads(file.read("about.json"))
         model = file.read("model.jax_export")
-    modalities = ["rgb", "depth"] if config.stream == "fusion" else ["rgb"]
+    modalities = ["rgb", "depth"] if config.modality == "fusion" else ["rgb"]
     assert about["classes"] == list(exported.split.class_names)
     assert [entry["name"] for entry in about["inputs"]] == modalities
     assert all(entry["shape"] == ["batch", 8, 32, 32, 3] and entry["dtype"] == "uint8" for entry in about["inputs"])
@@ -227,7 +227,7 @@ def test_example_asks_about_folders_of_frames(exported, tmp_path):
     lines.append([str(tmp_path / "absent.zip"), *exported.arrays])
     right, *errors = run_without_package(tmp_path, "main", json.dumps(lines)).split("---\n")[:-1]
 
-    seen = pipeline.load_clip(clip, exported.config)
+    seen = loader.load_clip(clip, exported.config)
     with zipfile.ZipFile(exported.file) as file:
         preprocessing = json.loads(file.read("about.json"))["preprocessing"]
     read_frames = runpy.run_path(str(EXAMPLE))["read_frames"]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from rgbd_jax.devices.group import Membership, join
-from rgbd_jax.run.checkpoint import saved
-from rgbd_jax.run.preemption import PREEMPTED, PreemptedError
-from rgbd_jax.run.recent import Recent
+from rgbd_jax.checkpoint.checkpoints import saved
+from rgbd_jax.checkpoint.metric_accumulator import MetricAccumulator
+from rgbd_jax.checkpoint.preemption import PREEMPTED, PreemptedError
+from rgbd_jax.parallel.distributed import DistributedConfig, join
 from rgbd_jax.train import train
 from tests.test_main import TINY
 from tests.test_resume import after_calls
@@ -28,22 +28,22 @@ WORKER = """
 import os, sys, time
 from pathlib import Path
 import jax
-from rgbd_jax.devices import group
+from rgbd_jax.parallel import distributed
 
 told, folder, *address = sys.argv[1:]
 flags = (address[0], int(address[1]), int(address[2])) if address else ()
-group.join(group.Membership(*flags, join_timeout=60, heartbeat_timeout=6))
+distributed.join(distributed.DistributedConfig(*flags, join_timeout=60, heartbeat_timeout=6))
 index = jax.process_index()
-assert group.is_first() == (index == 0) and jax.process_count() == 2
-assert group.all_agree(True) and not group.all_agree(index == 0)
-group.wait_for_all("everybody is here")
+assert distributed.is_primary() == (index == 0) and jax.process_count() == 2
+assert distributed.all_agree(True) and not distributed.all_agree(index == 0)
+distributed.wait_for_all("everybody is here")
 Path(folder, f"{index}.joined").touch()
 if told == "fail" and index == 1:
-    group.fail(ValueError("config.stream='audio' is wrong"))
+    distributed.fail(ValueError("config.modality='audio' is wrong"))
 if told == "fail together":
-    group.fail(ValueError("all of us see this"))
+    distributed.fail(ValueError("all of us see this"))
 time.sleep(2 if told == "end" else 60)
-group.leave()
+distributed.leave()
 """
 
 
@@ -103,8 +103,8 @@ def test_slurm_needs_no_flags(tmp_path):
 def test_the_error_of_one_process_ends_all_and_is_told_by_all(tmp_path):
     status, (first, second) = ended(workers(tmp_path, "fail"))
     assert status == [1, 1]
-    assert second == ["process 1: error: config.stream='audio' is wrong"]
-    assert first == ["error: process 1 failed, so this one ends too: config.stream='audio' is wrong"]
+    assert second == ["process 1: error: config.modality='audio' is wrong"]
+    assert first == ["error: process 1 failed, so this one ends too: config.modality='audio' is wrong"]
 
 
 def test_an_error_that_all_have_is_told_once(tmp_path):
@@ -148,10 +148,10 @@ def test_a_coordinator_that_never_answers_is_given_up(tmp_path):
 @pytest.mark.parametrize(
     ("membership", "message"),
     [
-        (Membership("localhost:1"), "--coordinator=localhost:1 without --process_count and --process_index"),
-        (Membership("localhost:1", 2, 2), "--process_index=2 with --process_count=2: expected 0 to 1"),
-        (Membership("localhost", 2, 0), "--coordinator=localhost: expected HOST:PORT"),
-        (Membership("no-such-host.invalid:1", 2, 0), "there is no such host"),
+        (DistributedConfig("localhost:1"), "--coordinator=localhost:1 without --process_count and --process_index"),
+        (DistributedConfig("localhost:1", 2, 2), "--process_index=2 with --process_count=2: expected 0 to 1"),
+        (DistributedConfig("localhost", 2, 0), "--coordinator=localhost: expected HOST:PORT"),
+        (DistributedConfig("no-such-host.invalid:1", 2, 0), "there is no such host"),
     ],
 )
 def test_flags_that_name_no_group_are_errors(membership, message):
@@ -166,7 +166,7 @@ def lines(workdir):
 def train_steps(number, config, workdir, monkeypatch):
     """Trains some steps, then asks the run to stop."""
     with monkeypatch.context() as patched:
-        after_calls(patched, Recent, "add", number, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        after_calls(patched, MetricAccumulator, "add", number, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(PreemptedError):
             train(config, workdir)
     return int(saved(workdir)[0].name)

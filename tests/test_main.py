@@ -62,7 +62,7 @@ def test_unknown_field_is_named(tmp_path):
 def test_missing_workdir_flag_config_and_stream(tmp_path):
     assert_refused(run(), "--workdir")
     assert_refused(run("--workdir", tmp_path / "run", config="configs/nothing.py"), "configs/nothing.py")
-    assert_refused(run("--workdir", tmp_path / "run", config="configs/demo.py:audio"), "config.stream='audio'")
+    assert_refused(run("--workdir", tmp_path / "run", config="configs/demo.py:audio"), "config.modality='audio'")
     assert not (tmp_path / "run").exists()
 
 

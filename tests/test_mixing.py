@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from rgbd_jax import mixing
-from rgbd_jax.data.heatmap import heat_maps
 from rgbd_jax.losses import smoothed_cross_entropy
-from rgbd_jax.steps import Stream, moment_at, with_partners
+from rgbd_jax.models import mixing
+from rgbd_jax.models.heat_map import heat_maps
+from rgbd_jax.step import Stream, schedule_at, with_partners
 from rgbd_jax.train import train
 from tests.data.test_heatmap import expected_heat_map, moving_clip
 from tests.tiny import tiny_config
@@ -144,7 +144,7 @@ def test_a_step_trains_on_mixed_clips_of_every_modality(small_demo, clips, strea
     stream.gradients = spy
     state = stream.init(0).replace(step=np.int32(5))
     with pytest.raises(SeenError):
-        stream.train_step(state, with_partners(batch, config), moment_at(config, 0.0))
+        stream.train_step(state, with_partners(batch, config), schedule_at(config, 0.0))
     ((clip, _, labels),) = seen
     share = float(mixing.draw(config.mixing, 8, config.seed, 5).label)
     assert 0.01 < share < 0.99

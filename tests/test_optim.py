@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
 from rgbd_jax import optim
+from rgbd_jax.config import default_config
 
 RECORDED = np.load(Path(__file__).parent / "parity" / "schedule.npz")
 
@@ -23,7 +23,7 @@ RECORDED = np.load(Path(__file__).parent / "parity" / "schedule.npz")
     ],
 )
 def test_parity_learning_rate_table(table, name, epochs, to_peak):
-    config = common.get_config()
+    config = default_config()
     config.schedule.name = name
     config.schedule.reference_warm_up_to_peak = to_peak
     config.train.epochs = epochs
@@ -33,7 +33,7 @@ def test_parity_learning_rate_table(table, name, epochs, to_peak):
 
 
 def test_clean_cosine_is_continuous_and_spans_the_training():
-    config = common.get_config()
+    config = default_config()
     moments = np.linspace(0, config.train.epochs, 2001)
     rates = np.array([optim.learning_rate(config, moment) for moment in moments])
     peak = moments[rates.argmax()]
@@ -45,14 +45,14 @@ def test_clean_cosine_is_continuous_and_spans_the_training():
 
 
 def test_plateau_needs_every_finished_epoch():
-    config = common.get_config()
+    config = default_config()
     config.schedule.name = "plateau"
     with pytest.raises(ValueError, match="epoch 5 needs the validation accuracy of 5 epochs, found 2"):
         optim.learning_rate(config, 5, [0.1, 0.2])
 
 
 def test_unknown_names_are_named():
-    config = common.get_config()
+    config = default_config()
     config.schedule.name = "linear"
     with pytest.raises(ValueError, match=r"config.schedule.name='linear'"):
         optim.learning_rate(config, 0)
@@ -62,7 +62,7 @@ def test_unknown_names_are_named():
 
 
 def test_logit_temperature_rises_and_stays():
-    config = common.get_config()
+    config = default_config()
     temperatures = [optim.logit_temperature(config, epoch) for epoch in range(60)]
     assert temperatures[0] == pytest.approx(0.04)
     assert temperatures[12] == pytest.approx(0.04 + 0.03 * 12 / 29)
@@ -72,12 +72,12 @@ def test_logit_temperature_rises_and_stays():
 
 
 def test_distillation_starts_with_the_last_warm_up_epoch():
-    config = common.get_config()
+    config = default_config()
     assert [optim.distillation_weight(config, epoch) for epoch in range(4)] == [0, 0, 1, 1]
 
 
 def test_sgd_decays_before_momentum_and_clips_before_both():
-    config = common.get_config()
+    config = default_config()
     optimizer = optim.make_optimizer(config)
     params = {"w": jnp.asarray([3.0, -4.0])}
     state = optimizer.init(params)
@@ -92,7 +92,7 @@ def test_sgd_decays_before_momentum_and_clips_before_both():
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_the_initial_state_is_that_of_optax(name):
-    config = common.get_config()
+    config = default_config()
     config.optimizer.name = name
     optimizer = optim.make_optimizer(config)
     params = {"kernel": jnp.ones((2, 3)), "norm": {"scale": jnp.ones(3, jnp.bfloat16)}}

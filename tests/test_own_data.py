@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rgbd_jax.datasets.rgbd_demo.clips import make_pair
+from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES
 
-from datasets.rgbd_demo.clips import make_pair
-from datasets.rgbd_demo.motions import CLASS_NAMES
 from tests.conftest import ROOT
 
 CLIPS = {"train": 5, "validation": 2}  # of each of the four classes

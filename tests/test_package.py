@@ -6,7 +6,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-COMMANDS = ("rgbd_jax.main", "rgbd_jax.predict", "rgbd_jax.export", "rgbd_jax.demo")  # each defines flags of its own
+COMMANDS = (
+    "rgbd_jax.main",
+    "rgbd_jax.tools.predict",
+    "rgbd_jax.tools.export",
+    "rgbd_jax.tools.serve",
+)  # each defines flags of its own
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 sys.modules["torch"] = None  # importing it fails, as without it: TensorBoardX takes it where it is installed

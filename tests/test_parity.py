@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from configs import common
 from rgbd_jax import optim
-from rgbd_jax.convert.detect import detect_network
-from rgbd_jax.convert.state_dict import COUNTER, from_pytorch, to_pytorch
+from rgbd_jax.config import default_config
 from rgbd_jax.modalities import STREAMS
-from rgbd_jax.steps import Moment, Stream
+from rgbd_jax.pytorch.detect import detect_network
+from rgbd_jax.pytorch.state_dict import COUNTER, from_pytorch, to_pytorch
+from rgbd_jax.step import ScheduleValues, Stream
 from tests.parity import recipe
 
 FOLDER = Path(os.environ.get("RGBD_PARITY_DIR") or Path(__file__).parent / "parity")
@@ -66,7 +66,7 @@ class Case:
     def config(self, dtype):
         """The experiment's config: what `meta` says; the sizes that it leaves out are read off the weights."""
         meta = self.meta
-        config = common.get_config("rgb" if meta["kind"] == "unimodal" else meta["kind"])
+        config = default_config("rgb" if meta["kind"] == "unimodal" else meta["kind"])
         detected = detect_network(self.manifest)
         assert detected.fusion == (meta["kind"] == "fusion")
         config.clip.frames = detected.frames or 64
@@ -78,7 +78,7 @@ class Case:
             recoupling=meta["recoupling"], recoupling_heads=meta["SEHeads"], frp=meta["frp"],
             random_branch_frames=False, dropout=0.0, recoupling_dropout=0.0, dtype=dtype,
         )  # fmt: skip
-        config.fusion.update(reference_layout=True, exchange_dropout=0.0, modality_dropout=0.0)
+        config.fusion.update(reference_layout=True, cross_modal_dropout=0.0, modality_dropout=0.0)
         config.loss.update(
             label_smoothing=meta["label_smoothing"], distillation_temperature=meta["temper"],
             reference_device_batch=meta["batch"],
@@ -100,7 +100,7 @@ class Case:
         shapes = stream.shapes()
         weights = recipe.state_dict(self.manifest, meta["seed"])
         state = stream.state_of(*from_pytorch(weights, shapes.params, shapes.batch_stats))
-        names = STREAMS[config.stream]
+        names = STREAMS[config.modality]
         inputs = recipe.inputs(
             meta["seed"], meta["batch"], config.clip.frames, meta["size"], meta["num_classes"], names
         )
@@ -110,9 +110,9 @@ class Case:
                 name: jnp.asarray(rearrange(inputs[f"{kind}_{name}"], "b c t h w -> b t h w c"), dtype)
                 for name in names
             }
-            return arrays if stream.fusion else arrays[config.stream]
+            return arrays if stream.fusion else arrays[config.modality]
 
-        moment = Moment(meta["lr"], config.loss.distillation, optim.logit_temperature(config, meta["epoch"]))
+        moment = ScheduleValues(meta["lr"], config.loss.distillation, optim.logit_temperature(config, meta["epoch"]))
         labels = jnp.asarray(inputs["label"])
         return stream, jax.tree.map(jnp.asarray, state), input_of("clip"), input_of("heat"), labels, moment
 
@@ -126,7 +126,7 @@ class Case:
         """The names of the intermediate results that are compared."""
         names = (key.removeprefix("eval/") for key in self.probed())
         if self.meta["kind"] == "fusion":
-            return ("spatial_exchange", "temporal_exchange")
+            return ("spatial_fusion", "temporal_fusion")
         return tuple({f"{BRANCHES[n[-1]]}_tokens" if n.startswith("dtn/block") else PROBES[n][0] for n in names})
 
     def found(self, key, output):
@@ -134,8 +134,8 @@ class Case:
         name, values = key.removeprefix("eval/"), output.intermediates
         if self.meta["kind"] == "fusion":
             tensor = {
-                "spatial_fusion": values["spatial_exchange"],  # reinterpreted here already, so its memory is the same
-                "temporal_fusion": values["temporal_exchange"],
+                "spatial_fusion": values["spatial_fusion"],  # reinterpreted here already, so its memory is the same
+                "temporal_fusion": values["temporal_fusion"],
                 "en_x": output.logits,
                 "de_x": output.decoded,
             }[name]

@@ -13,16 +13,16 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rgbd_jax.devices.parallel import parallel_train_step, spread_over
-from rgbd_jax.devices.sharding import make_mesh
 from rgbd_jax.models.attention import TransformerStack
 from rgbd_jax.models.layers import BatchStatistics, ConvUnit, Linear, max_pool
-from rgbd_jax.planning import table
-from rgbd_jax.planning.device_kinds import GIB, KINDS, device_kind
-from rgbd_jax.planning.plan import ALLOWANCE, FORWARD_CLIPS, TracedStep, batch_shapes, plan, plan_of
-from rgbd_jax.planning.traced import Program
-from rgbd_jax.planning.traced_memory import Storage
-from rgbd_jax.steps import Moment, Stream
+from rgbd_jax.parallel.mesh import make_mesh
+from rgbd_jax.parallel.sharded_step import parallel_train_step, spread_over
+from rgbd_jax.step import ScheduleValues, Stream
+from rgbd_jax.tools.planning import table
+from rgbd_jax.tools.planning.device_kinds import GIB, KINDS, device_kind
+from rgbd_jax.tools.planning.plan import ALLOWANCE, FORWARD_CLIPS, TracedStep, batch_shapes, plan, plan_of
+from rgbd_jax.tools.planning.traced import Program
+from rgbd_jax.tools.planning.traced_memory import Storage
 from tests.conftest import ROOT
 from tests.tiny import tiny_config
 
@@ -163,7 +163,7 @@ def test_calculated_memory_of_a_step_is_near_what_xla_takes():
     memory = step.memory(config.train.batch_size)
     mesh, number = make_mesh(1, jax.devices()[:1]), jax.ShapeDtypeStruct((), jnp.float32)
     stream = Stream(config, CLASSES, spread_over(mesh))
-    shapes = stream.shapes(), batch_shapes(config, config.train.batch_size), Moment(number, number, number)
+    shapes = stream.shapes(), batch_shapes(config, config.train.batch_size), ScheduleValues(number, number, number)
     lowered = parallel_train_step(stream, mesh).lower(*shapes)
     # How well the machine code is optimised does not matter, and takes half of the time.
     taken = lowered.compile(compiler_options={"xla_backend_optimization_level": 0}).memory_analysis()
@@ -362,7 +362,7 @@ def test_devices_send_each_other_nothing_in_an_evaluation_but_what_they_found():
 def test_what_xla_sends_is_what_the_plan_says():
     command = [sys.executable, "scripts/list_collectives.py", "--devices=2", "--json", "--classes=12"]
     listed = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
-    from configs import demo
+    from rgbd_jax.configs import demo
 
     found = plan(demo.get_config(), CLASSES, "cpu", 2)["sent"]
     assert {row["purpose"]: (row["tensors"], row["bytes"]) for row in listed["2"]["sent"]} == {

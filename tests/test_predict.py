@@ -1,4 +1,4 @@
-"""`python -m rgbd_jax.predict` as a user meets it: clips, streams, drawings, and what is said of wrong input."""
+"""`python -m rgbd_jax.tools.predict` as a user meets it: clips, streams, drawings, and what is said of wrong input."""
 
 import json
 import subprocess
@@ -8,18 +8,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES
 
-from datasets.rgbd_demo.motions import CLASS_NAMES
-from rgbd_jax.convert.converted import match_network
-from rgbd_jax.convert.files import read_weights, write_weights
 from rgbd_jax.data.source import open_split
 from rgbd_jax.evaluate import evaluate
+from rgbd_jax.inference.clips import MOST_FRAMES, ClipError, UserClip, find_clips, load_clips, read_user_clip
+from rgbd_jax.inference.drawing import shown_frame
+from rgbd_jax.inference.predictor import Predictor
+from rgbd_jax.inference.streaming import stream_labels
+from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.metrics import softmax
-from rgbd_jax.prediction.clips import MOST_FRAMES, ClipError, UserClip, find_clips, load_clips, read_user_clip
-from rgbd_jax.prediction.drawing import shown_frame
-from rgbd_jax.prediction.predictor import Predictor
-from rgbd_jax.prediction.streaming import stream_labels
-from rgbd_jax.prediction.trained import load_trained
+from rgbd_jax.pytorch.converted import match_network
+from rgbd_jax.pytorch.files import read_weights, write_weights
 from rgbd_jax.scores import Scores, scores_file
 from tests.conftest import ROOT
 from tests.tiny import save_run, tiny_config
@@ -50,7 +50,7 @@ def raw(small_demo, tmp_path_factory):
 
 
 def predict(*arguments, **options):
-    command = [sys.executable, "-m", "rgbd_jax.predict", *map(str, arguments)]
+    command = [sys.executable, "-m", "rgbd_jax.tools.predict", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=600, **options)
 
 

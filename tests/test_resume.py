@@ -13,12 +13,12 @@ import jax
 import numpy as np
 import pytest
 
+from rgbd_jax.checkpoint.checkpoints import CheckpointMetadata, read_run, saved
+from rgbd_jax.checkpoint.metric_accumulator import MetricAccumulator, NonFiniteLossError
+from rgbd_jax.checkpoint.preemption import PreemptedError
+from rgbd_jax.checkpoint.provenance import check_provenance, continued_provenance, fingerprint, provenance
 from rgbd_jax.data.source import PreparedSplit, open_split, prepared_directory
 from rgbd_jax.evaluate import Evaluator, evaluate
-from rgbd_jax.run.checkpoint import Run, read_run, saved
-from rgbd_jax.run.preemption import PreemptedError
-from rgbd_jax.run.provenance import check_provenance, continued_provenance, fingerprint, provenance
-from rgbd_jax.run.recent import NonFiniteLossError, Recent
 from rgbd_jax.train import train
 from tests.conftest import ROOT
 from tests.test_main import TINY
@@ -42,7 +42,7 @@ def whole(small_demo, tmp_path_factory):
 
 def timeless(workdir):
     written = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    clock = ("clips_per_second", "waiting_for_clips")
+    clock = ("clips_per_second", "input_wait_fraction")
     return [{name: value for name, value in line.items() if name not in clock} for line in written]
 
 
@@ -73,7 +73,7 @@ def after_calls(monkeypatch, owner, name, number, action):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_amid_an_epoch_saves_and_the_run_goes_on_bit_by_bit(whole, tmp_path, monkeypatch, number):
     config, workdir, before = whole[0], tmp_path / "run", signal.getsignal(number)
-    after_calls(monkeypatch, Recent, "add", 5, lambda: os.kill(os.getpid(), number))
+    after_calls(monkeypatch, MetricAccumulator, "add", 5, lambda: os.kill(os.getpid(), number))
     with pytest.raises(PreemptedError, match=r"saved step 5 of 6 in .*run: the same command goes on from there"):
         train(config, workdir)
     monkeypatch.undo()
@@ -105,7 +105,7 @@ def test_checkpoints_amid_epochs_and_damage_of_the_latest_change_nothing(whole, 
     def kill():
         raise KilledError
 
-    after_calls(monkeypatch, Recent, "add", 6, kill)
+    after_calls(monkeypatch, MetricAccumulator, "add", 6, kill)
     with pytest.raises(KilledError):
         train(config, workdir)
     monkeypatch.undo()
@@ -123,13 +123,13 @@ def test_checkpoints_amid_epochs_and_damage_of_the_latest_change_nothing(whole, 
 def test_a_state_whose_loss_is_not_a_number_is_not_saved(whole, tmp_path, monkeypatch):
     config, workdir = whole[0].copy_and_resolve_references(), tmp_path / "run"
     config.checkpoint.every_steps = 1
-    original, calls = Recent.add, []
+    original, calls = MetricAccumulator.add, []
 
     def poisoned(self, figures):
         calls.append(1)
         original(self, {**figures, "loss": np.float32("nan")} if len(calls) == 2 else figures)
 
-    monkeypatch.setattr(Recent, "add", poisoned)
+    monkeypatch.setattr(MetricAccumulator, "add", poisoned)
     with pytest.raises(NonFiniteLossError, match="the loss of step 2 is nan"):
         train(config, workdir)
     assert [path.name for path in saved(workdir)] == ["1"]
@@ -177,22 +177,22 @@ def test_other_versions_are_told_but_do_not_stop_the_run(small_demo, tmp_path, c
 def test_a_run_of_an_older_version_began_and_started_where_its_checkpoint_says(small_demo):
     clips = open_split("rgbd_demo", str(small_demo), "train")
     here = provenance(clips, clips)
-    config = {"stream": "rgb", "init_from": "jester.pth.tar", "fusion": {"init_rgb_from": "not of this stream"}}
+    config = {"modality": "rgb", "init_from": "jester.pth.tar", "fusion": {"init_rgb_from": "not of this stream"}}
     there = {**here, "started": "2020-01-01", "versions": {**here["versions"], "jax": "0.0.1"}}
-    found = continued_provenance(Run({}, [], config=config, provenance=there), here, 7)
+    found = continued_provenance(CheckpointMetadata({}, [], config=config, provenance=there), here, 7)
     assert (found["begun"], found["started_from"]) == ("2020-01-01", {"init_from": "jester.pth.tar"})
     assert found["changes"] == [f"step 7: jax: 0.0.1 there, {jax.__version__} here"]
     # Going on once more, as it is now: nothing is added, nothing is lost.
-    again = continued_provenance(Run({}, [], config={"stream": "rgb"}, provenance=found), here, 9)
+    again = continued_provenance(CheckpointMetadata({}, [], config={"modality": "rgb"}, provenance=found), here, 9)
     assert {name: again[name] for name in found} == found
-    assert "started_from" not in continued_provenance(Run({}, []), here, 0)
+    assert "started_from" not in continued_provenance(CheckpointMetadata({}, []), here, 0)
 
 
 def test_the_command_ends_with_a_status_of_its_own(whole, small_demo, tmp_path):
     """SIGTERM right at the start, while nothing has been computed yet: the state of step 0 is saved."""
     config = whole[0]
     script = (
-        "import os, signal, sys, threading; from rgbd_jax.run import preemption\n"
+        "import os, signal, sys, threading; from rgbd_jax.checkpoint import preemption\n"
         "original = preemption.StopRequests.__enter__\n"
         "def enter(self):\n"
         "    entered = original(self); os.kill(os.getpid(), signal.SIGTERM); return entered\n"

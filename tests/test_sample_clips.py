@@ -11,11 +11,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rgbd_jax.configs import folder, nvgesture
 
-from configs import folder, nvgesture
-from rgbd_jax.data import pipeline
+from rgbd_jax.data import loader
 from rgbd_jax.dataset import open_splits
-from rgbd_jax.steps import Stream
+from rgbd_jax.step import Stream
 from rgbd_jax.train import train
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "sample_rgbd"
@@ -72,7 +72,7 @@ def test_both_builders_give_the_same_clips(configs_by_builder, stream):
     batches = []
     for builder in ("folder", "nvgesture"):
         config = configs_by_builder[builder, stream]
-        (batch,) = pipeline.eval_batches(open_splits(config).evaluation, config, batch_size=2)
+        (batch,) = loader.eval_batches(open_splits(config).evaluation, config, batch_size=2)
         batches.append(batch)
     np.testing.assert_array_equal(batches[0]["frames"][stream], batches[1]["frames"][stream])
     assert batches[0]["frames"][stream].shape == (2, 32, 96, 96, 3)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rgbd_jax.score_fusion import fuse, search_weights, table
 from rgbd_jax.scores import Scores, scores_file
+from rgbd_jax.tools.fuse import fuse, search_weights, table
 
 ROOT = Path(__file__).parents[1]
 CLASSES = 4
@@ -25,7 +25,7 @@ def scores_of(logits, labels, split="validation", names=None, **changed):
         names=tuple(names or (f"{split}_{i}" for i in range(len(labels)))),
         labels=np.asarray(labels),
         heads={"logits": np.asarray(logits, np.float32)},
-        stream="rgb",
+        modality="rgb",
         dataset="rgbd_folder",
         split=split,
         step=100,

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rgbd_jax import metrics
-from rgbd_jax.data import pipeline
+from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_split
-from rgbd_jax.devices.sharding import make_mesh, place, replicated
 from rgbd_jax.evaluate import Evaluator, evaluate
+from rgbd_jax.parallel.mesh import make_mesh, place, replicated
 from rgbd_jax.scores import Scores, scores_file
-from rgbd_jax.steps import Stream, moment_at
+from rgbd_jax.step import Stream, schedule_at
 from tests.tiny import save_run, tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +32,7 @@ def some_scores(**changed):
         names=("wave/a", "wave/b", "stop/ü"),
         labels=np.array([0, 0, 3]),
         heads={name: rng.normal(size=(3, 4)).astype(np.float32) for name in ("logits", "rgb", "depth")},
-        stream="fusion",
+        modality="fusion",
         dataset="rgbd_folder",
         split="validation[:50%]",
         step=450,
@@ -186,7 +186,7 @@ def setup(small_demo):
     config = tiny_config(small_demo)
     config.eval.batch_size = 10  # the last batch of the 24 clips is not full
     stream = Stream(config, 12)
-    return stream, place(stream.init(3), replicated(make_mesh(1))), moment_at(config, 1.0)
+    return stream, place(stream.init(3), replicated(make_mesh(1))), schedule_at(config, 1.0)
 
 
 def assert_same_logits(found, expected):
@@ -209,7 +209,7 @@ def test_scores_are_those_of_the_clips_in_the_order_of_the_split(setup):
     clips = [split[i] for i in range(len(split))]
     assert scores.names == tuple(clip.name for clip in clips)
     assert scores.labels.tolist() == [clip.label for clip in clips]
-    assert (scores.stream, scores.dataset, scores.split, scores.step) == ("rgb", "rgbd_demo", "validation", 0)
+    assert (scores.modality, scores.dataset, scores.split, scores.step) == ("rgb", "rgbd_demo", "validation", 0)
     assert scores.class_names == split.class_names
     assert found["clips"] == len(clips) == 24
     # What is written is what was measured.
@@ -223,7 +223,7 @@ def test_scores_are_those_of_the_clips_in_the_order_of_the_split(setup):
     alone, scores_alone = Evaluator(Stream(other, 12), split, make_mesh(1)).measure(state, moment)
     assert scores_alone.names == scores.names
     assert_same_logits(scores_alone.heads, scores.heads)
-    batch = next(iter(pipeline.eval_batches(split, config, batch_size=5)))
+    batch = next(iter(loader.eval_batches(split, config, batch_size=5)))
     output, _ = jax.jit(stream.forward)(state.params, state.batch_stats, *stream.inputs(batch), moment.temperature)
     first = {head: logits[:5] for head, logits in scores.heads.items()}
     assert_same_logits(jax.device_get(dict(output.heads)), first)
@@ -249,8 +249,8 @@ def test_evaluation_leaves_the_scores_in_the_workdir(setup, tmp_path, caplog):
 def test_evaluation_refuses_an_unknown_stream(setup, tmp_path):
     config = setup[0].config.copy_and_resolve_references()
     with config.unlocked():
-        config.stream = "audio"
-    with pytest.raises(ValueError, match=r"config\.stream='audio'"):
+        config.modality = "audio"
+    with pytest.raises(ValueError, match=r"config\.modality='audio'"):
         evaluate(config, tmp_path, "best")
 
 
@@ -261,8 +261,8 @@ from absl import flags
 from rgbd_jax.data.source import open_split
 from rgbd_jax.evaluate import Evaluator
 from rgbd_jax.scores import Scores
-from rgbd_jax.devices.sharding import make_mesh, place, state_sharding
-from rgbd_jax.steps import Stream, moment_at
+from rgbd_jax.parallel.mesh import make_mesh, place, state_sharding
+from rgbd_jax.step import Stream, schedule_at
 from tests.tiny import tiny_config
 from pathlib import Path
 
@@ -278,7 +278,7 @@ state = place(stream.init(3), state_sharding(stream.shapes(), mesh))
 split_up = [leaf for leaf in jax.tree.leaves(state.params) if not leaf.is_fully_replicated]
 assert bool(split_up) == (shards == "2")
 split = open_split("rgbd_demo", data_dir, "validation")
-figures, scores = Evaluator(stream, split, mesh).measure(state, moment_at(config, 1.0))
+figures, scores = Evaluator(stream, split, mesh).measure(state, schedule_at(config, 1.0))
 scores.save(Path(folder) / f"{number}.npz")
 (Path(folder) / f"{number}.json").write_text(json.dumps(figures))
 """

@@ -4,9 +4,8 @@ import re
 
 import pytest
 
-from configs import common
-from rgbd_jax.settings import check_config, check_split_over
-from rgbd_jax.steps import Stream
+from rgbd_jax.config import check_config, check_split_over, default_config
+from rgbd_jax.step import Stream
 
 
 @pytest.mark.parametrize(
@@ -27,7 +26,7 @@ from rgbd_jax.steps import Stream
     ],
 )
 def test_unusable_value_is_named(field, value):
-    config = common.get_config()
+    config = default_config()
     check_config(config)
     section, name = field.split(".")
     config[section][name] = value
@@ -36,7 +35,7 @@ def test_unusable_value_is_named(field, value):
 
 
 def test_all_problems_are_told_together():
-    config = common.get_config()
+    config = default_config()
     config.model.width = -1.0
     config.schedule.name = "plateau"
     config.train.evaluate_every_epochs = 2
@@ -45,7 +44,7 @@ def test_all_problems_are_told_together():
 
 
 def test_an_evaluation_alone_does_not_ask_how_a_training_would_be_split():
-    config = common.get_config()
+    config = default_config()
     config.train.batch_size, config.eval.batch_size = 20, 48
     check_split_over(config, 8, training=False)
     for training, field in ((True, "config.train.batch_size=20"), (False, "config.eval.batch_size=20")):

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from rgbd_jax import train as train_module
-from rgbd_jax.convert.__main__ import main as convert_main
-from rgbd_jax.convert.pytorch_file import read_pytorch, write_pytorch
-from rgbd_jax.convert.state_dict import to_pytorch
+from rgbd_jax.checkpoint.checkpoints import Checkpoints, read_run, saved
 from rgbd_jax.evaluate import evaluate
-from rgbd_jax.run.checkpoint import Checkpoints, read_run, saved
-from rgbd_jax.start import starting_point
-from rgbd_jax.steps import Stream
+from rgbd_jax.initial_state import initial_state
+from rgbd_jax.pytorch.__main__ import main as convert_main
+from rgbd_jax.pytorch.pytorch_file import read_pytorch, write_pytorch
+from rgbd_jax.pytorch.state_dict import to_pytorch
+from rgbd_jax.step import Stream
 from rgbd_jax.train import train
 from tests.convert.networks import checkpoint, manifest_of, random_state_dict, small_config
 from tests.tiny import saved_state, tiny_config
@@ -92,7 +92,7 @@ def assert_same(found, expected):
 def lines(workdir, kind):
     written = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [
-        {k: v for k, v in line.items() if k not in ("clips_per_second", "waiting_for_clips")}
+        {k: v for k, v in line.items() if k not in ("clips_per_second", "input_wait_fraction")}
         for line in written
         if line["kind"] == kind
     ]
@@ -132,7 +132,7 @@ def test_continued_training_that_is_killed_goes_on_from_its_own_checkpoint(expor
     def killed(self, figures):
         raise KilledError
 
-    monkeypatch.setattr(train_module.Recent, "add", killed)
+    monkeypatch.setattr(train_module.MetricAccumulator, "add", killed)
     with pytest.raises(KilledError):
         train(config, tmp_path / "run")
     monkeypatch.undo()
@@ -143,7 +143,7 @@ def test_continued_training_that_is_killed_goes_on_from_its_own_checkpoint(expor
 @pytest.mark.parametrize("kind", ["safetensors", "converted"])
 def test_other_kinds_give_the_same_start(exported, kind):
     config, _, found = exported
-    starts = [starting_point(Stream(changed(config, continue_from=str(found[of])), 12)) for of in ("pytorch", kind)]
+    starts = [initial_state(Stream(changed(config, continue_from=str(found[of])), 12)) for of in ("pytorch", kind)]
     assert starts[0].epoch == starts[1].epoch == 2
     assert_same(starts[0].state, starts[1].state)
 
@@ -176,7 +176,7 @@ def test_start_from_weights(exported, kind):
     """All but the linear layers of the class heads, from the checkpoint; those, and the optimizer, from scratch."""
     config, root, found = exported
     there, scratch = saved_state(config, root / "second_epoch"), Stream(config, 12).init(config.seed)
-    start = starting_point(Stream(changed(config, init_from=str(found[kind])), 12))
+    start = initial_state(Stream(changed(config, init_from=str(found[kind])), 12))
     assert (start.epoch, int(start.state.step), start.notes) == (0, 0, {})
     if kind == "workdir":  # the best checkpoint is taken of it, which may be the first
         there = saved_state(config, root / "second_epoch", "best")
@@ -206,7 +206,7 @@ def test_what_fits_is_taken_and_the_rest_is_told(stranger, caplog, blocks):
     config.init_from = str(path)
     stream = Stream(config, 12)
     with caplog.at_level(logging.INFO, "rgbd_jax"):
-        params = starting_point(stream).state.params
+        params = initial_state(stream).state.params
     scratch = stream.init(config.seed).params
     large = params["temporal"]["large"]
     np.testing.assert_array_equal(
@@ -237,7 +237,7 @@ def test_streams_of_fusion_start_from_streams(tmp_path):
         states[name] = random_state_dict(manifest_of(small_config(name), 5), seed=seed + 1)
         write_pytorch(tmp_path / f"{name}.pth.tar", checkpoint(states[name], prefix="module."))
         config.fusion[f"init_{name}_from"] = str(tmp_path / f"{name}.pth.tar")
-    params = starting_point(Stream(config, 12)).state.params
+    params = initial_state(Stream(config, 12)).state.params
     for name, tensors in states.items():
         kernel = params[name]["spatial"]["projection"]["kernel"]
         np.testing.assert_array_equal(kernel, tensors["LinearMap.1.weight"].T)
@@ -253,17 +253,17 @@ def test_fusion_starts_from_fusion(tmp_path):
     write_pytorch(tmp_path / "fusion.pth.tar", checkpoint(tensors))
     config.init_from = str(tmp_path / "fusion.pth.tar")
     with pytest.raises(ValueError, match=r"config.fusion.reference_layout=False, but config.init_from=.* has True"):
-        starting_point(Stream(config, 12))
+        initial_state(Stream(config, 12))
     config.fusion.reference_layout = True
-    params = starting_point(Stream(config, 12)).state.params
-    kernel = params["spatial_exchange"]["output"]["kernel"]
+    params = initial_state(Stream(config, 12)).state.params
+    kernel = params["spatial_fusion"]["output"]["kernel"]
     np.testing.assert_array_equal(kernel, tensors["crossFusion.3.weight"][:, :, 0, 0].T)
     assert params["autoencoder"]["classifier"]["kernel"].shape[1] == 12
 
 
 def refused(config, *said):
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        starting_point(Stream(config, 12))
+        initial_state(Stream(config, 12))
     for text in said:
         assert text in str(caught.value)
 
@@ -278,7 +278,9 @@ def test_checkpoints_of_the_wrong_kind(tmp_path, stranger):
 
     config = small_config()
     config.init_from = fusion
-    refused(config, f"config.init_from={fusion}: a fusion network, not a network of one stream", "config.stream='rgb'")
+    refused(
+        config, f"config.init_from={fusion}: a fusion network, not a network of one stream", "config.modality='rgb'"
+    )
     config.init_from = nothing
     refused(config, f"config.init_from={nothing}: none of its 1 tensors fits")
     config.init_from = str(tmp_path)
@@ -318,7 +320,7 @@ def test_trainings_that_cannot_be_continued(tmp_path, stranger):
     config.continue_from = good
     refused(config, "config.optimizer.name='adamw': only 'sgd'")
     config.optimizer.name = "sgd"
-    start = starting_point(Stream(config, 12))
+    start = initial_state(Stream(config, 12))
     assert (start.epoch, start.notes) == (
         7, {"continued_from": good, "best_accuracy_there": 0.625, "learning_rate_there": 0.005},
     )  # fmt: skip
@@ -341,7 +343,7 @@ def test_momentum_of_both_streams_is_taken_over(tmp_path):
     contents = checkpoint(random_state_dict(manifest_of(config, 12)))
     write_pytorch(tmp_path / "fusion.pth.tar", contents)
     config.continue_from = str(tmp_path / "fusion.pth.tar")
-    state = starting_point(Stream(config, 12)).state
+    state = initial_state(Stream(config, 12)).state
     (momentum,) = [part.trace for part in state.optimizer_state if hasattr(part, "trace")]
     found = to_pytorch(momentum, {})
     names = [name for name in contents["model"] if name in found]

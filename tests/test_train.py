@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
+from rgbd_jax import atomic_write
 from rgbd_jax import train as train_module
-from rgbd_jax import whole_file
+from rgbd_jax.checkpoint.checkpoints import saved
+from rgbd_jax.checkpoint.metric_accumulator import NonFiniteLossError
 from rgbd_jax.evaluate import evaluate
-from rgbd_jax.run.checkpoint import saved
-from rgbd_jax.run.recent import NonFiniteLossError
-from rgbd_jax.steps import Stream
+from rgbd_jax.step import Stream
 from rgbd_jax.train import train
 from tests.tiny import saved_state, tiny_config
 
@@ -93,7 +93,7 @@ def test_interrupted_and_resumed_run_ends_bit_identical(trained, tmp_path, monke
     class InterruptedRunError(Exception):
         pass
 
-    original = train_module.Recent.add
+    original = train_module.MetricAccumulator.add
 
     def add(self, figures):
         nonlocal calls
@@ -102,7 +102,7 @@ def test_interrupted_and_resumed_run_ends_bit_identical(trained, tmp_path, monke
             raise InterruptedRunError
         original(self, figures)
 
-    monkeypatch.setattr(train_module.Recent, "add", add)
+    monkeypatch.setattr(train_module.MetricAccumulator, "add", add)
     with pytest.raises(InterruptedRunError):
         train(config, tmp_path / "run")
     monkeypatch.undo()
@@ -116,7 +116,7 @@ def test_interrupted_and_resumed_run_ends_bit_identical(trained, tmp_path, monke
         np.testing.assert_array_equal(a, b)
     assert {k: v for k, v in resumed.items() if k != "seconds"} == {k: v for k, v in result.items() if k != "seconds"}
     timeless = [
-        [{k: v for k, v in line.items() if k not in ("clips_per_second", "waiting_for_clips")} for line in lines(w)]
+        [{k: v for k, v in line.items() if k not in ("clips_per_second", "input_wait_fraction")} for line in lines(w)]
         for w in (workdir, tmp_path / "run")
     ]
     assert timeless[0] == timeless[1]
@@ -197,7 +197,7 @@ def test_a_card_that_cannot_be_written_costs_a_line_of_the_log_only(trained, tmp
     run = tmp_path / "run"
     shutil.copytree(workdir, run)
     (run / "MODEL_CARD.md").unlink()
-    monkeypatch.setattr(whole_file.secrets, "token_hex", lambda _: "taken")
+    monkeypatch.setattr(atomic_write.secrets, "token_hex", lambda _: "taken")
     (run / ".MODEL_CARD.md.taken.tmp").mkdir()
     assert train(config, run)["top1"] == result["top1"]
     assert f"{run}/MODEL_CARD.md cannot be written: File exists" in caplog.text
@@ -222,13 +222,13 @@ def test_workdir_of_another_config_is_refused_and_left_alone(trained, small_demo
 
 def test_non_finite_loss_names_the_step(small_demo, tmp_path, monkeypatch):
     config = tiny_config(small_demo)
-    original = train_module.moment_at
+    original = train_module.schedule_at
 
     def poisoned(config, epoch, accuracies=()):
         moment = original(config, epoch, accuracies)
         return dataclasses.replace(moment, learning_rate=float("nan")) if epoch > 1 / 3 - 1e-6 else moment
 
-    monkeypatch.setattr(train_module, "moment_at", poisoned)
+    monkeypatch.setattr(train_module, "schedule_at", poisoned)
     with pytest.raises(NonFiniteLossError, match="the loss of step 3 is nan"):
         train(config, tmp_path / "run")
     assert not saved(tmp_path / "run")

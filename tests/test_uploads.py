@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from rgbd_jax.page.limits import Limits
-from rgbd_jax.page.uploads import clip_of_uploads
-from rgbd_jax.prediction.clips import ClipError
+from rgbd_jax.inference.clips import ClipError
+from rgbd_jax.tools.page.limits import Limits
+from rgbd_jax.tools.page.uploads import clip_of_uploads
 
 LIMITS = Limits(megabytes=1, frames=5, side=64)
 

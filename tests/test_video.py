@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rgbd_jax.prediction.video import write_video
+from rgbd_jax.inference.video import write_video
 
 
 def moving(count=12, height=48, width=64):

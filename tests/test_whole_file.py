@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from rgbd_jax.whole_file import replacing
+from rgbd_jax.atomic_write import atomic_write
 
 
 def test_a_file_appears_with_its_folder_when_it_is_complete(tmp_path):
     path = tmp_path / "new" / "file.txt"
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text("all of it")
         assert not path.exists()
     assert path.read_text() == "all of it"
@@ -32,7 +32,7 @@ def test_a_file_appears_with_its_folder_when_it_is_complete(tmp_path):
 def test_after_an_error_the_file_is_as_before(tmp_path, error, told):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(type(error)) as raised, replacing(path, "buy a disk") as unfinished:  # noqa: PT012
+    with pytest.raises(type(error)) as raised, atomic_write(path, "buy a disk") as unfinished:  # noqa: PT012
         unfinished.write_text("half")
         raise error
     assert str(raised.value) == told.format(path=path)
@@ -48,7 +48,10 @@ def test_where_nothing_can_be_written_the_file_is_named(tmp_path, taken):
     else:
         path.parent.write_text("no folder")
     reason = "Is a directory" if taken == "folder" else f"{path.parent}: File exists"
-    with pytest.raises(OSError, match=f"^{path} cannot be written: {reason}; make room"), replacing(path) as unfinished:
+    with (
+        pytest.raises(OSError, match=f"^{path} cannot be written: {reason}; make room"),
+        atomic_write(path) as unfinished,
+    ):
         unfinished.write_text("all of it")
     assert list(tmp_path.iterdir()) == [path if taken == "folder" else path.parent]
 
@@ -57,8 +60,8 @@ def test_a_kill_amid_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     code = (
-        "import os, signal, sys; from pathlib import Path; from rgbd_jax.whole_file import replacing\n"
-        "with replacing(Path(sys.argv[1])) as unfinished:\n"
+        "import os, signal, sys; from pathlib import Path; from rgbd_jax.atomic_write import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as unfinished:\n"
         "    unfinished.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, path], check=False, cwd=os.getcwd())

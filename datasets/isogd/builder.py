@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from datasets.raw_clips import RawClipsBuilder
-from datasets.reference_lists import LISTS_FOLDER, find_lists, read_lists
-from rgbd_jax.data.clip_files import Recording, clip_name, find_clip, is_video
-from rgbd_jax.data.problems import LabelError, Problem, RawDataError, in_split, line_problem
-from rgbd_jax.data.raw import Candidate, RawClips, check_splits, complete, without_duplicates
+from rgbd_jax.ingest.clip_files import Recording, clip_name, find_clip, is_video
+from rgbd_jax.ingest.discovery import Candidate, RawClips, check_splits, complete, without_duplicates
+from rgbd_jax.ingest.problems import LabelError, Problem, RawDataError, in_split, line_problem
+from rgbd_jax.ingest.raw_clips import RawClipsBuilder
+from rgbd_jax.ingest.reference_lists import LISTS_FOLDER, find_lists, read_lists
 from rgbd_jax.modalities import MODALITIES
 
 _CLASS_NAMES = tuple(f"{number:03d}" for number in range(1, 250))  # the gestures have numbers, no names

@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from datasets.raw_clips import RawClipsBuilder
-from datasets.reference_lists import LISTS_FOLDER, find_lists, read_lists
-from rgbd_jax.data.clip_files import Recording
-from rgbd_jax.data.problems import Problem, RawDataError, in_split
-from rgbd_jax.data.raw import Candidate, RawClips, check_splits, complete, without_duplicates
+from rgbd_jax.ingest.clip_files import Recording
+from rgbd_jax.ingest.discovery import Candidate, RawClips, check_splits, complete, without_duplicates
+from rgbd_jax.ingest.problems import Problem, RawDataError, in_split
+from rgbd_jax.ingest.raw_clips import RawClipsBuilder
+from rgbd_jax.ingest.reference_lists import LISTS_FOLDER, find_lists, read_lists
 
 _CLIPS = "20bn-jester-v1"
 _CSV = "jester-v1-{}.csv"

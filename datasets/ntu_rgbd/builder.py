@@ -5,14 +5,15 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datasets.ntu_rgbd import frames
-from datasets.ntu_rgbd.classes import CLASS_NAMES
-from datasets.ntu_rgbd.protocols import PROTOCOLS, parse_name
-from datasets.protocol_clips import ClipFinder, find_protocol_clips
-from datasets.raw_clips import RawClipsBuilder
-from rgbd_jax.data.clip_files import FRAME_SUFFIXES, FrameKind, Recording, frame_bounds, frame_files, is_video
-from rgbd_jax.data.problems import Problem, RawDataError
-from rgbd_jax.data.raw import Candidate, RawClip, RawClips, complete
+from rgbd_jax.datasets.ntu_rgbd import frames
+from rgbd_jax.datasets.ntu_rgbd.classes import CLASS_NAMES
+from rgbd_jax.datasets.ntu_rgbd.protocols import PROTOCOLS, parse_name
+
+from rgbd_jax.ingest.clip_files import FRAME_SUFFIXES, FrameKind, Recording, frame_bounds, frame_files, is_video
+from rgbd_jax.ingest.discovery import Candidate, RawClip, RawClips, complete
+from rgbd_jax.ingest.problems import Problem, RawDataError
+from rgbd_jax.ingest.protocol_clips import ClipFinder, find_protocol_clips
+from rgbd_jax.ingest.raw_clips import RawClipsBuilder
 
 _VIDEOS = "nturgb+d_rgb"
 _FRAMES = "Images"

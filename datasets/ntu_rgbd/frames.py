@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from rgbd_jax.data.clip_files import COLOUR, FrameKind, decode_frame, frame_files, is_video, video_frames
 from rgbd_jax.data.codec import encode_depth, encode_jpeg
 from rgbd_jax.data.depth import crop_person, person_box_in_colour
-from rgbd_jax.data.problems import Problem, RawDataError
-from rgbd_jax.data.raw import RawClip
+from rgbd_jax.ingest.clip_files import COLOUR, FrameKind, decode_frame, frame_files, is_video, video_frames
+from rgbd_jax.ingest.discovery import RawClip
+from rgbd_jax.ingest.problems import Problem, RawDataError
 
 _SIZE = (320, 240)  # width and height that colour frames are kept in, pixels
 _LARGEST = (960, 540)  # of frames that are cut already: half of the camera's

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from datasets.protocol_clips import Protocol
+from rgbd_jax.ingest.protocol_clips import Protocol
 
 _NAME = re.compile(r"S([0-9]{3})C([0-9]{3})P([0-9]{3})R([0-9]{3})A([0-9]{3})")
 _FIRST_SETUP_OF_120 = 18

@@ -4,13 +4,30 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datasets.nvgesture.lst import Gesture, read_lst
-from datasets.raw_clips import RawClipsBuilder
-from datasets.reference_lists import LISTS_FOLDER, find_lists, read_lists
-from rgbd_jax.data.clip_files import FRAME_SUFFIXES, FrameKind, Recording, clip_name, find_clip, frame_bounds, is_video
-from rgbd_jax.data.problems import Problem, RawDataError, in_split
-from rgbd_jax.data.raw import Candidate, RawClip, RawClips, check_splits, complete, find_modalities, without_duplicates
-from rgbd_jax.data.splits import SPLIT_ALIASES
+from rgbd_jax.datasets.nvgesture.lst import Gesture, read_lst
+
+from rgbd_jax.ingest.clip_files import (
+    FRAME_SUFFIXES,
+    FrameKind,
+    Recording,
+    clip_name,
+    find_clip,
+    frame_bounds,
+    is_video,
+)
+from rgbd_jax.ingest.discovery import (
+    Candidate,
+    RawClip,
+    RawClips,
+    check_splits,
+    complete,
+    find_modalities,
+    without_duplicates,
+)
+from rgbd_jax.ingest.problems import Problem, RawDataError, in_split
+from rgbd_jax.ingest.raw_clips import RawClipsBuilder
+from rgbd_jax.ingest.reference_lists import LISTS_FOLDER, find_lists, read_lists
+from rgbd_jax.ingest.splits import SPLIT_ALIASES
 from rgbd_jax.modalities import MODALITIES
 
 _CLASS_NAMES = tuple(f"class_{number:02d}" for number in range(1, 26))  # as the data set's own folders name them

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from rgbd_jax.data.problems import LabelError, Problem, RawDataError, line_problem
+from rgbd_jax.ingest.problems import LabelError, Problem, RawDataError, line_problem
 
 SENSORS = {"rgb": "color", "depth": "depth"}
 """Modality to the name of its field."""

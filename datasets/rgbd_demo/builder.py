@@ -5,10 +5,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from rgbd_jax.datasets.rgbd_demo.clips import SPLITS, make_pair
+from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES, HEIGHT, PAIRS, WIDTH
 from tqdm import tqdm
-
-from datasets.rgbd_demo.clips import SPLITS, make_pair
-from datasets.rgbd_demo.motions import CLASS_NAMES, HEIGHT, PAIRS, WIDTH
 
 CLIPS_PER_CLASS = {"train": 50, "validation": 20}
 

@@ -3,11 +3,10 @@
 import dataclasses
 
 import numpy as np
-
-from datasets.rgbd_demo.motions import CLASS_NAMES, PAIRS
-from datasets.rgbd_demo.rendering import render
-from datasets.rgbd_demo.scene import draw_scene
-from datasets.rgbd_demo.sensors import measure, photograph
+from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES, PAIRS
+from rgbd_jax.datasets.rgbd_demo.rendering import render
+from rgbd_jax.datasets.rgbd_demo.scene import draw_scene
+from rgbd_jax.datasets.rgbd_demo.sensors import measure, photograph
 
 SPLITS = ("train", "validation")
 

@@ -3,9 +3,8 @@
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
-
-from datasets.rgbd_demo.motions import HEIGHT, WIDTH
-from datasets.rgbd_demo.scene import BACKGROUND_MARGIN, ELBOW_DEPTH_MM, HandLooks, Scene
+from rgbd_jax.datasets.rgbd_demo.motions import HEIGHT, WIDTH
+from rgbd_jax.datasets.rgbd_demo.scene import BACKGROUND_MARGIN, ELBOW_DEPTH_MM, HandLooks, Scene
 
 _SCALE = 4  # shapes are drawn this much larger, then averaged down: smooth borders, motion by parts of a pixel
 _FIXED_POINT_BITS = 4  # OpenCV's drawing functions take fixed-point coordinates

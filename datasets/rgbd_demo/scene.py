@@ -9,8 +9,7 @@ import dataclasses
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
-
-from datasets.rgbd_demo.motions import HEIGHT, WIDTH, HandMotion, Pair, draw_motion, out_and_back
+from rgbd_jax.datasets.rgbd_demo.motions import HEIGHT, WIDTH, HandMotion, Pair, draw_motion, out_and_back
 
 # How hard the scenes are. Lengths in pixels, ranges are uniform draws.
 PALM_RADIUS = (6.5, 8.0)

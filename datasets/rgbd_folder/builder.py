@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from datasets.raw_clips import RawClipsBuilder
-from rgbd_jax.data.problems import Problem, RawDataError
-from rgbd_jax.data.raw import RawClips, clips_from_class_folders, clips_from_lists
-from rgbd_jax.data.splits import find_split_lists
+from rgbd_jax.ingest.discovery import RawClips, clips_from_class_folders, clips_from_lists
+from rgbd_jax.ingest.problems import Problem, RawDataError
+from rgbd_jax.ingest.raw_clips import RawClipsBuilder
+from rgbd_jax.ingest.splits import find_split_lists
 
 _CLASS_NAMES = "classes.txt"
 

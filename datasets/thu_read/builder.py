@@ -4,11 +4,11 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from datasets.protocol_clips import ClipFinder, Protocol, find_protocol_clips
-from datasets.raw_clips import RawClipsBuilder
-from rgbd_jax.data.clip_files import VIDEO_SUFFIXES, Recording, clip_name, find_clip, is_video
-from rgbd_jax.data.problems import Problem
-from rgbd_jax.data.raw import Candidate, RawClips, complete
+from rgbd_jax.ingest.clip_files import VIDEO_SUFFIXES, Recording, clip_name, find_clip, is_video
+from rgbd_jax.ingest.discovery import Candidate, RawClips, complete
+from rgbd_jax.ingest.problems import Problem
+from rgbd_jax.ingest.protocol_clips import ClipFinder, Protocol, find_protocol_clips
+from rgbd_jax.ingest.raw_clips import RawClipsBuilder
 
 # In the order of the labels of the published split lists.
 CLASS_NAMES = (

@@ -12,9 +12,9 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from jaxtyping import Int
 
+from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.data.source import KeepEncoded, PreparedSplit
 from rgbd_jax.modalities import MODALITIES
-from rgbd_jax.whole_file import replacing
 
 REFERENCE_SHORT = 16  # frames: clips of so many or fewer are left out by the reference
 INDEX_FILE = "frame_counts.json"
@@ -76,7 +76,7 @@ def write_index(directory: Path, index: Mapping[str, Any]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with replacing(directory / INDEX_FILE) as unfinished:
+    with atomic_write(directory / INDEX_FILE) as unfinished:
         unfinished.write_text(json.dumps(index) + "\n")
 
 

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from rgbd_jax.modalities import MODALITIES
-from rgbd_jax.models.draws import ClipDraws, Dropout
 from rgbd_jax.models.intermediates import Intermediates
 from rgbd_jax.models.layers import BatchNorm, BatchStatistics, Linear, Types
+from rgbd_jax.models.rngs import ClipRngs, Dropout
 from rgbd_jax.models.trunk import ClassHead, Trunk, at_least_float32, feature_count, types_of, wide_types
 
 EPSILON, MOMENTUM = 1e-5, 0.1  # of BatchNorm, PyTorch's defaults
@@ -27,7 +27,7 @@ class FusionOutput:
         modality_logits: of each stream, after the streams' first exchange, (b, classes).
         features: class feature of each stream after both exchanges, (b, c).
         decoded: what the autoencoder makes of both features, (b, c).
-        modality_guess: logit of "these features are of the RGB stream", (b,).
+        modality_logit: logit of "these features are of the RGB stream", (b,).
         class_feature: mean of the branches' class features, (b, c): the teachers of the distillation.
         spatial: the recoupling modules' spatial summaries, (b, c): its pupils; None without recoupling.
         intermediates: name -> value of what was asked for.
@@ -37,7 +37,7 @@ class FusionOutput:
     modality_logits: Mapping[str, Float[Array, "b k"]]
     features: Mapping[str, Float[Array, "b c"]]
     decoded: Float[Array, "b c"]
-    modality_guess: Mapping[str, Float[Array, "b"]]
+    modality_logit: Mapping[str, Float[Array, "b"]]
     class_feature: Mapping[str, Float[Array, "b c"]]
     spatial: Mapping[str, Float[Array, "b c"] | None]
     intermediates: Mapping[str, Array]
@@ -61,7 +61,7 @@ class DenseUnit(nnx.Module):
         return jax.nn.relu(self.norm(self.linear(x), train=train))
 
 
-class Exchange(nnx.Module):
+class CrossModalFusion(nnx.Module):
     """Makes of both streams' features, concatenated and normalised, what is added to each (the paper's CFCer)."""
 
     def __init__(self, features: int, dropout: float, types: Types, axes: tuple[str, ...] = ()):
@@ -76,7 +76,7 @@ class Exchange(nnx.Module):
         *,
         reference_layout: bool = False,
         train: bool,
-        draws: ClipDraws | None = None,
+        draws: ClipRngs | None = None,
     ) -> Float[Array, "*batch c"]:
         """Returns what is added to the features of both streams.
 
@@ -144,8 +144,8 @@ class FusionNetwork(nnx.Module):
         for name in MODALITIES:
             setattr(self, name, Trunk(config, axes))
             setattr(self, f"head_{name}", ClassHead(config, num_classes))
-        self.spatial_exchange = Exchange(features, config.fusion.exchange_dropout, types, axes)
-        self.temporal_exchange = Exchange(features, config.fusion.exchange_dropout, types, axes)
+        self.spatial_fusion = CrossModalFusion(features, config.fusion.cross_modal_dropout, types, axes)
+        self.temporal_fusion = CrossModalFusion(features, config.fusion.cross_modal_dropout, types, axes)
         self.autoencoder = Autoencoder(features, num_classes, types, wide, axes)
         self.modality = Linear(features, 1, use_bias=False, **wide)
         self.modality_dropout = Dropout(config.fusion.modality_dropout)
@@ -157,7 +157,7 @@ class FusionNetwork(nnx.Module):
         heat: Mapping[str, Float[Array, "b t h w 1"] | None],
         *,
         train: bool,
-        draws: ClipDraws | None = None,
+        draws: ClipRngs | None = None,
         intermediates: tuple[str, ...] = (),
         offsets: Mapping[str, Array] | None = None,
     ) -> FusionOutput:
@@ -177,14 +177,14 @@ class FusionNetwork(nnx.Module):
             name: getattr(self, name).spatial(clip[name], heat[name], train=train, intermediates=records[name])
             for name in MODALITIES
         }  # b t c
-        added = self.spatial_exchange(
+        added = self.spatial_fusion(
             frame_features["rgb"],
             frame_features["depth"],
             reference_layout=self.reference_layout,
             train=train,
             draws=draws,
         )
-        record.offer("spatial_exchange", added)  # b t c
+        record.offer("spatial_fusion", added)  # b t c
         features, class_feature, spatial = {}, {}, {}
         for name in MODALITIES:
             branches, spatial[name] = getattr(self, name).temporal(
@@ -195,11 +195,11 @@ class FusionNetwork(nnx.Module):
         with jax.named_scope("heads"):
             modality_logits = {name: getattr(self, f"head_{name}")(features[name]) for name in MODALITIES}
 
-        added = self.temporal_exchange(features["rgb"], features["depth"], train=train, draws=draws)
-        record.offer("temporal_exchange", added)  # b c
+        added = self.temporal_fusion(features["rgb"], features["depth"], train=train, draws=draws)
+        record.offer("temporal_fusion", added)  # b c
         features = {name: feature + added for name, feature in features.items()}
         logits, decoded = self.autoencoder(features["rgb"], features["depth"], train=train)
-        modality_guess = {
+        modality_logit = {
             name: self.modality(self.modality_dropout(feature, draws))[:, 0] for name, feature in features.items()
         }
         return FusionOutput(
@@ -207,7 +207,7 @@ class FusionNetwork(nnx.Module):
             modality_logits=modality_logits,
             features=features,
             decoded=decoded,
-            modality_guess=modality_guess,
+            modality_logit=modality_logit,
             class_feature=class_feature,
             spatial=spatial,
             intermediates=record.collected(),

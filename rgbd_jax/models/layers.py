@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from rgbd_jax.models.convolution import convolve, same_padding
+from rgbd_jax.models.ops import convolve, same_padding
 from rgbd_jax.models.remat import batch_statistics, product
 
 Window = tuple[int, int, int]  # t h w
@@ -106,7 +106,7 @@ class BatchNorm(nnx.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def normalise_batch(
-    x: Float[Array, "*batch c"], scale: Float[Array, "c"], bias: Float[Array, "c"], near_mean: Float[Array, "c"],
+    x: Float[Array, "*batch c"], scale: Float[Array, "c"], bias: Float[Array, "c"], shift: Float[Array, "c"],
     epsilon: float, axes: tuple[str, ...],
 ) -> tuple[Float[Array, "*batch c"], Float[Array, "c"], Float[Array, "c"]]:  # fmt: skip
     """Returns x normalised by its own statistics, and these: mean and biased variance (no gradient flows into them).
@@ -118,32 +118,32 @@ def normalise_batch(
         x: what is normalised.
         scale: what normal values are multiplied by.
         bias: what is then added.
-        near_mean: a value near the mean, such as the running mean: it keeps the sums over devices small, and precise.
+        shift: a value near the mean, such as the running mean: it keeps the sums over devices small, and precise.
         epsilon: added to the variance.
         axes: mesh axes that x is spread over.
     """
-    return _normalise_batch_forward(x, scale, bias, near_mean, epsilon, axes)[0]
+    return _normalise_batch_forward(x, scale, bias, shift, epsilon, axes)[0]
 
 
-def _normalise_batch_forward(x, scale, bias, near_mean, epsilon, axes):
+def _normalise_batch_forward(x, scale, bias, shift, epsilon, axes):
     exact = x.astype(scale.dtype)
     reduced = tuple(range(x.ndim - 1))
     mean = exact.mean(reduced)  # c
     # Two passes, since E[x^2] - E[x]^2 cancels in float32.
     variance = jnp.square(exact - mean).mean(reduced)  # c
     if axes:
-        away = mean - near_mean
+        away = mean - shift
         away, square = jax.lax.pmean(jnp.stack([away, variance + jnp.square(away)]), axes)  # c, c
-        mean, variance = near_mean + away, jnp.maximum(square - jnp.square(away), 0)
+        mean, variance = shift + away, jnp.maximum(square - jnp.square(away), 0)
     mean, variance = batch_statistics(mean), batch_statistics(variance)
     inverse = jax.lax.rsqrt(variance + epsilon)  # c
     y = ((exact - mean) * (inverse * scale) + bias).astype(x.dtype)
-    return (y, mean, variance), (x, scale, mean, inverse, near_mean)
+    return (y, mean, variance), (x, scale, mean, inverse, shift)
 
 
 def _normalise_batch_backward(epsilon, axes, saved, cotangents):
     del epsilon
-    x, scale, mean, inverse, near_mean = saved
+    x, scale, mean, inverse, shift = saved
     gradient = cotangents[0].astype(scale.dtype)
     normal = (x.astype(scale.dtype) - mean) * inverse
     reduced = tuple(range(x.ndim - 1))
@@ -151,7 +151,7 @@ def _normalise_batch_backward(epsilon, axes, saved, cotangents):
     bias_mean, scale_mean = (jax.lax.psum(sums, axes) if axes else sums) / _count(x, axes)  # c, c
     x_gradient = (scale * inverse) * (gradient - bias_mean - normal * scale_mean)
     # The gradients of scale and bias are those of the clips at hand, as every other parameter's.
-    return x_gradient.astype(x.dtype), sums[1], sums[0], jnp.zeros_like(near_mean)
+    return x_gradient.astype(x.dtype), sums[1], sums[0], jnp.zeros_like(shift)
 
 
 def _count(x: Array, axes: tuple[str, ...]) -> int:

@@ -8,8 +8,8 @@ from flax import struct
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from rgbd_jax.models.draws import ClipDraws
 from rgbd_jax.models.intermediates import Intermediates
+from rgbd_jax.models.rngs import ClipRngs
 from rgbd_jax.models.temporal import BRANCHES
 from rgbd_jax.models.trunk import ClassHead, Trunk
 
@@ -59,7 +59,7 @@ class MotionNetwork(Trunk):
         *,
         temperature: Float[Array, ""] | float,
         train: bool,
-        draws: ClipDraws | None = None,
+        draws: ClipRngs | None = None,
         intermediates: tuple[str, ...] = (),
         offsets: Mapping[str, Array] | None = None,
     ) -> NetworkOutput:

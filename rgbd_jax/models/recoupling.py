@@ -6,8 +6,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from rgbd_jax.models.draws import ClipDraws, Dropout
 from rgbd_jax.models.layers import LayerNorm, Linear, Types
+from rgbd_jax.models.rngs import ClipRngs, Dropout
 
 QUERY_FEATURES = 64
 
@@ -44,7 +44,7 @@ class Recoupling(nnx.Module):
             self.merge_norm = LayerNorm(features, **types)
 
     def __call__(
-        self, x: Float[Array, "b t c"], draws: ClipDraws | None = None
+        self, x: Float[Array, "b t c"], draws: ClipRngs | None = None
     ) -> tuple[Float[Array, "b t c"], Float[Array, "b c"], Float[Array, "b t c"]]:
         """Returns the weighted features, the spatial summary that distillation teaches, and the weights."""
         sequence = x.mean(-1)  # b t

@@ -26,7 +26,7 @@ def batch_statistics(x: Array) -> Array:
     return checkpoint_name(x, _STATISTICS)
 
 
-def recomputed(what: str, modules: tuple[nnx.Module, ...], function: Callable[..., Result], *arguments: Any) -> Result:
+def remat(what: str, modules: tuple[nnx.Module, ...], function: Callable[..., Result], *arguments: Any) -> Result:
     """Returns function(modules, *arguments), with what the gradient needs computed again instead of kept.
 
     Args:

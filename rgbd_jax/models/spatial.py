@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from rgbd_jax.models.frp import FRP, pool_heat_map
 from rgbd_jax.models.intermediates import Intermediates
 from rgbd_jax.models.layers import BatchStatistics, ConvUnit, Inception, LayerNorm, Linear, Types, max_pool, scaled
-from rgbd_jax.models.remat import recomputed
+from rgbd_jax.models.remat import remat
 
 INCEPTION_CHANNELS = {  # name -> channels of the six convolutions, in the order of the paper's network
     "mixed_3b": (64, 96, 128, 16, 32, 32),
@@ -73,13 +73,13 @@ class SpatialNetwork(nnx.Module):
             raise ValueError("this network has FRP (config.model.frp=True): it needs heat maps")
         stem = (self.conv_1a_7x7, self.conv_2b_1x1, self.conv_2c_3x3)
         with jax.named_scope("stem"):
-            stages = recomputed(self.stem_remat if train else "none", stem, functools.partial(_stem, train=train), clip)
+            stages = remat(self.stem_remat if train else "none", stem, functools.partial(_stem, train=train), clip)
         for name, x in stages.items():
             intermediates.offer(name, x)
         for name in INCEPTION_CHANNELS:
             block = functools.partial(_inception, window=POOL_BEFORE.get(name), train=train)
             with jax.named_scope(name):
-                x = recomputed(self.inception_remat if train else "none", (getattr(self, name),), block, x)
+                x = remat(self.inception_remat if train else "none", (getattr(self, name),), block, x)
             intermediates.offer(name, x)
             if self.frp is not None and heat is not None and name in GUIDED_BY_HEAT:
                 with jax.named_scope("frp"):

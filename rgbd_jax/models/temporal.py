@@ -10,15 +10,15 @@ from jaxtyping import Array, Float, Int
 
 from rgbd_jax.data.sampling import intervals, sample_frames
 from rgbd_jax.models.attention import TransformerStack
-from rgbd_jax.models.draws import ClipDraws
 from rgbd_jax.models.intermediates import Intermediates
 from rgbd_jax.models.layers import BatchStatistics, Inception, Types, max_pool, scaled
 from rgbd_jax.models.recoupling import Recoupling
+from rgbd_jax.models.rngs import ClipRngs
 
 BRANCHES = ("small", "medium", "large")
 INCEPTION_CHANNELS = (160, 112, 224, 24, 64, 64)
 ATTENTION_HEAD_FEATURES = 64
-PERCEPTRON_FEATURES = 768
+MLP_FEATURES = 768
 
 
 class TemporalBranch(nnx.Module):
@@ -37,13 +37,13 @@ class TemporalBranch(nnx.Module):
             features, channels, kernel_shape=(3, 1, 1), pool_window=(3, 1, 1), statistics=statistics, **types
         )
         self.transformer = TransformerStack(
-            blocks, features, heads, scaled(ATTENTION_HEAD_FEATURES, width), scaled(PERCEPTRON_FEATURES, width),
+            blocks, features, heads, scaled(ATTENTION_HEAD_FEATURES, width), scaled(MLP_FEATURES, width),
             knn_attention, dropout, remat=remat, **types,
         )  # fmt: skip
         self.frames = frames
 
     def __call__(
-        self, x: Float[Array, "b n c"], *, train: bool, draws: ClipDraws | None, intermediates: Intermediates, name: str
+        self, x: Float[Array, "b n c"], *, train: bool, draws: ClipRngs | None, intermediates: Intermediates, name: str
     ) -> Float[Array, "b c"]:
         """Returns the class feature of the branch from the n frames that it sees."""
         token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))  # b 1 c
@@ -75,7 +75,7 @@ class TemporalNetwork(nnx.Module):
             setattr(self, name, branch)
 
     def __call__(
-        self, x: Float[Array, "b t c"], *, train: bool, draws: ClipDraws | None, intermediates: Intermediates
+        self, x: Float[Array, "b t c"], *, train: bool, draws: ClipRngs | None, intermediates: Intermediates
     ) -> tuple[dict[str, Float[Array, "b c"]], Float[Array, "b c"] | None]:
         """Returns the class feature of each branch, and the spatial summary that distillation teaches (or None)."""
         spatial = None
@@ -95,7 +95,7 @@ class TemporalNetwork(nnx.Module):
         return features, spatial
 
 
-def choose_frames(clips: int, frames: int, count: int, draws: ClipDraws | None) -> Int[Array, "b n"]:
+def choose_frames(clips: int, frames: int, count: int, draws: ClipRngs | None) -> Int[Array, "b n"]:
     """Returns which frames a branch sees: one of each of `count` equal intervals, clip by clip.
 
     With draws a random member, without the middle one, int(mean(members)). The reference draws at evaluation too.

@@ -21,19 +21,19 @@ def loader(repeats: int, warm_up: int) -> dict[str, dict[str, Any]]:
     """Training clips from encoded frames to the frames that the network sees; frame by frame with their heat maps."""
     from benchmarking import frame_by_frame
     from benchmarking.synthetic_clips import Clips
-    from configs import common
-    from rgbd_jax.data import pipeline
-    from rgbd_jax.data.pipeline import Batch
+    from rgbd_jax.config import default_config
+    from rgbd_jax.data import loader
+    from rgbd_jax.data.loader import Batch
 
     rows = {}
     for name, stream, clips in (
         ("320x240 JPEG", "rgb", Clips.of_colour(320, 240)),
         ("512x424 depth, 16-bit PNG", "depth", Clips.of_depth(512, 424)),
     ):
-        config = common.get_config(stream)
+        config = default_config(stream)
         config.data.workers = 1
         config.train.batch_size = 1
-        batches = pipeline.train_batches(clips, config, batch_size=1)
+        batches = loader.train_batches(clips, config, batch_size=1)
 
         # Batches that were made ahead while the other side ran would come for free: a whole round of them is taken.
         def ours(batches: Iterator[Batch] = batches, clips: Clips = clips) -> None:
@@ -56,13 +56,13 @@ def heatmap(repeats: int, warm_up: int) -> dict[str, dict[str, Any]]:
 
     from benchmarking import frame_by_frame
     from benchmarking.synthetic_clips import Clips
-    from configs import common
-    from rgbd_jax.data import pipeline
-    from rgbd_jax.data.heatmap import heat_maps
+    from rgbd_jax.config import default_config
+    from rgbd_jax.data import loader
+    from rgbd_jax.models.heat_map import heat_maps
 
-    config = common.get_config("rgb")
+    config = default_config("rgb")
     config.data.workers = 1
-    frames = next(pipeline.train_batches(Clips.of_colour(320, 240), config, batch_size=1))["frames"]["rgb"]  # 1 t h w 3
+    frames = next(loader.train_batches(Clips.of_colour(320, 240), config, batch_size=1))["frames"]["rgb"]  # 1 t h w 3
     compiled = jax.jit(heat_maps, static_argnums=1)
     normalised = (frames[0].astype(np.float32) - 127.5) / 128
 

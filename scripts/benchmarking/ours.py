@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from benchmarking import memory, worker
 from benchmarking.blocks import seconds_by_block
-from rgbd_jax.convert.state_dict import to_pytorch
-from rgbd_jax.devices.parallel import parallel_train_step, spread_over
-from rgbd_jax.devices.sharding import by_clip, global_batch, make_mesh, place, replicated, state_sharding
-from rgbd_jax.steps import Moment, Stream
+from rgbd_jax.parallel.mesh import by_clip, global_batch, make_mesh, place, replicated, state_sharding
+from rgbd_jax.parallel.sharded_step import parallel_train_step, spread_over
+from rgbd_jax.pytorch.state_dict import to_pytorch
+from rgbd_jax.step import ScheduleValues, Stream
 
 
 class Ours:
@@ -34,11 +34,11 @@ class Ours:
         rng = np.random.default_rng(0)
         shape = (clips, config.clip.frames, config.clip.size, config.clip.size, 3)  # b t h w c
         self._batch = {
-            "frames": {config.stream: rng.integers(0, 256, shape, np.uint8)},
+            "frames": {config.modality: rng.integers(0, 256, shape, np.uint8)},
             "label": rng.integers(0, num_classes, clips),
             "record": np.arange(clips),
         }
-        self._moment = Moment(1e-3, 1.0, 0.04)
+        self._moment = ScheduleValues(1e-3, 1.0, 0.04)
         self._programs: dict[str, Any] = {}
         self._arguments: dict[str, Any] = {}
 

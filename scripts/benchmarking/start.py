@@ -35,12 +35,12 @@ def loop(data_dir: str) -> dict[str, dict[str, Any]]:
         finished = subprocess.run(command, cwd=SCRIPTS.parent, check=True, capture_output=True, text=True)
         log = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
         clips = [line["clips_per_second"] for line in map(json.loads, log) if line["kind"] == "train"]
-        waiting = [line["waiting_for_clips"] for line in map(json.loads, log) if line["kind"] == "train"]
+        waiting = [line["input_wait_fraction"] for line in map(json.loads, log) if line["kind"] == "train"]
         whole = json.loads(finished.stdout.splitlines()[-1])["seconds"]
     return {
         "training loop, a clip": {
             "seconds": {"ours": [1 / value for value in clips[len(clips) // 3 :]]},
-            "waiting_for_clips": sum(waiting) / len(waiting),
+            "input_wait_fraction": sum(waiting) / len(waiting),
             "whole_run_seconds": whole,
         }
     }

@@ -18,8 +18,8 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-from rgbd_jax.convert.pytorch_file import read_pytorch
-from rgbd_jax.convert.safetensors_file import read_safetensors
+from rgbd_jax.pytorch.pytorch_file import read_pytorch
+from rgbd_jax.pytorch.safetensors_file import read_safetensors
 from tests.convert.torch_files import flat
 
 MEMORY_BYTES = 512 << 20

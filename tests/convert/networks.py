@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 from ml_collections import ConfigDict
 
-from rgbd_jax.convert.state_dict import to_pytorch
-from rgbd_jax.steps import Stream
+from rgbd_jax.pytorch.state_dict import to_pytorch
+from rgbd_jax.step import Stream
 from tests.parity import recipe
 from tests.tiny import tiny_config
 

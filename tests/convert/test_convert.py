@@ -1,4 +1,4 @@
-"""`python -m rgbd_jax.convert IN OUT` as a user meets it: round trips bit by bit, the table, and what is refused."""
+"""`python -m rgbd_jax.pytorch IN OUT` as a user meets it: round trips bit by bit, the table, and what is refused."""
 
 import json
 import subprocess
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from rgbd_jax.convert.__main__ import main
-from rgbd_jax.convert.pytorch_file import read_pytorch
+from rgbd_jax.pytorch.__main__ import main
+from rgbd_jax.pytorch.pytorch_file import read_pytorch
 from tests.convert.networks import checkpoint, manifest_of, random_state_dict, small_config
 from tests.convert.torch_files import flat, legacy_file, zip_file
 
@@ -83,7 +83,7 @@ def test_command_tells_what_it_did(rgb, tmp_path):
     source, tensors = rgb
     contents = checkpoint({**tensors, "total_ops": np.zeros(1, np.float32)}, optimizer=False)
     source.write_bytes(zip_file({**contents, "scheduler": {"last_epoch": 7}}))
-    command = [sys.executable, "-m", "rgbd_jax.convert", source, tmp_path / "out.safetensors"]
+    command = [sys.executable, "-m", "rgbd_jax.pytorch", source, tmp_path / "out.safetensors"]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (finished.returncode, finished.stderr) == (0, "")
     lines = finished.stdout.splitlines()
@@ -104,8 +104,8 @@ def test_command_tells_what_it_did(rgb, tmp_path):
 
 CONVERT_AND_MEASURE = """
 import re
-from rgbd_jax.convert import files
-from rgbd_jax.convert.__main__ import main
+from rgbd_jax.pytorch import files
+from rgbd_jax.pytorch.__main__ import main
 
 def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
@@ -209,7 +209,7 @@ def test_blocks_of_different_types_are_refused_for_a_converted_checkpoint(rgb, t
     changed = {**tensors, name: tensors[name].astype(np.float64)}
     source.write_bytes(zip_file(checkpoint(changed)))
     message = refused(capsys, source, tmp_path / "out")
-    assert "different types of numbers: temporal.large.transformer.layers.perceptron_output.bias" in message
+    assert "different types of numbers: temporal.large.transformer.layers.mlp_out.bias" in message
     assert list(tmp_path.iterdir()) == [source]
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from rgbd_jax.convert.files import read_weights
+from rgbd_jax.pytorch.files import read_weights
 from tests.convert.networks import checkpoint, manifest_of, random_state_dict, small_config
 from tests.convert.test_convert import convert
 from tests.convert.torch_files import zip_file

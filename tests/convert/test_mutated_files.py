@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from rgbd_jax.convert.pytorch_file import write_pytorch
+from rgbd_jax.pytorch.pytorch_file import write_pytorch
 from tests.convert import malicious
 from tests.convert.torch_files import flat, legacy_file, pickled, plain_sample, sample, zip_entries, zip_file, zip_of
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rgbd_jax.convert.checkpoint_file import CheckpointFileError, sniff
-from rgbd_jax.convert.pytorch_file import read_pytorch, write_pytorch
-from rgbd_jax.convert.safetensors_file import read_safetensors, write_safetensors
+from rgbd_jax.pytorch.checkpoint_file import CheckpointFileError, sniff
+from rgbd_jax.pytorch.pytorch_file import read_pytorch, write_pytorch
+from rgbd_jax.pytorch.safetensors_file import read_safetensors, write_safetensors
 from tests.convert.torch_files import flat
 
 TYPES = {

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rgbd_jax.convert.detect import detect_network
-from rgbd_jax.convert.name_table import ConversionError, reference_order
-from rgbd_jax.convert.state_dict import CLASS_HEAD, from_pytorch, match_tensors, to_pytorch
-from rgbd_jax.steps import Stream
+from rgbd_jax.pytorch.detect import detect_network
+from rgbd_jax.pytorch.name_table import ConversionError, reference_order
+from rgbd_jax.pytorch.state_dict import CLASS_HEAD, from_pytorch, match_tensors, to_pytorch
+from rgbd_jax.step import Stream
 from tests.convert.networks import DTYPES, manifest_of, manifest_of_stream, random_state_dict, small_config
 
 MANIFESTS = sorted((Path(__file__).parents[1] / "parity").glob("*.manifest.json"))
@@ -69,7 +69,7 @@ def test_round_trip_and_detection(network, dtype, seed):
     stream = Stream(config, classes)
     tensors = random_state_dict(manifest_of_stream(stream), dtype, seed)
     detected = detect_network(tensors)
-    assert detected.fusion == (config.stream == "fusion")
+    assert detected.fusion == (config.modality == "fusion")
     assert detected.frames == (config.clip.frames if config.model.recoupling else None)
     assert detected.model["num_classes"] == classes
     for name, value in detected.model.items():
@@ -105,12 +105,12 @@ def test_layouts():
     assert kernel[0, 2, 1, 3, 4] == there("Mixed_4c.b1b.conv3d.weight")[4, 3, 0, 2, 1]
     branch = depth["temporal"]["medium"]
     layer = "dtn.multi_scale_transformers.1.transformer_enc_media.layers.0"
-    linear = branch["transformer"]["layers"]["perceptron_hidden"]["kernel"]  # block i o
+    linear = branch["transformer"]["layers"]["mlp_in"]["kernel"]  # block i o
     assert linear[1, 5, 7] == there(f"{layer}.1.fn.fc1.weight")[7, 5]
     assert branch["position_embedding"][2, 9] == there("dtn.pos_embedding_media")[0, 2, 9]
     assert branch["class_token"][9] == there("dtn.cls_token_media")[0, 0, 9]
     assert depth["spatial"]["frp"]["mixture"][1] == there("frp_module.rpconv1d.weight")[0, 1, 0]
-    exchange = params["spatial_exchange"]["hidden"]
+    exchange = params["spatial_fusion"]["hidden"]
     assert exchange["linear"]["kernel"][3, 6] == tensors["crossFusion.0.weight"][6, 3, 0, 0]
     variance = stats["depth"]["temporal"]["medium"]["inception"]["branch0"]["norm"]["variance"]
     assert variance[5] == there("dtn.multi_scale_transformers.0.Mixed_media.b0.bn.running_var")[5]

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgbd_jax.convert.__main__ import main
-from rgbd_jax.convert.files import read_weights
-from rgbd_jax.start import weights_for
+from rgbd_jax.initial_state import weights_for
+from rgbd_jax.pytorch.__main__ import main
+from rgbd_jax.pytorch.files import read_weights
 from tests.convert.networks import manifest_of, small_config
 from tests.convert.torch_files import flat
 from tests.parity import recipe

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rgbd_jax.convert.checkpoint_file import CheckpointFileError, sniff
-from rgbd_jax.convert.pytorch_file import read_pytorch, write_pytorch
+from rgbd_jax.pytorch.checkpoint_file import CheckpointFileError, sniff
+from rgbd_jax.pytorch.pytorch_file import read_pytorch, write_pytorch
 from tests.convert.torch_files import flat, plain_sample, sample
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; to run these: ./scripts/test.sh --torch")

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from configs.common import get_config
+from rgbd_jax.config import default_config
 from rgbd_jax.data import depth
 
 
 def config(**fields):
-    result = get_config().data.depth
+    result = default_config().data.depth
     result.update(fields)
     return result
 

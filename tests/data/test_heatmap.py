@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rgbd_jax.data import heatmap
+from rgbd_jax.models import heat_map
 
-heat_maps = jax.jit(heatmap.heat_maps, static_argnums=1)
+heat_maps = jax.jit(heat_map.heat_maps, static_argnums=1)
 
 
 def expected_heat_map(frames, window):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.common import get_config
-from rgbd_jax.data import heatmap, pipeline, sampling
+from rgbd_jax.config import default_config
+from rgbd_jax.data import loader, sampling
 from rgbd_jax.data.source import ClipRecord
+from rgbd_jax.models import heat_map
 from tests.parity import recipe, recipe_data
 
 RECORDED = np.load(Path(__file__).parents[1] / "parity" / "loader.npz")
@@ -50,7 +51,7 @@ def assert_clip_meets(key, frames):
 
 def assert_heat_meets(key, window, frames):
     """Heat maps of frames uint8[t h w 3] are within 1e-4 of the recorded ones, at every probe."""
-    heat = np.asarray(jax.jit(heatmap.heat_maps, static_argnums=1)(frames[None], window))[0].transpose(3, 0, 1, 2)
+    heat = np.asarray(jax.jit(heat_map.heat_maps, static_argnums=1)(frames[None], window))[0].transpose(3, 0, 1, 2)
     np.testing.assert_allclose(
         probes(f"{key}/heat_w{window}", heat), RECORDED[f"{key}/heat_w{window}/probe"], rtol=0, atol=1e-4
     )
@@ -59,11 +60,11 @@ def assert_heat_meets(key, window, frames):
 
 def evaluation_frames(clip, stream, **transforms):
     """The frames uint8[t h w 3] that the pipeline gives for the only clip of a source."""
-    config = get_config()
-    config.stream = stream
+    config = default_config()
+    config.modality = stream
     config.data.transforms.update(transforms)
     config.data.depth.update(encoding="reference_wrapped", reference_person_crop=True)
-    (batch,) = pipeline.eval_batches([clip], config, batch_size=1)
+    (batch,) = loader.eval_batches([clip], config, batch_size=1)
     return batch["frames"][stream][0]
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.common import get_config
-from rgbd_jax.data import pipeline
+from rgbd_jax.config import default_config
+from rgbd_jax.data import loader
 from rgbd_jax.data.source import ClipRecord
 
 WIDTH, HEIGHT = 40, 32
@@ -54,7 +54,7 @@ def clips(number, frames=6, modalities=("rgb",)):
 
 
 def config(**fields):
-    result = get_config()
+    result = default_config()
     result.clip.frames, result.clip.size = 4, 16
     result.data.workers = 2
     result.data.transforms.update(resize=(24, 20), crop_size=16, blur=True)
@@ -87,7 +87,7 @@ def assert_same_batches(one, other):
 
 
 def test_a_batch_holds_frames_labels_records_and_mask():
-    batch = next(pipeline.train_batches(clips(5), config(), batch_size=3))
+    batch = next(loader.train_batches(clips(5), config(), batch_size=3))
     assert set(batch) == {"frames", "label", "record", "mask"}
     assert set(batch["frames"]) == {"rgb"}
     frames = batch["frames"]["rgb"]
@@ -100,20 +100,20 @@ def test_a_batch_holds_frames_labels_records_and_mask():
 
 def test_epochs_are_fresh_shuffles_that_leave_out_another_remainder():
     source, epochs = clips(11, frames=1), 12
-    steps = pipeline.steps_per_epoch(source, 4)
+    steps = loader.steps_per_epoch(source, 4)
     assert steps == 2
-    seen = np.reshape(records(taken(pipeline.train_batches(source, config(), batch_size=4), steps * epochs)), (-1, 8))
+    seen = np.reshape(records(taken(loader.train_batches(source, config(), batch_size=4), steps * epochs)), (-1, 8))
     assert all(len(set(epoch)) == 8 for epoch in seen)
     assert len({tuple(epoch) for epoch in seen}) == epochs
     assert len({frozenset(epoch) for epoch in seen}) > epochs // 2
     assert set(seen.ravel()) == set(range(11))
-    other = records(taken(pipeline.train_batches(source, config(seed=1), batch_size=4), steps))
+    other = records(taken(loader.train_batches(source, config(seed=1), batch_size=4), steps))
     assert list(seen[0]) != other
 
 
 def test_the_shuffle_moves_clips_to_every_place():
     number, epochs = 40, 60
-    order = records(taken(pipeline.train_batches(clips(number, frames=1), config(), batch_size=number), epochs))
+    order = records(taken(loader.train_batches(clips(number, frames=1), config(), batch_size=number), epochs))
     places = np.argsort(np.reshape(order, (epochs, number)), axis=1)  # of each clip in each epoch
     assert 18 < places.mean() < 21
     # Mean place of a clip over the epochs: standard deviation 11.5 / sqrt(60) = 1.5, of which 5 are allowed.
@@ -131,11 +131,11 @@ def test_the_shuffle_moves_clips_to_every_place():
 )
 def test_global_batches_are_the_same_for_all_shards_and_workers(number, global_batch, shards, workers, seed):
     source = clips(number, frames=2)
-    steps = 2 * pipeline.steps_per_epoch(source, global_batch) + 1  # into the third epoch
-    whole = taken(pipeline.train_batches(source, config(seed=seed), batch_size=global_batch), steps)
+    steps = 2 * loader.steps_per_epoch(source, global_batch) + 1  # into the third epoch
+    whole = taken(loader.train_batches(source, config(seed=seed), batch_size=global_batch), steps)
     parts = [
         taken(
-            pipeline.train_batches(
+            loader.train_batches(
                 source,
                 config(**{"seed": seed, "data.workers": workers}),
                 batch_size=global_batch // shards,
@@ -157,8 +157,8 @@ def test_draws_depend_on_seed_epoch_and_clip_only():
     source = [clip] * 12  # what differs is drawn
     looks = {}
     for batch_size in (3, 4, 12):
-        steps = pipeline.steps_per_epoch(source, batch_size)
-        batches = pipeline.train_batches(source, config(), batch_size=batch_size)
+        steps = loader.steps_per_epoch(source, batch_size)
+        batches = loader.train_batches(source, config(), batch_size=batch_size)
         for epoch in range(3):
             for record, _, _, frames in joined(taken(batches, steps)):
                 looks.setdefault((epoch, record), []).append(frames)
@@ -168,19 +168,19 @@ def test_draws_depend_on_seed_epoch_and_clip_only():
         np.testing.assert_equal(same[0], same[1])
         np.testing.assert_equal(same[0], same[2])
     assert len({same[0].tobytes() for same in looks.values()}) == 36
-    other_seed = joined(taken(pipeline.train_batches(source, config(seed=7), batch_size=12), 1))
+    other_seed = joined(taken(loader.train_batches(source, config(seed=7), batch_size=12), 1))
     assert all((frames != looks[0, record][0]).any() for record, _, _, frames in other_seed)
 
 
 @pytest.mark.parametrize("steps_before", [0, 1, 3, 4, 7])
 def test_resume_is_exact_from_a_json_state_into_a_fresh_iterator(steps_before):
     source = clips(9)
-    batches = pipeline.train_batches(source, config(), batch_size=2)  # 4 steps an epoch
+    batches = loader.train_batches(source, config(), batch_size=2)  # 4 steps an epoch
     taken(batches, steps_before)
     state = json.loads(json.dumps(batches.get_state()))
     assert len(json.dumps(state)) < 200
     expected = taken(batches, 6)
-    resumed = pipeline.train_batches(source, config(**{"data.workers": 5}), batch_size=2)
+    resumed = loader.train_batches(source, config(**{"data.workers": 5}), batch_size=2)
     resumed.set_state(state)
     assert_same_batches(taken(resumed, 6), expected)
     batches.set_state(state)  # also into an iterator that has run on
@@ -192,10 +192,10 @@ def test_resume_is_exact_from_a_json_state_into_a_fresh_iterator(steps_before):
 def test_evaluation_counts_every_clip_once(number, batch_size, shards):
     source = clips(number, frames=2)
     parts = [
-        list(pipeline.eval_batches(source, config(), batch_size=batch_size, shard_index=s, shard_count=shards))
+        list(loader.eval_batches(source, config(), batch_size=batch_size, shard_index=s, shard_count=shards))
         for s in range(shards)
     ]
-    steps = pipeline.eval_steps(source, batch_size * shards)
+    steps = loader.eval_steps(source, batch_size * shards)
     assert {len(part) for part in parts} == {steps}
     assert (steps - 1) * batch_size * shards < number
     entries = [entry for part in parts for entry in joined(part)]
@@ -207,10 +207,10 @@ def test_evaluation_counts_every_clip_once(number, batch_size, shards):
 
 def test_evaluation_can_be_run_again_and_draws_nothing():
     source = clips(3, frames=9)
-    batches = pipeline.eval_batches(source, config(), batch_size=2)
+    batches = loader.eval_batches(source, config(), batch_size=2)
     first = list(batches)
     assert_same_batches(list(batches), first)
-    assert_same_batches(list(pipeline.eval_batches(source, config(seed=5), batch_size=2)), first)
+    assert_same_batches(list(loader.eval_batches(source, config(seed=5), batch_size=2)), first)
     blue = first[0]["frames"]["rgb"][0, ..., 2].max(axis=(1, 2))
     np.testing.assert_array_equal(blue, [0, 2, 4, 7])  # middle members of 0-1, 2-3, 4-5, 6-8
 
@@ -219,7 +219,7 @@ def test_evaluation_takes_the_centre_crop_in_rgb():
     frame = textured(0, 9)
     source = [ClipRecord("clip", 3, {"rgb": [encode(frame)]})]
     settings_ = {"data.transforms.resize": (WIDTH, HEIGHT)}
-    (batch,) = pipeline.eval_batches(source, config(**settings_), batch_size=1)
+    (batch,) = loader.eval_batches(source, config(**settings_), batch_size=1)
     np.testing.assert_array_equal(batch["frames"]["rgb"][0, 0], frame[8:24, 12:28, ::-1])
 
 
@@ -229,10 +229,10 @@ def test_only_sampled_frames_are_decoded_and_each_once(frames, distinct, trainin
     (clip,) = source = clips(1, frames=frames)
     fields = {"data.workers": 1, "data.transforms.rotation_probability": 0.0}
     if training:
-        batch = next(pipeline.train_batches(source, config(**fields), batch_size=1))
+        batch = next(loader.train_batches(source, config(**fields), batch_size=1))
         read = clip.frames["rgb"].read[:distinct]  # what is read ahead for later epochs comes after
     else:
-        (batch,) = pipeline.eval_batches(source, config(**fields), batch_size=1)
+        (batch,) = loader.eval_batches(source, config(**fields), batch_size=1)
         read = clip.frames["rgb"].read
     assert len(read) == len(set(read)) == distinct
     assert sorted(set(batch["frames"]["rgb"][0, :, 0, 0, 2].tolist())) == sorted(read)
@@ -246,24 +246,24 @@ def test_fusion_reads_both_modalities_at_the_same_frames_with_one_crop_or_two(se
         for c in clips(4, frames=frames)
     ]
     fields = {
-        "stream": "fusion",
+        "modality": "fusion",
         "data.transforms.rotation_probability": 0.0,
         "data.transforms.reference_separate_draws": separate,
     }
-    batch = next(pipeline.train_batches(source, config(**fields), batch_size=4))
+    batch = next(loader.train_batches(source, config(**fields), batch_size=4))
     rgb, depth = batch["frames"]["rgb"], batch["frames"]["depth"]
     np.testing.assert_array_equal(rgb[..., 2], depth[..., 2])  # the frames' numbers
     assert len(np.unique(rgb[..., 2])) > 8
     differing = (rgb != depth).any(axis=(1, 2, 3, 4))
     assert differing.all() if separate else not differing.any()
-    (batch,) = pipeline.eval_batches(source, config(**fields), batch_size=4)
+    (batch,) = loader.eval_batches(source, config(**fields), batch_size=4)
     np.testing.assert_array_equal(batch["frames"]["rgb"], batch["frames"]["depth"])
 
 
 def test_fusion_takes_frame_numbers_that_both_modalities_have():
     (long,), (short,) = clips(1, frames=8), clips(1, frames=4)
     source = [ClipRecord("clip", 0, {"rgb": long.frames["rgb"], "depth": short.frames["rgb"]})]
-    (batch,) = pipeline.eval_batches(source, config(stream="fusion"), batch_size=1)
+    (batch,) = loader.eval_batches(source, config(modality="fusion"), batch_size=1)
     for frames in batch["frames"].values():
         np.testing.assert_array_equal(frames[0, ..., 2].max(axis=(1, 2)), np.arange(4))
 
@@ -273,7 +273,7 @@ def test_depth_is_colour_mapped_only_where_it_has_one_channel(extension):
     coloured = np.full((HEIGHT, WIDTH, 3), (10, 60, 200), np.uint8)  # blue, green, red
     grey = np.full((HEIGHT, WIDTH), 255, np.uint8)
     source = [ClipRecord("clip", 0, {"depth": [encode(coloured, extension), encode(grey, extension)]})]
-    (batch,) = pipeline.eval_batches(source, config(**{"stream": "depth", "clip.frames": 2}), batch_size=1)
+    (batch,) = loader.eval_batches(source, config(**{"modality": "depth", "clip.frames": 2}), batch_size=1)
     first, second = batch["frames"]["depth"][0, :, 8, 8].astype(int)
     np.testing.assert_allclose(first, [200, 60, 10], atol=2)
     np.testing.assert_array_equal(second, [0, 0, 128])  # JET's red, in OpenCV's order
@@ -283,7 +283,7 @@ def test_16_bit_depth_keeps_its_16_bits():
     frame = np.full((HEIGHT, WIDTH), 4500, np.uint16)
     frame[:, WIDTH // 2 :] = 500
     source = [ClipRecord("clip", 0, {"depth": [encode(frame)]})]
-    (batch,) = pipeline.eval_batches(source, config(stream="depth"), batch_size=1)
+    (batch,) = loader.eval_batches(source, config(modality="depth"), batch_size=1)
     far, near = batch["frames"]["depth"][0, 0, 8, [1, 14]].tolist()
     jet = cv2.applyColorMap(np.array([[1, 255]], np.uint8), cv2.COLORMAP_JET)[0].tolist()
     assert [far, near] == jet
@@ -305,8 +305,8 @@ GOOD = encode(np.zeros((HEIGHT, WIDTH, 3), np.uint8), ".jpg")
 @pytest.mark.parametrize("training", [False, True])
 def test_a_frame_that_cannot_be_used_is_named(modality, bad, message, training):
     source = [ClipRecord("take7", 0, {modality: [GOOD, GOOD, bad, GOOD]})]
-    make = pipeline.train_batches if training else pipeline.eval_batches
-    batches = iter(make(source, config(stream=modality), batch_size=1))
+    make = loader.train_batches if training else loader.eval_batches
+    batches = iter(make(source, config(modality=modality), batch_size=1))
     with pytest.raises(ValueError, match=message):
         next(batches)
 
@@ -314,22 +314,22 @@ def test_a_frame_that_cannot_be_used_is_named(modality, bad, message, training):
 @pytest.mark.parametrize(
     ("frames", "fields", "message"),
     [
-        ({"rgb": [GOOD]}, {"stream": "depth"}, "clip take7: no depth frames, which config.stream=depth needs"),
-        ({"rgb": [GOOD]}, {"stream": "fusion"}, "clip take7: no depth frames"),
+        ({"rgb": [GOOD]}, {"modality": "depth"}, "clip take7: no depth frames, which config.modality=depth needs"),
+        ({"rgb": [GOOD]}, {"modality": "fusion"}, "clip take7: no depth frames"),
         ({"rgb": []}, {}, "clip take7: no rgb frames"),
     ],
 )
 def test_a_clip_without_the_modality_is_named(frames, fields, message):
-    batches = iter(pipeline.eval_batches([ClipRecord("take7", 0, frames)], config(**fields), batch_size=1))
+    batches = iter(loader.eval_batches([ClipRecord("take7", 0, frames)], config(**fields), batch_size=1))
     with pytest.raises(ValueError, match=message):
         next(batches)
 
 
-@pytest.mark.parametrize("make", [pipeline.train_batches, pipeline.eval_batches])
+@pytest.mark.parametrize("make", [loader.train_batches, loader.eval_batches])
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"stream": "infrared"}, "config.stream is 'infrared'; expected one of rgb, depth, fusion"),
+        ({"modality": "infrared"}, "config.modality is 'infrared'; expected one of rgb, depth, fusion"),
         ({"data.workers": -1}, "config.data.workers is -1"),
         ({"data.transforms.crop_size": 21}, "config.data.transforms.resize"),
         ({"data.depth.encoding": "log"}, "config.data.depth.encoding"),
@@ -344,14 +344,14 @@ def test_unusable_settings_are_errors_before_any_clip_is_read(make, fields, mess
 
 def test_fewer_clips_than_a_batch_is_an_error_for_training():
     with pytest.raises(ValueError, match=r"has 3 clips, fewer than one batch of 4: set config.train.batch_size to 3"):
-        pipeline.train_batches(clips(3), config(), batch_size=2, shard_count=2)
+        loader.train_batches(clips(3), config(), batch_size=2, shard_count=2)
     with pytest.raises(ValueError, match="fewer than one batch of 4"):
-        pipeline.steps_per_epoch(clips(3), 4)
+        loader.steps_per_epoch(clips(3), 4)
 
 
 def test_no_clips_and_wrong_shards_are_errors():
     with pytest.raises(ValueError, match="no clips"):
-        pipeline.eval_batches([], config(), batch_size=2)
-    for make in (pipeline.train_batches, pipeline.eval_batches):
+        loader.eval_batches([], config(), batch_size=2)
+    for make in (loader.train_batches, loader.eval_batches):
         with pytest.raises(ValueError, match="shard_index is 2; expected 0 to 1"):
             make(clips(4), config(), batch_size=1, shard_index=2, shard_count=2)

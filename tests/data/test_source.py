@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.build import prepare
 from rgbd_jax.data.source import open_split
+from rgbd_jax.ingest.build import prepare
 from tests.datasets.conftest import decoded
 
 CLIPS = {"train": 6, "validation": 2}

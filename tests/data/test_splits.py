@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rgbd_jax.data.problems import RawDataError
-from rgbd_jax.data.splits import find_split_lists, read_split_list
+from rgbd_jax.ingest.problems import RawDataError
+from rgbd_jax.ingest.splits import find_split_lists, read_split_list
 
 SHARED_SPLITS = Path(__file__).resolve().parents[2] / ".." / "shared" / "splits"
 needs_shared_splits = pytest.mark.skipif(not SHARED_SPLITS.is_dir(), reason="the published split lists are not here")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from configs.common import get_config
+from rgbd_jax.config import default_config
 from rgbd_jax.data import transforms
 from rgbd_jax.data.transforms import ClipTransform
 
@@ -17,7 +17,7 @@ GREY_LEVEL = 1.0  # of 256; 1/128 of the normalised frame
 
 
 def config(**fields):
-    result = get_config().data.transforms
+    result = default_config().data.transforms
     result.update(fields)
     return result
 

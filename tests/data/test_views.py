@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rgbd_jax import metrics
-from rgbd_jax.data import pipeline, sampling, transforms
+from rgbd_jax.data import loader, sampling, transforms
 from rgbd_jax.data.source import ClipRecord, open_split
-from rgbd_jax.devices.sharding import make_mesh
 from rgbd_jax.evaluate import Evaluator
-from rgbd_jax.steps import Stream, evaluation_moment
+from rgbd_jax.parallel.mesh import make_mesh
+from rgbd_jax.step import Stream, evaluation_schedule
 from tests.data.test_pipeline import HEIGHT, WIDTH, clips, config, encode, textured
 from tests.tiny import tiny_config
 
@@ -70,11 +70,11 @@ def test_crops_of_nvgesture_stay_where_training_crops_are():
 def test_every_view_is_the_crop_of_its_frames_and_each_frame_is_decoded_once():
     (clip,) = source = clips(1, frames=12)
     fields = {"data.transforms.resize": (WIDTH, HEIGHT), "eval.clips": 2, "eval.crops": 3}
-    (batch,) = pipeline.eval_batches(source, config(**fields), batch_size=1)
+    (batch,) = loader.eval_batches(source, config(**fields), batch_size=1)
     frames = batch["frames"]["rgb"]
     assert frames.shape == (1, 6, 4, 16, 16, 3)
     expected = sampling.view_frames(12, 4, 2)
-    for view, seen in enumerate(pipeline.views(batch)):
+    for view, seen in enumerate(loader.views(batch)):
         assert list(seen["label"]) == [100]
         left = (0, 12, 24)[view % 3]
         for place, number in enumerate(expected[view // 3]):
@@ -85,17 +85,17 @@ def test_every_view_is_the_crop_of_its_frames_and_each_frame_is_decoded_once():
 
 def test_views_of_a_clip_shorter_than_they_are():
     fields = {"eval.clips": 3, "eval.crops": 1, "data.transforms.resize": (WIDTH, HEIGHT)}
-    (batch,) = pipeline.eval_batches(clips(1, frames=2), config(**fields), batch_size=1)
+    (batch,) = loader.eval_batches(clips(1, frames=2), config(**fields), batch_size=1)
     blue = batch["frames"]["rgb"][0, ..., 2].max(axis=(2, 3))
     np.testing.assert_array_equal(blue, sampling.view_frames(2, 4, 3))
 
 
 def test_single_views_have_no_axis_and_padding_has_the_shape_of_the_rest():
     source = [ClipRecord("clip", 3, {"rgb": [encode(textured(0, 9))]})]
-    (batch,) = pipeline.eval_batches(source, config(), batch_size=2)
+    (batch,) = loader.eval_batches(source, config(), batch_size=2)
     assert batch["frames"]["rgb"].shape == (2, 4, 16, 16, 3)
-    assert len(pipeline.views(batch)) == 1
-    (batch,) = pipeline.eval_batches(source, config(**{"eval.crops": 5}), batch_size=2)
+    assert len(loader.views(batch)) == 1
+    (batch,) = loader.eval_batches(source, config(**{"eval.crops": 5}), batch_size=2)
     assert batch["frames"]["rgb"].shape == (2, 5, 4, 16, 16, 3)
     assert not batch["frames"]["rgb"][1].any()
     np.testing.assert_array_equal(batch["mask"], [True, False])
@@ -107,7 +107,7 @@ def test_single_views_have_no_axis_and_padding_has_the_shape_of_the_rest():
 )
 def test_unusable_numbers_of_views_are_errors(fields, message):
     with pytest.raises(ValueError, match=message):
-        pipeline.eval_batches(clips(1), config(**fields), batch_size=1)
+        loader.eval_batches(clips(1), config(**fields), batch_size=1)
 
 
 def test_scores_of_views_are_averaged_as_probabilities():
@@ -128,14 +128,14 @@ def test_the_evaluator_scores_a_clip_by_the_mean_over_its_views(small_demo, monk
     evaluator = Evaluator(stream, open_split("rgbd_demo", small_demo, "validation"), make_mesh(1))
 
     def probabilities():
-        figures, scores = evaluator.measure(state, evaluation_moment(config, 1))
+        figures, scores = evaluator.measure(state, evaluation_schedule(config, 1))
         assert (figures["clips"], figures["views"]) == (24, 6)
         return {name: np.asarray(jax.nn.softmax(logits)) for name, logits in scores.heads.items()}, figures["loss"]
 
     averaged, loss = probabilities()
     alone = []
     for view in range(6):
-        monkeypatch.setattr(pipeline, "views", lambda batch, view=view: original_views(batch)[view : view + 1])
+        monkeypatch.setattr(loader, "views", lambda batch, view=view: original_views(batch)[view : view + 1])
         alone.append(probabilities())
     assert loss == pytest.approx(np.mean([each for _, each in alone]), rel=1e-5)
     for name, found in averaged.items():
@@ -144,4 +144,4 @@ def test_the_evaluator_scores_a_clip_by_the_mean_over_its_views(small_demo, monk
         assert views.std(axis=0).max() > 1e-6  # the views differ, or the mean over them would show nothing
 
 
-original_views = pipeline.views
+original_views = loader.views

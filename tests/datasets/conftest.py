@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.build import BUILDERS, PreparedInfo, prepare
-from datasets.runners import LocalRunner
-from rgbd_jax.data.problems import RawDataError
 from rgbd_jax.data.source import ClipRecord, open_split, prepared_directory
+from rgbd_jax.ingest.build import BUILDERS, PreparedInfo, prepare
+from rgbd_jax.ingest.problems import RawDataError
+from rgbd_jax.ingest.runners import LocalRunner
 
 
 def frame(name: str, kind: str = "colour", suffix: str = ".jpg") -> bytes:

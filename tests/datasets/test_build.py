@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.build import prepare
+from rgbd_jax.ingest.build import prepare
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -44,7 +44,7 @@ def test_a_build_that_is_interrupted_in_its_first_shard_leaves_nothing(two_clips
             raise KeyboardInterrupt
         return [b"frame"]
 
-    monkeypatch.setattr("datasets.raw_clips.read_clip", interrupt)
+    monkeypatch.setattr("rgbd_jax.ingest.raw_clips.read_clip", interrupt)
     with pytest.raises(KeyboardInterrupt):
         two_clips.build()
     assert not [path for path in (two_clips.root.parent / "data").rglob("*") if path.is_file()]
@@ -137,7 +137,7 @@ def test_a_script_without_a_main_guard_is_told_so_instead_of_waiting_for_itself(
     two_clips.lists(train=["a 4 0"], valid=["b 4 1"])  # a shard each, so that two processes write them
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom datasets.build import prepare\nfrom datasets.runners import LocalRunner\n"
+        "import sys\nfrom rgbd_jax.ingest.build import prepare\nfrom rgbd_jax.ingest.runners import LocalRunner\n"
         "prepare('rgbd_folder', data_dir=sys.argv[1], raw_dir=sys.argv[2], runner=LocalRunner(2))\n"
     )
     done = subprocess.run(

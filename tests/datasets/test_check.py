@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.check import check_raw
+from rgbd_jax.ingest.check import check_raw
 from tests.datasets.conftest import RawFolder
 
 REPOSITORY = Path(__file__).resolve().parents[2]

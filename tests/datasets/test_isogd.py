@@ -3,14 +3,14 @@
 import cv2
 import numpy as np
 import pytest
+from rgbd_jax.configs import isogd
+from rgbd_jax.datasets.isogd.builder import name_of
 
-from configs import isogd
-from datasets.isogd.builder import name_of
-from datasets.reference_lists import find_lists, read_lists
-from rgbd_jax.data import pipeline
-from rgbd_jax.data.problems import RawDataError
+from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_split
 from rgbd_jax.dataset import open_splits
+from rgbd_jax.ingest.problems import RawDataError
+from rgbd_jax.ingest.reference_lists import find_lists, read_lists
 from tests.data.test_splits import PUBLISHED, SHARED_SPLITS, needs_shared_splits
 from tests.datasets.conftest import decoded
 
@@ -61,7 +61,7 @@ def test_depth_of_videos_is_seen_grey_as_in_the_reference(videos):
     config = isogd.get_config("depth")
     config.clip.frames = 6
     config.data.data_dir, config.data.raw_dir = str(videos.data_dir), str(videos.root)
-    (batch,) = pipeline.eval_batches(open_splits(config).evaluation, config, batch_size=1)
+    (batch,) = loader.eval_batches(open_splits(config).evaluation, config, batch_size=1)
     frames = batch["frames"]["depth"]
     assert np.ptp(frames.astype(int), axis=-1).max() == 0
     first = decoded(videos.records("validation", "isogd")[0].frames["depth"][0])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rgbd_jax.data.problems import RawDataError
+from rgbd_jax.ingest.problems import RawDataError
 from tests.datasets.conftest import frame
 
 CLASS_NAMES = [f"Gesture {chr(ord('Z') - i)}{i}" for i in range(27)]  # not in sorted order

@@ -5,12 +5,12 @@ import pickle
 import re
 
 import pytest
+from rgbd_jax.datasets.ntu_rgbd.classes import CLASS_NAMES
+from rgbd_jax.datasets.ntu_rgbd.protocols import PROTOCOLS
 
-from datasets.ntu_rgbd.classes import CLASS_NAMES
-from datasets.ntu_rgbd.protocols import PROTOCOLS
 from rgbd_jax.data.protocols import to_base_splits
 from rgbd_jax.data.source import open_split
-from rgbd_jax.data.splits import read_split_list
+from rgbd_jax.ingest.splits import read_split_list
 from tests.data.test_splits import SHARED_SPLITS, needs_shared_splits
 from tests.datasets import ntu
 

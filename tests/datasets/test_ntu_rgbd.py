@@ -6,13 +6,13 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from rgbd_jax.configs import ntu_cs
+from rgbd_jax.datasets.ntu_rgbd.builder import NtuRgbd
 
-from configs import ntu_cs
-from datasets.ntu_rgbd.builder import NtuRgbd
-from rgbd_jax.data import pipeline
-from rgbd_jax.data.problems import RawDataError
+from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_split
 from rgbd_jax.dataset import open_splits
+from rgbd_jax.ingest.problems import RawDataError
 from tests.datasets import ntu
 from tests.datasets.conftest import decoded
 
@@ -53,16 +53,16 @@ def test_what_was_cut_when_it_was_built_is_what_is_cut_while_loading(raw):
     config.clip.frames = FRAMES
     config.data.data_dir = str(raw.data_dir)
     config.data.raw_dir = str(raw.root)
-    (cut,) = pipeline.eval_batches(open_splits(config).training, config, batch_size=1)
+    (cut,) = loader.eval_batches(open_splits(config).training, config, batch_size=1)
 
     whole = raw.root.parent / "whole"
     shutil.copytree(folders[0], whole / "depth" / "train" / "a" / "clip")
     config.data.update(dataset="rgbd_folder", raw_dir=str(whole), train_split="train", eval_split="train")
     config.data.depth.reference_person_crop = True
-    (cropped,) = pipeline.eval_batches(open_splits(config).training, config, batch_size=1)
+    (cropped,) = loader.eval_batches(open_splits(config).training, config, batch_size=1)
     np.testing.assert_array_equal(cut["frames"]["depth"], cropped["frames"]["depth"])
     config.data.depth.reference_person_crop = False
-    (uncropped,) = pipeline.eval_batches(open_splits(config).training, config, batch_size=1)
+    (uncropped,) = loader.eval_batches(open_splits(config).training, config, batch_size=1)
     assert (uncropped["frames"]["depth"] != cut["frames"]["depth"]).any()
 
 

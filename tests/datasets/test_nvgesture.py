@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rgbd_jax.data.problems import RawDataError
+from rgbd_jax.ingest.problems import RawDataError
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rgbd_jax.configs import nvgesture
 
-from configs import nvgesture
-from rgbd_jax.data import pipeline
-from rgbd_jax.data.problems import RawDataError
-from rgbd_jax.data.splits import read_split_list
+from rgbd_jax.data import loader
 from rgbd_jax.dataset import open_splits
+from rgbd_jax.ingest.problems import RawDataError
+from rgbd_jax.ingest.splits import read_split_list
 from tests.data.test_splits import SHARED_SPLITS, needs_shared_splits
 
 LST = "nvgesture_{}_correct_cvpr2016_v2.lst"
@@ -71,7 +71,7 @@ def test_depth_is_seen_grey_as_in_the_frames_of_the_reference(recordings):
     config = nvgesture.get_config("depth")
     config.clip.frames = 4
     config.data.data_dir, config.data.raw_dir = str(recordings.data_dir), str(recordings.root)
-    (batch,) = pipeline.eval_batches(open_splits(config).evaluation, config, batch_size=1)
+    (batch,) = loader.eval_batches(open_splits(config).evaluation, config, batch_size=1)
     assert np.ptp(batch["frames"]["depth"].astype(int), axis=-1).max() == 0
 
 

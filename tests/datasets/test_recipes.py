@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
-from rgbd_jax.data import pipeline
+from rgbd_jax.data import loader
 from rgbd_jax.dataset import open_splits
 from tests import made_raw_data
 from tests.test_configs import STREAMS
@@ -30,7 +30,7 @@ def test_a_data_set_is_built_once_for_all_its_streams(folder, name):
         config.data.raw_dir = str(folder / RAW[name]) if stream == "rgb" else ""
         config.clip.frames = FRAMES
         splits = open_splits(config)
-        batch = next(iter(pipeline.eval_batches(splits.evaluation, config, batch_size=2)))
+        batch = next(iter(loader.eval_batches(splits.evaluation, config, batch_size=2)))
         modalities = ("rgb", "depth") if stream == "fusion" else (stream,)
         assert tuple(sorted(batch["frames"])) == tuple(sorted(modalities))
         for frames in batch["frames"].values():

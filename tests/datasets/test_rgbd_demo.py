@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 import pytest
+from rgbd_jax.datasets.rgbd_demo.builder import RgbdDemo
+from rgbd_jax.datasets.rgbd_demo.clips import make_pair
+from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES, FRAMES, HEIGHT, WIDTH
 
-from datasets.rgbd_demo.builder import RgbdDemo
-from datasets.rgbd_demo.clips import make_pair
-from datasets.rgbd_demo.motions import CLASS_NAMES, FRAMES, HEIGHT, WIDTH
 from rgbd_jax.data.source import ClipRecord, PreparedSplit, open_split
 
 CLIPS_PER_CLASS = {"train": 16, "validation": 10}

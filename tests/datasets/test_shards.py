@@ -12,22 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import plan, runners, shards
-from datasets.build import prepare
-from datasets.runners import BeamRunner, LocalRunner
-from rgbd_jax.data.problems import RawDataError
 from rgbd_jax.data.source import open_split
+from rgbd_jax.ingest import runners, shard_plan, shards
+from rgbd_jax.ingest.build import prepare
+from rgbd_jax.ingest.problems import RawDataError
+from rgbd_jax.ingest.runners import BeamRunner, LocalRunner
 from tests.datasets.conftest import RawFolder, frame
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 BUILD_ONE_CLIP_A_SHARD = """
 import sys
-from datasets import build, plan, runners
+from rgbd_jax.ingest import build, shard_plan, runners
 
 if __name__ == "__main__":
     raw_dir, data_dir, workers = sys.argv[1:]
-    plan.SHARD_BYTES = 1
+    shard_plan.SHARD_BYTES = 1
     build.prepare("rgbd_folder", raw_dir=raw_dir, data_dir=data_dir, runner=runners.LocalRunner(int(workers)))
 """
 
@@ -43,7 +43,7 @@ def eight_clips(raw) -> RawFolder:
 
 @pytest.fixture
 def clip_a_shard(monkeypatch):
-    monkeypatch.setattr(plan, "SHARD_BYTES", 1)
+    monkeypatch.setattr(shard_plan, "SHARD_BYTES", 1)
 
 
 @pytest.fixture
@@ -257,13 +257,13 @@ def test_a_shard_that_is_lost_or_damaged_is_noticed(eight_clips, clip_a_shard, c
 
 def test_a_plan_has_shards_of_some_128_mb_and_not_too_many():
     clips = list(range(56_880))
-    ntu = plan.Plan("raw", len(clips), 3_400_000)
+    ntu = shard_plan.Plan("raw", len(clips), 3_400_000)
     cut = ntu.cut(clips)
     assert [clip for part in cut for clip in part] == clips
     assert 500 <= len(cut) <= 512
-    nvgesture = plan.Plan("raw", 1532, 1_600_000).cut(clips[:1050])
+    nvgesture = shard_plan.Plan("raw", 1532, 1_600_000).cut(clips[:1050])
     assert all(100 * 2**20 < len(part) * 1_600_000 < 150 * 2**20 for part in nvgesture)
-    assert len(plan.Plan("raw", 2, 10).cut(clips[:2])) == 1
+    assert len(shard_plan.Plan("raw", 2, 10).cut(clips[:2])) == 1
 
 
 def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(raw, tmp_path):
@@ -328,7 +328,7 @@ def test_a_worker_that_fails_ends_the_build(eight_clips, clip_a_shard):
 
 
 def test_progress_is_told_where_there_is_no_terminal(eight_clips, monkeypatch, caplog):
-    monkeypatch.setattr("datasets.progress._SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("rgbd_jax.ingest.progress._SECONDS_BETWEEN_LINES", 0)
     with caplog.at_level("INFO", logger="absl"):
         eight_clips.build()
     lines = [message for message in caplog.messages if message.startswith("building rgbd_folder: ")]

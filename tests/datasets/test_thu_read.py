@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.build import prepare
-from rgbd_jax.data.problems import RawDataError
 from rgbd_jax.data.source import open_split
-from rgbd_jax.data.splits import read_split_list
+from rgbd_jax.ingest.build import prepare
+from rgbd_jax.ingest.problems import RawDataError
+from rgbd_jax.ingest.splits import read_split_list
 from tests.data.test_splits import SHARED_SPLITS, needs_shared_splits
 from tests.datasets.conftest import decoded, frame
 

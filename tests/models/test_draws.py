@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rgbd_jax.models.draws import ClipDraws, Dropout
+from rgbd_jax.models.rngs import ClipRngs, Dropout
 from rgbd_jax.models.temporal import choose_frames
 
 
@@ -15,7 +15,7 @@ def test_a_clip_is_drawn_the_same_whichever_clips_are_drawn_beside_it(seed, orde
     keys = jax.random.split(jax.random.key(seed), 6)
     some = np.asarray(order[:count])
     x = np.random.default_rng(0).normal(size=(6, 3, 40)).astype(np.float32)
-    together, apart = ClipDraws(keys), ClipDraws(keys[some])
+    together, apart = ClipRngs(keys), ClipRngs(keys[some])
     for _ in range(2):
         np.testing.assert_array_equal(Dropout(0.3)(x, together)[some], Dropout(0.3)(x[some], apart))
         chosen = choose_frames(6, 16, 4, together)
@@ -26,7 +26,7 @@ def test_a_clip_is_drawn_the_same_whichever_clips_are_drawn_beside_it(seed, orde
 
 def test_dropout_drops_its_share_anew_each_time_and_keeps_the_mean():
     x = np.ones((4, 50, 100), np.float32)
-    draws = ClipDraws(jax.random.split(jax.random.key(0), 4))
+    draws = ClipRngs(jax.random.split(jax.random.key(0), 4))
     first, second = (np.asarray(Dropout(0.25)(x, draws)) for _ in range(2))
     assert set(np.unique(first)) == {np.float32(0), np.float32(1 / 0.75)}
     for dropped in (first, second):

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from rgbd_jax.losses import fusion_losses
-from rgbd_jax.models.fusion import Exchange, FusionOutput
-from rgbd_jax.steps import Stream
+from rgbd_jax.models.fusion import CrossModalFusion, FusionOutput
+from rgbd_jax.step import Stream
 from tests.tiny import tiny_config
 
 CLIPS, FRAMES, FEATURES = 3, 4, 6
@@ -18,7 +18,7 @@ CLIPS, FRAMES, FEATURES = 3, 4, 6
 def exchange():
     """An exchange with random weights and statistics, its two inputs, and the weights by name."""
     rng = np.random.default_rng(0)
-    module = Exchange(FEATURES, 0.0, {"dtype": jnp.float32, "param_dtype": jnp.float32})
+    module = CrossModalFusion(FEATURES, 0.0, {"dtype": jnp.float32, "param_dtype": jnp.float32})
     graph, state = nnx.split(module)
     weights = jax.tree.map(lambda leaf: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32), nnx.to_pure_dict(state))
     nnx.replace_by_pure_dict(state, weights)
@@ -80,14 +80,14 @@ def test_intermediate_results_of_both_streams_come_back_by_name(fusion):
     names = (
         "rgb/frame_features",
         "depth/frame_features",
-        "spatial_exchange",
-        "temporal_exchange",
+        "spatial_fusion",
+        "temporal_fusion",
         "depth/small_tokens",
     )
     output = jax.jit(stream.predict_step, static_argnums=3)(state.params, state.batch_stats, batch, names)
     assert set(output.intermediates) == set(names)
-    assert output.intermediates["spatial_exchange"].shape == (2, 8, 64)
-    assert output.intermediates["temporal_exchange"].shape == (2, 64)
+    assert output.intermediates["spatial_fusion"].shape == (2, 8, 64)
+    assert output.intermediates["temporal_fusion"].shape == (2, 64)
     assert np.abs(output.intermediates["rgb/frame_features"] - output.intermediates["depth/frame_features"]).max() > 0
     assert set(output.heads) == {"logits", "rgb", "depth"}
     assert all(logits.shape == (2, 12) for logits in output.heads.values())
@@ -136,7 +136,7 @@ def test_losses_against_a_computation_by_hand():
         modality_logits=pair(clips, classes),
         features=pair(clips, features),
         decoded=rng.standard_normal((clips, features)),
-        modality_guess=pair(clips),
+        modality_logit=pair(clips),
         class_feature=pair(clips, features),
         spatial=pair(clips, features),
         intermediates={},
@@ -153,7 +153,7 @@ def test_losses_against_a_computation_by_hand():
         target[labels[clip]] += 0.9
         heads = (output.logits, *output.modality_logits.values())
         cross_entropy = sum(-(target * np.log(softmax(head[clip]))).sum() for head in heads)
-        guess = {name: 1 / (1 + np.exp(-values[clip])) for name, values in output.modality_guess.items()}
+        guess = {name: 1 / (1 + np.exp(-values[clip])) for name, values in output.modality_logit.items()}
         modality = -np.log(guess["rgb"]) - np.log(1 - guess["depth"])
         reconstruction = sum(((output.decoded[clip] - f[clip]) ** 2).mean() for f in output.features.values())
         distillation = 0.0

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from rgbd_jax.models.attention import keep_strongest
-from rgbd_jax.models.convolution import convolve, same_padding
+from rgbd_jax.models.attention import mask_below_top_k
 from rgbd_jax.models.frp import pool_heat_map
 from rgbd_jax.models.layers import max_pool, normalise_batch, scaled
+from rgbd_jax.models.ops import convolve, same_padding
 from rgbd_jax.models.recoupling import QUERY_FEATURES, Recoupling
 
 AXES = ("NDHWC", "DHWIO", "NDHWC")
@@ -127,7 +127,7 @@ def test_each_query_keeps_its_strongest_keys(n, share):
     kept = int(n * share)
     if not kept:
         return
-    found = np.asarray(keep_strongest(jnp.asarray(scores), share))
+    found = np.asarray(mask_below_top_k(jnp.asarray(scores), share))
     for row, original in zip(found, scores, strict=True):
         strongest = np.sort(original)[-kept:]
         np.testing.assert_array_equal(np.sort(row[np.isfinite(row)]), strongest)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgbd_jax.steps import Stream, moment_at, normalise
+from rgbd_jax.step import Stream, normalise, schedule_at
 from tests.tiny import tiny_config
 
 NAMES = ("mixed_4b", "frame_features", "recoupling_weights", "small_attention", "large_tokens")
@@ -80,7 +80,7 @@ def test_training_in_bfloat16_keeps_state_and_losses_in_float32(stream_name):
         "label": jnp.zeros(2, jnp.int32),
         "record": jnp.arange(2),
     }
-    state, figures = jax.eval_shape(stream.train_step, stream.shapes(), batch, moment_at(config, 0.0))
+    state, figures = jax.eval_shape(stream.train_step, stream.shapes(), batch, schedule_at(config, 0.0))
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {np.dtype("float32"), np.dtype("int32")}
     assert {leaf.dtype for leaf in jax.tree.leaves(figures)} == {np.dtype("float32")}
     assert state == stream.shapes()
@@ -104,7 +104,7 @@ def test_other_settings_run_and_train(fields):
         stream.train_step,
         stream.shapes(),
         {**frames(config), "label": jnp.zeros(2, jnp.int32), "record": jnp.arange(2)},
-        moment_at(config, 0.0),
+        schedule_at(config, 0.0),
     )[0]
     assert jax.tree.structure(shapes) == jax.tree.structure(stream.shapes())
 

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from rgbd_jax.data.pipeline import load_clip
+from rgbd_jax.data.loader import load_clip
 from rgbd_jax.data.source import open_split
 from rgbd_jax.data.transforms import draw_transform
-from rgbd_jax.prediction.drawing import place_in_view, relative, tinted
-from rgbd_jax.prediction.predictor import LOOKED_AT, POOLED, Predictor
-from rgbd_jax.prediction.trained import load_trained
+from rgbd_jax.inference.drawing import place_in_view, relative, tinted
+from rgbd_jax.inference.predictor import LOOKED_AT, POOLED, Predictor
+from rgbd_jax.inference.trained import load_trained
 from tests.tiny import save_run, tiny_config
 
 

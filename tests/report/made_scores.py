@@ -33,7 +33,7 @@ def made_scores(clips: int = 6000, classes: int = 249, *, seed: int = 0, stream:
     heads = {"logits": np.maximum.reduce(list(heads.values())), **heads}
     names = tuple(f"gesture {label:03} of group {label // 6}" for label in range(classes))
     return Scores(
-        names=tuple(f"clip_{number:05}" for number in range(clips)), labels=labels, heads=heads, stream=stream,
+        names=tuple(f"clip_{number:05}" for number in range(clips)), labels=labels, heads=heads, modality=stream,
         dataset="isogd", split="validation", step=1000, class_names=names,
     )  # fmt: skip
 

@@ -6,9 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from rgbd_jax.report.classes import class_figures, confusion, most_confused, orders
-from rgbd_jax.report.comparison import class_accuracies, compare
-from rgbd_jax.report.confidence import (
+from rgbd_jax.scores import scores_file
+from rgbd_jax.tools.fuse import load_runs
+from rgbd_jax.tools.report.classes import class_figures, confusion, most_confused, orders
+from rgbd_jax.tools.report.comparison import class_accuracies, compare
+from rgbd_jax.tools.report.confidence import (
     Answers,
     calibration_error,
     confident_errors,
@@ -16,12 +18,10 @@ from rgbd_jax.report.confidence import (
     right_beside,
     wilson_interval,
 )
-from rgbd_jax.report.curves import Series, read_curves, steps_per_epoch, temperatures
-from rgbd_jax.report.findings import class_findings
-from rgbd_jax.report.heads import agreement, head_figures, linear_cka, similarity
-from rgbd_jax.report.settings_table import settings_table
-from rgbd_jax.score_fusion import load_runs
-from rgbd_jax.scores import scores_file
+from rgbd_jax.tools.report.curves import Series, read_curves, steps_per_epoch, temperatures
+from rgbd_jax.tools.report.findings import class_findings
+from rgbd_jax.tools.report.heads import agreement, head_figures, linear_cka, similarity
+from rgbd_jax.tools.report.settings_table import settings_table
 from tests.report.made_scores import made_scores
 from tests.tiny import tiny_config
 

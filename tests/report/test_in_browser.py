@@ -3,11 +3,11 @@
 import shutil
 
 import pytest
+from rgbd_jax.configs import demo
 
-from configs import demo
-from rgbd_jax.report.page import render
-from rgbd_jax.report.source import read_source
 from rgbd_jax.scores import scores_file
+from rgbd_jax.tools.report.page import render
+from rgbd_jax.tools.report.source import read_source
 from tests.report.made_scores import made_scores
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -9,17 +9,17 @@ import jax
 import numpy as np
 import pytest
 
+from rgbd_jax.checkpoint.provenance import provenance
+from rgbd_jax.checkpoint.workdir import write_config
 from rgbd_jax.dataset import open_splits
 from rgbd_jax.evaluate import evaluate
-from rgbd_jax.prediction.trained import load_trained
-from rgbd_jax.report.chart import embedded
-from rgbd_jax.report.looked_at import ClipsMissingError, look
-from rgbd_jax.report.page import render
-from rgbd_jax.report.source import read_source
-from rgbd_jax.report.strips import draw_strip, shown_frames
-from rgbd_jax.run.provenance import provenance
-from rgbd_jax.run.workdir import write_config
+from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.scores import Scores, scores_file
+from rgbd_jax.tools.report.chart import embedded
+from rgbd_jax.tools.report.looked_at import ClipsMissingError, look
+from rgbd_jax.tools.report.page import render
+from rgbd_jax.tools.report.source import read_source
+from rgbd_jax.tools.report.strips import draw_strip, shown_frames
 from tests.conftest import ROOT
 from tests.report.made_scores import made_scores
 from tests.tiny import save_run, tiny_config
@@ -115,7 +115,7 @@ def test_scores_of_another_data_set_are_not_shown_with_its_clips(run, tmp_path):
     scores = Scores.load(scores_file(run, "validation"))
     source = read_source(run, None)
     other = Scores(
-        names=tuple(f"other_{name}" for name in scores.names), labels=scores.labels, heads=scores.heads, stream="rgb",
+        names=tuple(f"other_{name}" for name in scores.names), labels=scores.labels, heads=scores.heads, modality="rgb",
         dataset="rgbd_demo", split="validation", step=3,
     )  # fmt: skip
     file = scores_file(run, "validation")
@@ -151,7 +151,7 @@ def test_names_cannot_become_markup(tmp_path):
 
 
 def report(*arguments):
-    command = [sys.executable, "-m", "rgbd_jax.report", *map(str, arguments)]
+    command = [sys.executable, "-m", "rgbd_jax.tools.report", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
 
 
@@ -174,7 +174,7 @@ def two(tmp_path):
 
 
 def test_wrong_input_is_refused_in_one_line(two, tmp_path, capsys, monkeypatch):
-    from rgbd_jax.report.__main__ import main
+    from rgbd_jax.tools.report.__main__ import main
 
     monkeypatch.setattr("rgbd_jax.console.log_to_stderr", lambda: None)  # handlers would stay for other tests
     a, b = two

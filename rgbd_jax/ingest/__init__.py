@@ -1,0 +1,1 @@
+"""Raw clips to prepared data sets: discovery, validation and sharded builds."""
