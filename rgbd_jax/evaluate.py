@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rgbd_jax import metrics
-from rgbd_jax.checkpoint.checkpoints import RetentionPolicy, find, read_run, read_state
+from rgbd_jax.checkpoint.checkpoints import find, read_metadata, read_state
 from rgbd_jax.checkpoint.workdir import check_workdir
 from rgbd_jax.config import check_config, check_split_over
 from rgbd_jax.data import loader
@@ -188,9 +188,9 @@ def _restore(stream: Stream, workdir: Path, which: str, mesh: Mesh) -> tuple[Tra
         state = stream.state_of(*weights_for(stream, trained, str(workdir)))
         epoch = stream.config.train.epochs if trained.epoch is None else trained.epoch
         return place(state, replicated(mesh)), evaluation_schedule(stream.config, max(epoch - 1, 0))
-    folder = find(workdir, which, RetentionPolicy(**stream.config.checkpoint))
+    folder = find(workdir, which)
     state = read_state(folder, stream.shapes(), state_sharding(stream.shapes(), mesh))
-    return state, evaluation_schedule(stream.config, read_run(folder).last_epoch)
+    return state, evaluation_schedule(stream.config, read_metadata(folder).last_epoch)
 
 
 if __name__ == "__main__":

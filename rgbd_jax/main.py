@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--workdir is needed with --mode={_MODE.value}")
     console.log_to_stderr()
     console.keep_compiled_programs()
-    from rgbd_jax.checkpoint.metric_accumulator import NonFiniteLossError
+    from rgbd_jax.checkpoint.metric_writers import NonFiniteLossError
     from rgbd_jax.checkpoint.preemption import PREEMPTED, PreemptedError
     from rgbd_jax.parallel import distributed  # after the flags are read: importing takes seconds, --help should not
 

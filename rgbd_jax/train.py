@@ -13,20 +13,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rgbd_jax.checkpoint.card_facts import Facts
 from rgbd_jax.checkpoint.checkpoints import (
+    CheckpointManager,
     CheckpointMetadata,
-    Checkpoints,
-    RetentionPolicy,
     accuracy_by_epoch,
-    latest_intact,
-    saved,
+    best_epoch,
+    list_checkpoints,
+    restore_latest,
 )
-from rgbd_jax.checkpoint.metric_accumulator import MetricAccumulator
-from rgbd_jax.checkpoint.metric_writers import Progress, Writers, line
-from rgbd_jax.checkpoint.model_card import CARD_FILE, model_card, write_model_card
+from rgbd_jax.checkpoint.metric_writers import MetricAccumulator, MetricWriter, format_metrics, progress_bar
+from rgbd_jax.checkpoint.model_card import CARD_FILE, ModelCardData, write_model_card
 from rgbd_jax.checkpoint.preemption import PreemptedError, StopRequests
-from rgbd_jax.checkpoint.provenance import check_provenance, continued_provenance, first_provenance, provenance
+from rgbd_jax.checkpoint.provenance import provenance, resumed_provenance
 from rgbd_jax.checkpoint.workdir import check_workdir, write_config
 from rgbd_jax.config import check_config, check_split_over
 from rgbd_jax.data import loader
@@ -64,7 +62,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     mesh = make_mesh(config.sharding.parameter_shards)
     check_split_over(config, mesh.size)
     splits = open_splits(config)
-    produced_by = provenance(splits.training, splits.evaluation)
+    produced_by = provenance(config, splits.training, splits.evaluation)
     steps = loader.steps_per_epoch(splits.training, config.train.batch_size)
     last_step = steps * config.train.epochs
     stream = Stream(config, splits.num_classes, spread_over(mesh))
@@ -77,7 +75,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
     )
-    start = None if saved(workdir) else initial_state(stream)
+    start = None if list_checkpoints(workdir) else initial_state(stream)
     distributed.wait_for_all("everything is checked")
 
     # Go on from the latest checkpoint; without one start where the config says: amid another training, from its
@@ -86,48 +84,47 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         write_config(workdir, config, splits.training.class_names)
     distributed.wait_for_all("the workdir is there")
     if start is None:
-        state, run = latest_intact(workdir, stream.shapes(), sharding)
-        check_provenance(workdir, run.provenance, produced_by)
-        step, history, recent = int(state.step), list(run.history), MetricAccumulator(run.recent)
-        there, produced_by = run.provenance, continued_provenance(run, produced_by, step)
-        batches.set_state(dict(run.data))
+        state, metadata = restore_latest(workdir, stream.shapes(), sharding)
+        step, history, recent = int(state.step), list(metadata.history), MetricAccumulator(metadata.accumulated)
+        there = metadata.provenance
+        produced_by = resumed_provenance(workdir, there, produced_by, step)
+        batches.set_state(dict(metadata.data_iterator))
         log.info("resumed from step %d of %d in %s", step, last_step, workdir)
     else:
         step, history, recent = start.epoch * steps, [], MetricAccumulator()
-        there = produced_by = first_provenance(produced_by, config.to_dict())
+        there = produced_by
         state = place(dataclasses.replace(start.state, step=jnp.asarray(step, jnp.int32)), sharding)
         loader.skip_batches(batches, step)
         log.info("training for %d steps on %d clips, %s", last_step, len(splits.training), _machine(mesh))
-    checkpoints = Checkpoints(workdir, RetentionPolicy(**config.checkpoint))
-    writers = Writers(workdir, step, {epoch["step"] for epoch in history})
+    checkpoints = CheckpointManager(workdir, config.checkpoint)
+    writer = MetricWriter(workdir, step, {epoch["step"] for epoch in history})
     train_step = parallel_train_step(stream, mesh)
     program = None
 
     def save(metrics: Mapping[str, Any] | None = None) -> None:
-        writers.sync()
         last_epoch = max(step - 1, 0) // steps
-        figures = recent.figures(step)
-        run = CheckpointMetadata(batches.get_state(), history, figures, config.to_dict(), produced_by, last_epoch)
-        checkpoints.save(state, run, metrics)
+        figures = recent.per_step(step)
+        metadata = CheckpointMetadata(batches.get_state(), history, figures, config.to_dict(), produced_by, last_epoch)
+        checkpoints.save(state, metadata, metrics)
 
     def write_card(provenance: Mapping[str, Any]) -> None:
         if distributed.is_primary():
             parameters = sum(leaf.size for leaf in jax.tree.leaves(stream.shapes().params))
             classes = splits.training.class_names
-            facts = Facts(splits.num_classes, parameters, config.to_dict(), history, provenance, classes)
-            write_model_card(workdir, model_card(facts))
+            card = ModelCardData(config.to_dict(), history, provenance, classes, splits.num_classes, parameters)
+            write_model_card(workdir, card)
 
     # Evaluate and save where an epoch ends; step and log.
-    progress, stop = Progress(last_step, step, "step"), StopRequests()
-    with contextlib.closing(writers), contextlib.closing(checkpoints), progress, stop:
+    progress, stop = progress_bar(last_step, step, "step"), StopRequests()
+    with contextlib.closing(writer), contextlib.closing(checkpoints), progress as bar, stop:
         while True:
             epoch = step // steps
             if _is_evaluated(config, step, steps, start) and step not in {known["step"] for known in history}:
                 figures = evaluate(state, evaluation_schedule(config, epoch - 1), stop.received)
                 if figures is None:
                     break
-                writers.write(step, "validation", figures)
-                log.info("epoch %d/%d  validation  %s", epoch, config.train.epochs, line(figures))
+                writer.write(step, "validation", figures)
+                log.info("epoch %d/%d  validation  %s", epoch, config.train.epochs, format_metrics(figures))
                 history.append({"step": step, "epoch": epoch, **figures, **(start.notes if start else {})})
                 recent.restart_clock()
                 write_card(produced_by)  # before the checkpoint: a kill between them has both done again
@@ -141,14 +138,14 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             state, measured = program(state, batch, moment)
             step += 1
             recent.add(measured)
-            progress.advance()
+            bar.update()
 
             if step % steps == 0 or step % config.train.log_every_steps == 0:
                 figures = recent.means(step, config.train.batch_size)
-                writers.write(step, "train", {"learning_rate": float(moment.learning_rate), **figures})
-                log.info("step %d/%d  epoch %.2f  %s", step, last_step, step / steps, line(figures))
-                checkpoints.check()
-            if checkpoints.is_due(step):
+                writer.write(step, "train", {"learning_rate": float(moment.learning_rate), **figures})
+                log.info("step %d/%d  epoch %.2f  %s", step, last_step, step / steps, format_metrics(figures))
+                checkpoints.check_for_errors()
+            if config.checkpoint.every_steps and step % config.checkpoint.every_steps == 0:
                 save()
         finished = step == last_step and step in {known["step"] for known in history}
         if not finished:
@@ -159,7 +156,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         )
     if not (workdir / CARD_FILE).exists():  # a run of an older version, finished there
         write_card(there)
-    best = RetentionPolicy(**config.checkpoint).best(history)
+    best = best_epoch(history, config.checkpoint)
     return {**best, "latest_top1": history[-1]["top1"], "seconds": round(time.monotonic() - started, 1)}
 
 

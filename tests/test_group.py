@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rgbd_jax.checkpoint.checkpoints import saved
-from rgbd_jax.checkpoint.metric_accumulator import MetricAccumulator
+from rgbd_jax.checkpoint.checkpoints import list_checkpoints
+from rgbd_jax.checkpoint.metric_writers import MetricAccumulator
 from rgbd_jax.checkpoint.preemption import PREEMPTED, PreemptedError
 from rgbd_jax.parallel.distributed import DistributedConfig, join
 from rgbd_jax.train import train
@@ -169,7 +169,7 @@ def train_steps(number, config, workdir, monkeypatch):
         after_calls(patched, MetricAccumulator, "add", number, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(PreemptedError):
             train(config, workdir)
-    return int(saved(workdir)[0].name)
+    return int(list_checkpoints(workdir)[0].name)
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_two_processes_train_as_one_stop_together_and_one_process_goes_on(small_
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [PREEMPTED, PREEMPTED], said
-    stopped = int(saved(workdir)[0].name)
+    stopped = int(list_checkpoints(workdir)[0].name)
     assert f"asked to stop, saved step {stopped} of 1500" in said[0]
 
     assert train_steps(1, config, workdir, monkeypatch) == stopped + 1
