@@ -17,7 +17,7 @@ from rgbd_jax.checkpoint.metric_writers import NonFiniteLossError
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.step import Stream
 from rgbd_jax.train import train
-from tests.tiny import list_checkpoints_state, tiny_config
+from tests.tiny import saved_state, tiny_config
 
 
 @pytest.fixture(scope="module")
