@@ -183,7 +183,7 @@ class Checkpoints:
             ),
             multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
         )
-        return ocp.CheckpointManager(folder.absolute(), options=options)
+        return _CheckpointManager(folder.absolute(), options=options)
 
     def _errors_named(self, kind: str, step: int | None) -> "_NamedErrors":
         return _NamedErrors(self._workdir, kind, step)
@@ -201,7 +201,7 @@ class _NamedErrors:
         pass
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
-        if error is None or isinstance(error, SaveError | KeyboardInterrupt) or distributed.lost_contact(error):
+        if error is None or isinstance(error, SaveError | KeyboardInterrupt):
             return
         left = saved(self.workdir)
         intact = f"{left[0]} is intact" if left else "there is no earlier one"
@@ -209,6 +209,15 @@ class _NamedErrors:
             f"the checkpoint of step {self.step} cannot be written to {self.workdir / self.kind}: {_reason(error)}; "
             f"{intact}: make room or lift the restriction, and run the same command again"
         ) from error
+
+
+class _CheckpointManager(ocp.CheckpointManager):
+    """Leaves JAX's preemption sync points, which it would number by steps, to `PreemptionSync`."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns False: the training decides when to save."""
+        del step
+        return False
 
 
 def saved(workdir: Path) -> list[Path]:
@@ -346,7 +355,7 @@ def latest_intact(workdir: Path, shapes: TrainState, sharding: Any) -> tuple[Tra
         log.warning("the checkpoint %s is damaged: %s; using the one before it", folder, problems[-1])
         if distributed.is_primary():
             _put_aside(folder, workdir)
-        distributed.wait_for_all(f"damage of {folder.name}")
+        distributed.barrier(f"damage of {folder.name}")
     raise ValueError(
         "\n  ".join([f"{workdir}: every checkpoint is damaged (they lie in {workdir / DAMAGED} now):", *problems])
     )
