@@ -1,5 +1,6 @@
 """Training by several processes: how they join, wait for each other, and end together."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import logging
@@ -8,9 +9,9 @@ import socket
 import sys
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,11 +47,44 @@ class DistributedConfig:
     heartbeat_timeout: int = 60
 
 
+@contextlib.contextmanager
+def group(config: DistributedConfig) -> Iterator[None]:
+    """Joins the processes that train together, and leaves them at the end; alone, only explains lack of memory.
+
+    An error that all processes meet ends all but process 0 silently, with status 1. When a process fails, dies or hangs
+    by itself, JAX aborts the others after the heartbeat timeout, with a message that names it.
+
+    Raises:
+        ValueError: the config does not describe a group.
+        OSError: the group cannot be joined.
+        MemoryError: a device is out of memory.
+    """
+    initialize(config)
+    try:
+        yield
+    except SystemExit:
+        jax.distributed.shutdown()
+        raise
+    except Exception as error:
+        met_by_all = _met_by_all(error)
+        if not is_primary():
+            if met_by_all:
+                sys.exit(FAILED)
+            log.error("process %d fails:", jax.process_index())
+        if isinstance(error, jax.errors.JaxRuntimeError) and error.error_code_string == "RESOURCE_EXHAUSTED":
+            raise MemoryError(
+                "a device is out of memory: lower config.train.batch_size or config.eval.batch_size, raise "
+                "config.train.microbatches, or set config.remat; --mode=plan shows what fits\n  "
+                + str(error).splitlines()[0][:300]
+            ) from error
+        raise
+    jax.distributed.shutdown()
+
+
 def initialize(config: DistributedConfig) -> None:
     """Joins the other processes, before anything is computed.
 
-    From then on JAX watches over them: when one fails, dies or hangs, it aborts the others after the heartbeat timeout
-    with a message that names the process. It also aborts a process whose group is not complete in time.
+    JAX aborts a process whose group is not complete in time.
 
     Raises:
         ValueError: the config does not describe a group.
@@ -110,19 +144,14 @@ def compiled(function: Any, name: str, *arguments: Any) -> Callable[..., Any]:
     return program
 
 
-def abort(message: str) -> NoReturn:
-    """Exits with status 1 and an error message, which process 0 alone prints if all processes fail with the same one.
-
-    JAX aborts processes that go on without this one when it misses at its shutdown.
-    """
-    if is_primary():
-        print(f"error: {message}", file=sys.stderr, flush=True)
+def _met_by_all(error: Exception) -> bool:
+    """Returns whether all processes come here with the same error within seconds."""
+    checksum = zlib.crc32(str(error).encode())
     try:
-        get_barrier_sync_fn()(key=f"rgbd_jax: error {zlib.crc32(message.encode())}", timeout_ms=_SAME_ERROR_MS)
+        get_barrier_sync_fn()(key=f"rgbd_jax: error {checksum}", timeout_ms=_SAME_ERROR_MS)
     except jax.errors.JaxRuntimeError:
-        if not is_primary():
-            print(f"process {jax.process_index()}: error: {message}", file=sys.stderr, flush=True)
-    sys.exit(FAILED)
+        return False
+    return True
 
 
 def _check_address(config: DistributedConfig) -> None:
