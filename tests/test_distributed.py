@@ -1,5 +1,6 @@
 """Real processes on this machine: they join, train as one, stop together, and end when one of them is gone."""
 
+import itertools
 import json
 import os
 import signal
@@ -10,14 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from rgbd_jax.checkpoint.metric_accumulator import MetricAccumulator
+from rgbd_jax.checkpoint.metric_writers import MetricAccumulator
 
-from rgbd_jax.checkpoint.checkpoints import saved
+from rgbd_jax.checkpoint.checkpoints import list_checkpoints
 from rgbd_jax.parallel.distributed import DistributedConfig, initialize
 from rgbd_jax.parallel.preemption import PREEMPTED, PreemptedError
 from rgbd_jax.train import train
 from tests.test_main import TINY
-from tests.test_resume import after_calls
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -174,11 +174,18 @@ def lines(workdir):
 
 def train_steps(number, config, workdir, monkeypatch):
     """Trains some steps, then asks the run to stop."""
+    add, calls = MetricAccumulator.add, itertools.count(1)
+
+    def add_and_stop(self, measured):
+        if next(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        add(self, measured)
+
     with monkeypatch.context() as patched:
-        after_calls(patched, MetricAccumulator, "add", number, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        patched.setattr(MetricAccumulator, "add", add_and_stop)
         with pytest.raises(PreemptedError):
             train(config, workdir)
-    return int(saved(workdir)[0].name)
+    return int(list_checkpoints(workdir)[0].name)
 
 
 @pytest.mark.slow
@@ -196,7 +203,7 @@ def test_two_processes_train_as_one_stop_together_and_one_process_resumes(small_
     finally:
         status, stderr = ended(processes)
     assert status == [PREEMPTED, PREEMPTED], stderr
-    stopped = int(saved(workdir)[0].name)
+    stopped = int(list_checkpoints(workdir)[0].name)
     assert f"asked to stop, saved step {stopped} of 1500" in stderr[0]
 
     assert train_steps(1, config, workdir, monkeypatch) == stopped + 1
