@@ -40,7 +40,7 @@ def open_splits(config: ConfigDict) -> Splits:
     data = config.data
     if distributed.is_primary():
         _build_if_need_be(config)
-    distributed.wait_for_all("the data set is prepared")
+    distributed.barrier("the data set is prepared")
     training = open_split(data.dataset, data.data_dir, data.train_split)
     evaluation = open_split(data.dataset, data.data_dir, data.eval_split)
     if not set(STREAMS[config.modality]) <= set(training.modalities):

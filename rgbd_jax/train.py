@@ -32,7 +32,7 @@ from rgbd_jax.initial_state import initial_state
 from rgbd_jax.model import Model, evaluation_schedule, schedule_at
 from rgbd_jax.parallel import distributed
 from rgbd_jax.parallel.mesh import global_batch, local_batch_size, make_mesh, shard, state_sharding
-from rgbd_jax.parallel.preemption import PreemptedError, StopRequests
+from rgbd_jax.parallel.preemption import PreemptedError, PreemptionSync
 from rgbd_jax.step import compile_train_step, state_shapes
 
 log = logging.getLogger("rgbd_jax")
@@ -120,17 +120,17 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         return continued or epoch % config.train.evaluate_every_epochs == 0 or epoch == config.train.epochs
 
     # Evaluate and save at the end of an epoch; step and log.
-    stop = StopRequests()
+    preemption = PreemptionSync()
     with (
         contextlib.closing(writer),
         contextlib.closing(checkpoints),
         progress_bar(last_step, step, "step") as bar,
-        stop,
+        preemption,
     ):
         while True:
             epoch = step // steps_per_epoch
             if is_evaluated():
-                evaluated = evaluate(state, evaluation_schedule(config, epoch - 1), stop.received)
+                evaluated = evaluate(state, evaluation_schedule(config, epoch - 1), preemption.reached)
                 if evaluated is None:
                     break
                 metrics, _ = evaluated
@@ -141,7 +141,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                 if distributed.is_primary():  # before the checkpoint: a kill in between repeats both
                     write_model_card(workdir, _model_card(model, history, origin, splits.training.class_names))
                 save(history[-1])
-            if step == last_step or stop.received():
+            if step == last_step or preemption.reached():
                 break
 
             schedule = schedule_at(config, step / steps_per_epoch, accuracy_by_epoch(history))

@@ -15,7 +15,7 @@ import pytest
 
 from rgbd_jax.checkpoint.checkpoints import CheckpointMetadata, read_run, saved
 from rgbd_jax.checkpoint.metric_accumulator import MetricAccumulator, NonFiniteLossError
-from rgbd_jax.checkpoint.preemption import PreemptedError
+from rgbd_jax.parallel.preemption import PreemptedError
 from rgbd_jax.checkpoint.provenance import check_provenance, continued_provenance, fingerprint, provenance
 from rgbd_jax.data.source import PreparedSplit, open_split, prepared_directory
 from rgbd_jax.evaluate import Evaluator, evaluate
@@ -192,11 +192,11 @@ def test_the_command_ends_with_a_status_of_its_own(whole, small_demo, tmp_path):
     """SIGTERM right at the start, while nothing has been computed yet: the state of step 0 is saved."""
     config = whole[0]
     script = (
-        "import os, signal, sys, threading; from rgbd_jax.checkpoint import preemption\n"
-        "original = preemption.StopRequests.__enter__\n"
+        "import os, signal, sys, threading; from rgbd_jax.parallel import preemption\n"
+        "original = preemption.PreemptionSync.__enter__\n"
         "def enter(self):\n"
         "    entered = original(self); os.kill(os.getpid(), signal.SIGTERM); return entered\n"
-        "preemption.StopRequests.__enter__ = enter\n"
+        "preemption.PreemptionSync.__enter__ = enter\n"
         "sys.argv[0] = 'main'\n"
         "import runpy; runpy.run_module('rgbd_jax.main', run_name='__main__')\n"
     )
