@@ -1,17 +1,22 @@
 """Checks of a config's values that would otherwise fail late, or worse, not at all."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ml_collections import ConfigDict, config_dict
 
-from rgbd_jax.data.transforms import CROPS
 from rgbd_jax.metrics import metric_names
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.models.mixing import enabled
 from rgbd_jax.models.remat import CHOICES as REMAT
 
 DTYPES = ("float32", "bfloat16", "float64")
+CROPS = (1, 3, 5)  # numbers of crops that a clip can be evaluated with
+DEPTH_ENCODINGS = ("linear", "reference_wrapped")
+COLOUR_MAPS = ("jet", "grey")
+NVGESTURE_CENTRE = 32  # left and top of the reference's evaluation crop for NvGesture, pixels
+
+Rule = tuple[str, object, bool, str]  # field, its value, whether it can be used, what is expected
 
 
 def default_config(modality: str = "rgb") -> ConfigDict:
@@ -140,14 +145,21 @@ def default_config(modality: str = "rgb") -> ConfigDict:
 
 
 def check_config(config: ConfigDict) -> None:
-    """Checks the fields of model, loss and loop; those of the data are checked where the data are read.
+    """Checks all fields.
 
     Raises:
         ValueError: names every field whose value cannot be used, what it is and what it may be.
     """
-    problems = [
-        f"config.{field}={value!r}: {expected}" for field, value, allowed, expected in _rules(config) if not allowed
-    ]
+    _check([*_rules(config), *_data_rules(config)])
+
+
+def check_data_config(config: ConfigDict) -> None:
+    """Checks the fields that the loader reads, as `check_config` does."""
+    _check(_data_rules(config))
+
+
+def _check(rules: Iterable[Rule]) -> None:
+    problems = [f"config.{field}={value!r}: {expected}" for field, value, allowed, expected in rules if not allowed]
     if problems:
         raise ValueError("\n  ".join(["the config cannot be used:", *problems]))
 
@@ -180,11 +192,9 @@ def check_split_over(config: ConfigDict, devices: int, *, training: bool = True)
         )
 
 
-def _rules(config: ConfigDict) -> Iterator[tuple[str, object, bool, str]]:
+def _rules(config: ConfigDict) -> Iterator[Rule]:
     model, loss, train, schedule = config.model, config.loss, config.train, config.schedule
     for field, value in {
-        "clip.frames": config.clip.frames,
-        "clip.size": config.clip.size,
         "model.temporal_blocks": model.temporal_blocks,
         "model.attention_heads": model.attention_heads,
         "model.recoupling_heads": model.recoupling_heads,
@@ -201,7 +211,6 @@ def _rules(config: ConfigDict) -> Iterator[tuple[str, object, bool, str]]:
         "train.log_every_steps": train.log_every_steps,
         "train.evaluate_every_epochs": train.evaluate_every_epochs,
         "eval.batch_size": config.eval.batch_size,
-        "eval.clips": config.eval.clips,
     }.items():
         yield field, value, value >= 1, "expected at least 1"
     for field, value in {
@@ -243,8 +252,6 @@ def _rules(config: ConfigDict) -> Iterator[tuple[str, object, bool, str]]:
     yield "checkpoint.best_is", best_is, best_is in ("highest", "lowest"), "expected highest or lowest"
     for name, what in config.remat.items():
         yield f"remat.{name}", what, what in REMAT, f"expected one of {', '.join(REMAT)}"
-    yield "eval.crops", config.eval.crops, config.eval.crops in CROPS, f"expected one of {', '.join(map(str, CROPS))}"
-    yield "modality", config.modality, config.modality in STREAMS, f"expected one of {', '.join(STREAMS)}"
     yield "model.dtype", model.dtype, model.dtype in DTYPES, f"expected one of {', '.join(DTYPES)}"
     branches = tuple(model.branch_frames)
     yield "model.branch_frames", branches, len(branches) == 3 and min(branches) >= 1, "expected three numbers from 1 on"
@@ -258,3 +265,39 @@ def _rules(config: ConfigDict) -> Iterator[tuple[str, object, bool, str]]:
     yield "schedule.warm_up_epochs", schedule.warm_up_epochs, warm_up, "expected less than config.train.epochs"
     every_epoch = schedule.name != "plateau" or train.evaluate_every_epochs == 1
     yield "schedule.name", schedule.name, every_epoch, 'expected config.train.evaluate_every_epochs=1 with "plateau"'
+
+
+def _data_rules(config: ConfigDict) -> Iterator[Rule]:
+    data, transforms, depth = config.data, config.data.transforms, config.data.depth
+    for field, value in {
+        "clip.frames": config.clip.frames,
+        "clip.size": config.clip.size,
+        "eval.clips": config.eval.clips,
+        "data.transforms.crop_size": transforms.crop_size,
+    }.items():
+        yield field, value, value >= 1, "expected at least 1"
+    for field, value, choices in (
+        ("modality", config.modality, STREAMS),
+        ("eval.crops", config.eval.crops, CROPS),
+        ("data.depth.encoding", depth.encoding, DEPTH_ENCODINGS),
+        ("data.depth.colour_map", depth.colour_map, COLOUR_MAPS),
+    ):
+        yield field, value, value in choices, f"expected one of {', '.join(map(str, choices))}"
+    for field in ("rotation_probability", "flip_probability"):
+        value = transforms[field]
+        yield f"data.transforms.{field}", value, 0 <= value <= 1, "expected a probability, from 0 to 1"
+    yield "data.workers", data.workers, data.workers >= 0, "expected a number of threads, or 0 to load without one"
+    first = NVGESTURE_CENTRE if transforms.reference_nvgesture_crop else 0
+    holds_crop = min(transforms.resize) >= transforms.crop_size + first
+    start = f" from {first} on, with config.data.transforms.reference_nvgesture_crop" if first else ""
+    room = (
+        f"expected a width and height that hold config.data.transforms.crop_size={transforms.crop_size} pixels{start}"
+    )
+    yield "data.transforms.resize", tuple(transforms.resize), holds_crop, room
+    lowest, highest = transforms.rotation_degrees
+    ordered = lowest < highest or not transforms.rotation_probability
+    expected = "expected (lowest, highest), the highest being larger, as it is not drawn itself"
+    yield "data.transforms.rotation_degrees", (lowest, highest), ordered, expected
+    near, far = depth.range_mm
+    expected = "expected (nearest, farthest) in millimetres with 0 <= nearest < farthest <= 65535"
+    yield "data.depth.range_mm", (near, far), 0 <= near < far <= 65535, expected

@@ -22,7 +22,7 @@ from rgbd_jax.checkpoint.workdir import check_workdir
 from rgbd_jax.config import check_config, check_split_over
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import ClipRecord, PreparedSplit
-from rgbd_jax.dataset import open_splits
+from rgbd_jax.data.splits import open_splits
 from rgbd_jax.initial_state import weights_for
 from rgbd_jax.parallel import distributed
 from rgbd_jax.parallel.mesh import global_batch, local_batch_size, make_mesh, place, replicated, state_sharding

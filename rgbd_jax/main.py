@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from rgbd_jax import console
 
@@ -67,7 +67,7 @@ def _run() -> tuple[dict, str]:
     """Does what --mode says; returns the result, and what is said of it."""
     config = _CONFIG.value
     if _MODE.value == "plan":
-        from rgbd_jax.dataset import known_classes
+        from rgbd_jax.data.splits import known_classes
         from rgbd_jax.tools.planning.plan import plan
         from rgbd_jax.tools.planning.table import table
 
@@ -76,11 +76,27 @@ def _run() -> tuple[dict, str]:
     from rgbd_jax.evaluate import evaluate
     from rgbd_jax.train import train
 
+    _prepare_data(config)
     workdir = Path(str(_WORKDIR.value))
     result = train(config, workdir) if _MODE.value == "train" else evaluate(config, workdir, _CHECKPOINT.value)
     reached = f" at step {result['step']}" if result["step"] else ""  # a converted checkpoint does not tell
     said = f"top-1 {result['top1']:.1%} of {result['clips']} clips{reached}; everything is in {workdir}"
     return {"workdir": str(workdir), **result}, said
+
+
+def _prepare_data(config: ConfigDict) -> None:
+    """Builds the data set from the raw clips of the config; the demo, which is generated, where it is missing."""
+    from rgbd_jax.data.source import prepared_directory
+    from rgbd_jax.ingest.build import prepare
+    from rgbd_jax.parallel import distributed
+
+    data = config.data
+    generated = data.dataset == "rgbd_demo" and prepared_directory(data.dataset, data.data_dir) is None
+    if distributed.is_primary() and (data.raw_dir or generated):
+        raw_dir, skip_bad_clips = data.raw_dir or None, data.skip_bad_clips
+        info = prepare(data.dataset, data_dir=data.data_dir, raw_dir=raw_dir, skip_bad_clips=skip_bad_clips)
+        log.info("%s is prepared in %s", data.dataset, info.directory)
+    distributed.wait_for_all("the data set is prepared")
 
 
 if __name__ == "__main__":

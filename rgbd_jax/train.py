@@ -30,7 +30,7 @@ from rgbd_jax.checkpoint.provenance import check_provenance, continued_provenanc
 from rgbd_jax.checkpoint.workdir import check_workdir, write_config
 from rgbd_jax.config import check_config, check_split_over
 from rgbd_jax.data import loader
-from rgbd_jax.dataset import open_splits
+from rgbd_jax.data.splits import open_splits
 from rgbd_jax.evaluate import Evaluator
 from rgbd_jax.initial_state import InitialState, initial_state
 from rgbd_jax.parallel import distributed

@@ -9,7 +9,7 @@ import pytest
 from rgbd_jax.data import frame_counts as counting
 from rgbd_jax.data.frame_counts import INDEX_FILE, frame_counts
 from rgbd_jax.data.source import open_split
-from rgbd_jax.dataset import open_splits
+from rgbd_jax.data.splits import open_splits
 from tests.datasets.conftest import RawFolder
 from tests.tiny import tiny_config
 
