@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rgbd_jax.data import sampling
+from rgbd_jax import sampling
 
 lengths = st.integers(1, 5000)
 counts = st.integers(1, 200)
