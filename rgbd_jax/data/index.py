@@ -15,21 +15,15 @@ from rgbd_jax.modalities import MODALITIES
 
 @dataclasses.dataclass(frozen=True)
 class ClipIndex:
-    """What is known of the clips of a base split without reading them, in the order of its records.
-
-    Attributes:
-        names: name of each clip.
-        labels: class of each clip, counted from 0.
-        frames: modality -> number of frames of each clip.
-    """
+    """What is known of the clips of a base split without reading them, in the order of its records."""
 
     names: tuple[str, ...]
     labels: Int[np.ndarray, " n"]
-    frames: Mapping[str, Int[np.ndarray, " n"]]
+    frames: Mapping[str, Int[np.ndarray, " n"]]  # modality -> number of frames of each clip
 
 
 def index_file(directory: Path, split: str) -> Path:
-    """Returns where the index of a base split lies in the folder of a prepared data set."""
+    """Returns the path of the index of a base split in the folder of a prepared data set."""
     return directory / f"index_{split}.json"
 
 
@@ -49,12 +43,7 @@ def write_index(
 
 
 def read_index(directory: Path, split: str) -> ClipIndex:
-    """Reads the index of a base split.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged.
-    """
+    """Reads the index of a base split; one that is missing or damaged is an error with the advice to build again."""
     file = index_file(directory, split)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

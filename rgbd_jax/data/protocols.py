@@ -18,21 +18,16 @@ _PERCENTAGES = re.compile(r"(-?[0-9.]+%)?:(-?[0-9.]+%)?")
 
 @dataclasses.dataclass(frozen=True)
 class ProtocolSplit:
-    """One split of a protocol.
+    """One split of a protocol."""
 
-    Attributes:
-        base_splits: the stored splits that make it up, none of which share a clip.
-        num_classes: its number of classes: the first ones of the data set.
-    """
-
-    base_splits: tuple[str, ...]
-    num_classes: int
+    base_splits: tuple[str, ...]  # the stored splits that make it up, none of which share a clip
+    num_classes: int  # its classes are the first ones of the data set
 
 
 def to_base_splits(
     clips: Mapping[str, T], members: Mapping[str, Collection[str]]
 ) -> tuple[dict[str, list[T]], dict[str, list[str]]]:
-    """Cuts clips into base splits, one for each set of protocol splits that some clips have in common.
+    """Cuts clips into base splits, one for each combination of protocol splits that some clips are in.
 
     Args:
         clips: clip name -> any value.
@@ -40,7 +35,7 @@ def to_base_splits(
 
     Returns:
         Base split -> its clips in the order of `clips`, and protocol split -> its base splits. Clips that are in no
-        protocol split are in no base split, and protocol splits without a clip are left out.
+        protocol split and protocol splits without a clip are left out.
     """
     base: dict[tuple[str, ...], list[T]] = collections.defaultdict(list)
     for name, clip in clips.items():
@@ -76,15 +71,10 @@ def resolve(
 ) -> tuple[str, int]:
     """Expresses a split in base splits.
 
-    Args:
-        spec: splits as TFDS writes them, of protocols too: "cs_train", "cs_train[:20%]", "train+validation". A
-            percentage of a protocol split is that percentage of each of its base splits.
-        protocols: the protocol splits by name.
-        base_splits: the stored splits.
-        num_classes: number of classes of the data set.
+    A percentage of a protocol split, such as "cs_train[:20%]", is that percentage of each of its base splits.
 
     Returns:
-        The same in base splits alone, and its number of classes.
+        The split in the notation of TFDS, such as "a+b[:20%]", and its number of classes.
 
     Raises:
         ValueError: there is no such split, a part of a protocol split is not in percent, or two splits share clips.

@@ -19,17 +19,11 @@ from rgbd_jax.modalities import MODALITIES
 
 @dataclasses.dataclass(frozen=True)
 class ClipRecord:
-    """One clip as it is stored.
+    """One clip as it is stored."""
 
-    Attributes:
-        name: name of the clip, unique in its split.
-        label: class number, counted from 0.
-        frames: modality ("rgb", "depth") -> its encoded frames (JPEG or PNG), in time order.
-    """
-
-    name: str
-    label: int
-    frames: Mapping[str, Sequence[bytes]]
+    name: str  # unique in its split
+    label: int  # class, counted from 0
+    frames: Mapping[str, Sequence[bytes]]  # modality -> encoded frames (JPEG or PNG), in time order
 
 
 ClipSource = grain.sources.RandomAccessDataSource[ClipRecord]
@@ -43,22 +37,16 @@ class KeepEncoded(tfds.decode.SkipDecoding):
 
 
 class PreparedSplit:
-    """The clips of one split of a prepared data set: a `ClipSource` that can be pickled.
+    """The clips of one split of a prepared data set: a `ClipSource` that can be pickled."""
 
-    Attributes:
-        directory: folder of the prepared data set.
-        split: the split, as TFDS writes it ("train", "train[:80%]"), or one of a protocol ("cs_train").
-        class_names: the classes, by label; those of the protocol, where the split is one of a protocol.
-        modalities: which of "rgb" and "depth" the data set has.
-        person_cropped: whether single-channel depth was cut around the person when the data set was built.
-        names: name of each clip; from the index, as the next two.
-        labels: class of each clip.
-        frame_counts: modality -> number of frames of each clip.
-    """
-
-    names: tuple[str, ...]
-    labels: Int[np.ndarray, " n"]
-    frame_counts: Mapping[str, Int[np.ndarray, " n"]]
+    directory: Path  # of the prepared data set
+    split: str  # as TFDS writes it ("train", "train[:80%]"), or one of a protocol ("cs_train")
+    class_names: tuple[str, ...]  # by label; those of the protocol, where the split is one of a protocol
+    modalities: tuple[str, ...]  # which of "rgb" and "depth" the data set has
+    person_cropped: bool  # whether single-channel depth was cut around the person when the data set was built
+    names: tuple[str, ...]  # of the clips
+    labels: Int[np.ndarray, " n"]  # of the clips
+    frame_counts: Mapping[str, Int[np.ndarray, " n"]]  # modality -> number of frames of each clip
 
     def __init__(self, directory: str | Path, split: str | None):
         """Opens a split as `open_split` does, of the prepared data set in `directory` (the folder of one version)."""
@@ -67,7 +55,7 @@ class PreparedSplit:
         features, stored = builder.info.features, builder.info.splits
         metadata = builder.info.metadata or {}
         label = cast(tfds.features.ClassLabel, features["label"])
-        self.modalities: tuple[str, ...] = tuple(modality for modality in MODALITIES if modality in features)
+        self.modalities = tuple(modality for modality in MODALITIES if modality in features)
         self.person_cropped = bool(metadata.get("person_cropped", False))
         protocol_splits = protocols.from_metadata(metadata)
         self.split = split if split is not None else next(iter(protocol_splits), "train")
@@ -82,7 +70,7 @@ class PreparedSplit:
                 f"{self.directory}: cannot open split {self.split!r}; there are {known} "
                 f"(and parts of them, such as 'train[:80%]'): {error}"
             ) from error
-        self.class_names: tuple[str, ...] = tuple(label.names[:classes])
+        self.class_names = tuple(label.names[:classes])
         self._rows: Sequence[int] = range(len(self._records))
         indices = [(_checked_index(builder.info, part.splitname), slice(part.from_, part.to)) for part in parts]
         self.names = tuple(name for index, rows in indices for name in index.names[rows])
@@ -158,8 +146,8 @@ def open_split(dataset: str, data_dir: str | Path, split: str | None) -> Prepare
     Args:
         dataset: name of the data set, such as "rgbd_folder".
         data_dir: the folder under which prepared data sets lie.
-        split: the split or a part of it, as TFDS writes it ("train", "train[:80%]"), or one of a protocol ("cs_train").
-            None takes "train", or the first split of the first protocol where the data set has protocols.
+        split: such as "train", "train[:80%]" or, of a protocol, "cs_train". None takes the first split of the first
+            protocol, or "train" without protocols.
 
     Raises:
         FileNotFoundError: the data set is not prepared, or its index is missing.

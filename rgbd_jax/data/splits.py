@@ -16,17 +16,11 @@ log = logging.getLogger("rgbd_jax")
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Clips of a config's data set.
-
-    Attributes:
-        training: the clips to train on.
-        evaluation: the clips to evaluate on.
-        num_classes: number of classes of the network.
-    """
+    """Clips of a config's data set."""
 
     training: PreparedSplit
     evaluation: PreparedSplit
-    num_classes: int
+    num_classes: int  # of the network
 
 
 def open_splits(config: ConfigDict) -> Splits:

@@ -32,27 +32,16 @@ Frame = UInt8[np.ndarray, "h w 3"]
 
 @dataclasses.dataclass(frozen=True)
 class ClipTransform:
-    """The transform of all frames of one clip; lengths are in pixels.
+    """The transform of all frames of one clip: rotation, resize, crop, flip, blur, scaling. Lengths are in pixels."""
 
-    Attributes:
-        resize: width and height that a frame is resized to before the crop.
-        crop_size: width and height of the crop.
-        size: width and height of the result.
-        left: left edge of the crop in the resized frame.
-        top: top edge of the crop in the resized frame.
-        rotation: rotation about the frame's centre before all else, degrees anticlockwise.
-        flip: whether the crop is mirrored left to right.
-        blur_radius: standard deviation of a Gaussian blur, pixels of the crop; None does not blur.
-    """
-
-    resize: tuple[int, int]
+    resize: tuple[int, int]  # width, height of the frame before the crop
     crop_size: int
-    size: int
-    left: int
+    size: int  # of the result
+    left: int  # edges of the crop in the resized frame
     top: int
-    rotation: int = 0
-    flip: bool = False
-    blur_radius: float | None = None
+    rotation: int = 0  # degrees anticlockwise, about the frame's centre
+    flip: bool = False  # left to right
+    blur_radius: float | None = None  # standard deviation of a Gaussian, pixels of the crop
 
     def __call__(
         self,

@@ -332,7 +332,7 @@ def test_unusable_settings_are_errors_before_any_clip_is_read(make, field, value
 def test_settings_that_depend_on_others():
     source = clips(1)
     nvgesture = {"data.transforms.reference_nvgesture_crop": True}
-    with pytest.raises(ValueError, match="from 32 on, with .*reference_nvgesture_crop"):
+    with pytest.raises(ValueError, match=r"from 32 on, with .*reference_nvgesture_crop"):
         loader.eval_batches(source, config(**nvgesture), batch_size=1)
     loader.eval_batches(source, config(**{**nvgesture, "data.transforms.resize": (48, 48)}), batch_size=1)
     unrotated = {"data.transforms.rotation_probability": 0.0, "data.transforms.rotation_degrees": (0, 0)}
