@@ -15,7 +15,7 @@ from rgbd_jax.models import mixing
 from rgbd_jax.models.heat_map import heat_maps
 from rgbd_jax.step import new_state, train_step, with_partners
 from rgbd_jax.train import train
-from tests.data.test_heatmap import expected_heat_map, moving_clip
+from tests.models.test_heat_map import expected_heat_map, moving_clip
 from tests.tiny import tiny_config
 
 CLASSES = 12

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from rgbd_jax.config import check_config, check_split_over, default_config
+from rgbd_jax.config import default_config
+from rgbd_jax.config_rules import check_config, check_divisible
 from rgbd_jax.step import Stream
 
 
@@ -46,8 +47,8 @@ def test_all_problems_are_told_together():
 def test_an_evaluation_alone_does_not_ask_how_a_training_would_be_split():
     config = default_config()
     config.train.batch_size, config.eval.batch_size = 20, 48
-    check_split_over(config, 8, training=False)
+    check_divisible(config, 8, training=False)
     for training, field in ((True, "config.train.batch_size=20"), (False, "config.eval.batch_size=20")):
         with pytest.raises(ValueError, match=f"{re.escape(field)} does not divide by the 8 devices"):
-            check_split_over(config, 8, training=training)
+            check_divisible(config, 8, training=training)
         config.eval.batch_size = 20
