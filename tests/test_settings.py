@@ -16,35 +16,21 @@ from rgbd_jax.step import Stream
         ("model.width", 0.0),
         ("model.dtype", "float16"),
         ("model.branch_frames", (16, 32)),
-        ("model.knn_attention", 1.5),
         ("model.knn_attention", 0.01),
         ("model.dropout", 1.0),
-        ("model.frp_window", 0),
         ("loss.temperature", (0.0, 0.07)),
         ("schedule.warm_up_epochs", 100),
-        ("train.epochs", 0),
-        ("eval.batch_size", -1),
     ],
 )
-def test_unusable_value_is_named(field, value):
+def test_an_unusable_value_is_named_beside_all_others(field, value):
     config = default_config()
     check_config(config)
-    section, name = field.split(".")
-    config[section][name] = value
-    with pytest.raises(ValueError, match=rf"config\.{field}="):
+    config.update_from_flattened_dict({field: value, "train.evaluate_every_epochs": 0})
+    with pytest.raises(ValueError, match=rf"(?s)config\.train\.evaluate_every_epochs=0.*config\.{field}="):
         Stream(config, 12)
 
 
-def test_all_problems_are_told_together():
-    config = default_config()
-    config.model.width = -1.0
-    config.schedule.name = "plateau"
-    config.train.evaluate_every_epochs = 2
-    with pytest.raises(ValueError, match=r"(?s)config\.model\.width=-1\.0.*config\.schedule\.name='plateau'"):
-        check_config(config)
-
-
-def test_an_evaluation_alone_does_not_ask_how_a_training_would_be_split():
+def test_batches_must_divide_by_the_devices_and_an_evaluation_alone_has_none_of_a_training():
     config = default_config()
     config.train.batch_size, config.eval.batch_size = 20, 48
     check_divisible(config, 8, training=False)
