@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from rgbd_jax.checkpoint.metric_writers import MetricAccumulator
 
 from rgbd_jax.checkpoint.checkpoints import list_checkpoints
+from rgbd_jax.checkpoint.metric_writers import MetricAccumulator
 from rgbd_jax.parallel.distributed import DistributedConfig, initialize
 from rgbd_jax.parallel.preemption import PREEMPTED, PreemptedError
 from rgbd_jax.train import train

@@ -6,7 +6,6 @@ import pytest
 
 from rgbd_jax.config import default_config
 from rgbd_jax.config_rules import check_config, check_divisible
-from rgbd_jax.step import Stream
 
 
 @pytest.mark.parametrize(
@@ -27,7 +26,7 @@ def test_an_unusable_value_is_named_beside_all_others(field, value):
     check_config(config)
     config.update_from_flattened_dict({field: value, "train.evaluate_every_epochs": 0})
     with pytest.raises(ValueError, match=rf"(?s)config\.train\.evaluate_every_epochs=0.*config\.{field}="):
-        Stream(config, 12)
+        check_config(config)
 
 
 def test_batches_must_divide_by_the_devices_and_an_evaluation_alone_has_none_of_a_training():
@@ -35,6 +34,6 @@ def test_batches_must_divide_by_the_devices_and_an_evaluation_alone_has_none_of_
     config.train.batch_size, config.eval.batch_size = 20, 48
     check_divisible(config, 8, training=False)
     for training, field in ((True, "config.train.batch_size=20"), (False, "config.eval.batch_size=20")):
-        with pytest.raises(ValueError, match=f"{re.escape(field)} does not divide by the 8 devices"):
+        with pytest.raises(ValueError, match=f"{re.escape(field)} is not divisible by the 8 devices"):
             check_divisible(config, 8, training=training)
         config.eval.batch_size = 20
