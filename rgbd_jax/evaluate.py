@@ -27,8 +27,7 @@ from rgbd_jax.initial_state import weights_for
 from rgbd_jax.parallel import distributed
 from rgbd_jax.parallel.mesh import global_batch, local_batch_size, make_mesh, place, replicated, state_sharding
 from rgbd_jax.parallel.sharded_step import parallel_evaluation_step
-from rgbd_jax.pytorch.converted import is_converted
-from rgbd_jax.pytorch.files import read_weights
+from rgbd_jax.pytorch.weights import is_converted, read_weights
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.step import Batch, ScheduleValues, Stream, TrainState, evaluation_schedule
 from rgbd_jax.tools import fuse

@@ -10,12 +10,9 @@ import numpy as np
 
 from rgbd_jax.modalities import MODALITIES
 from rgbd_jax.optim import learning_rate, map_trees
-from rgbd_jax.pytorch import report
-from rgbd_jax.pytorch.detect import detect_network, is_fusion, same_width
-from rgbd_jax.pytorch.files import read_weights
-from rgbd_jax.pytorch.name_table import ConversionError
-from rgbd_jax.pytorch.state_dict import CLASS_HEAD, from_pytorch, match_tensors, misfit, overlay, to_pytorch
-from rgbd_jax.pytorch.weights import TrainedWeights
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
+from rgbd_jax.pytorch.names import ConversionError, misfit
+from rgbd_jax.pytorch.weights import TrainedWeights, detect_network, is_fusion, read_weights
 from rgbd_jax.step import Stream, TrainState, Tree
 
 log = logging.getLogger("rgbd_jax")
@@ -78,15 +75,13 @@ def weights_for(stream: Stream, trained: TrainedWeights, path: str) -> tuple[dic
     """
     config = stream.config
     try:
-        detected = detect_network(trained.tensors)
+        detected = detect_network(trained.tensors, config.model)
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
     found = {"modality": "fusion" if detected.fusion else "rgb or depth", "clip.frames": detected.frames}
     found |= {f"model.{name}": value for name, value in detected.model.items() if name != "num_classes"}
     here = {"modality": "fusion" if stream.fusion else "rgb or depth", "clip.frames": config.clip.frames}
     here |= {f"model.{name}": config.model[name] for name in detected.model if name != "num_classes"}
-    if same_width(detected.model["width"], config.model.width):
-        here["model.width"] = found["model.width"]
     if trained.reference_layout is not None and stream.fusion:
         found["fusion.reference_layout"] = trained.reference_layout
         here["fusion.reference_layout"] = config.fusion.reference_layout
@@ -100,13 +95,13 @@ def weights_for(stream: Stream, trained: TrainedWeights, path: str) -> tuple[dic
     if differing:
         raise ValueError("\n  ".join([f"{path} is of another network than the config's:", *differing]))
     shapes = stream.shapes()
-    match = match_tensors(trained.tensors, shapes.params, shapes.batch_stats)
+    match = DECOUPLED.match(trained.tensors, shapes.params, shapes.batch_stats)
     if problems := match.problems():
         raise ConversionError(f"{path}: {misfit(problems)}")
     if match.skipped:
-        log.warning("%s\n%s", path, report.table(match, trained.left_out))
+        log.warning("%s\n%s", path, DECOUPLED.report(match, trained.left_out))
     fitting = {name: trained.tensors[name] for name in match.loaded}
-    return from_pytorch(fitting, shapes.params, shapes.batch_stats)
+    return DECOUPLED.from_pytorch(fitting, shapes.params, shapes.batch_stats)
 
 
 def _read(field: str, path: str, which: str) -> TrainedWeights:
@@ -152,15 +147,15 @@ def _continued(stream: Stream, path: str) -> InitialState:
 
 def _with_momentum(state: TrainState, trained: TrainedWeights) -> Tree:
     """Returns the optimizer state with the momentum buffers; parameters without one start with zeros."""
-    zeros = {name: np.zeros_like(tensor) for name, tensor in to_pytorch(state.params, {}).items()}
-    buffers, _ = from_pytorch({**zeros, **trained.momentum}, state.params, {})
+    zeros = {name: np.zeros_like(tensor) for name, tensor in DECOUPLED.to_pytorch(state.params, {}).items()}
+    buffers, _ = DECOUPLED.from_pytorch({**zeros, **trained.momentum}, state.params, {})
     return map_trees(lambda _: buffers, state.optimizer_state)
 
 
 def _momentum_note(trained: TrainedWeights, state: TrainState) -> str:
     if not trained.momentum:
         return "it has no momentum, which starts at zero"
-    without = len(to_pytorch(state.params, {})) - len(trained.momentum)
+    without = len(DECOUPLED.to_pytorch(state.params, {})) - len(trained.momentum)
     return f"momentum of {len(trained.momentum)} parameters, {without} start at zero"
 
 
@@ -184,8 +179,8 @@ def _lay_over(state: TrainState, stream: Stream, field: str, path: str, modality
             f"config.fusion.reference_layout={config.fusion.reference_layout}, but config.{field}={path} has "
             f"{trained.reference_layout}"
         )
-    match = match_tensors(trained.tensors, params, batch_stats, skip=CLASS_HEAD)
+    match = DECOUPLED.match(trained.tensors, params, batch_stats, skip=DECOUPLED.class_heads)
     if not match.loaded:
         raise ConversionError(f"config.{field}={path}: none of its {len(trained.tensors)} tensors fits the network")
-    overlay(trained.tensors, match, params, batch_stats)
-    log.info("config.%s=%s\n%s", field, path, report.table(match, trained.left_out))
+    DECOUPLED.overlay(trained.tensors, match, params, batch_stats)
+    log.info("config.%s=%s\n%s", field, path, DECOUPLED.report(match, trained.left_out))

@@ -19,8 +19,9 @@ from einops import rearrange
 from rgbd_jax import optim
 from rgbd_jax.config import default_config
 from rgbd_jax.modalities import STREAMS
-from rgbd_jax.pytorch.detect import detect_network
-from rgbd_jax.pytorch.state_dict import COUNTER, from_pytorch, to_pytorch
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
+from rgbd_jax.pytorch.names import COUNTER
+from rgbd_jax.pytorch.weights import detect_network
 from rgbd_jax.step import ScheduleValues, Stream
 from tests.parity import recipe
 
@@ -99,7 +100,7 @@ class Case:
         stream = Stream(config, meta["num_classes"])
         shapes = stream.shapes()
         weights = recipe.state_dict(self.manifest, meta["seed"])
-        state = stream.state_of(*from_pytorch(weights, shapes.params, shapes.batch_stats))
+        state = stream.state_of(*DECOUPLED.from_pytorch(weights, shapes.params, shapes.batch_stats))
         names = STREAMS[config.modality]
         inputs = recipe.inputs(
             meta["seed"], meta["batch"], config.clip.frames, meta["size"], meta["num_classes"], names
@@ -238,12 +239,12 @@ def test_parity_training_float64(case):
             if (name := f"train/step{number}/logits") in case.recorded:
                 assert_close(logits, case.recorded[name], tolerance, name)
             if number == 0:
-                named = to_pytorch(gradient, {})
+                named = DECOUPLED.to_pytorch(gradient, {})
                 assert set(named) == set(case.recorded["train/grad_names"])
                 norms = [np.linalg.norm(named[name].ravel()) for name in case.recorded["train/grad_names"]]
                 np.testing.assert_allclose(norms, case.recorded["train/grad_norms"], rtol=TRAJECTORY)
             named = gradient = None  # their memory is needed
-        named = to_pytorch(state.params, state.batch_stats)
+        named = DECOUPLED.to_pytorch(state.params, state.batch_stats)
         recorded = dict(zip(case.recorded["train/final_names"], case.recorded["train/final_norms"], strict=True))
         counters = [name for name in recorded if name.endswith(COUNTER)]
         assert {recorded.pop(name) for name in counters} == {int(state.step)}
