@@ -236,7 +236,9 @@ def first_gradient(case, state, before, norm):
     (momentum,) = (part for part in jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, dict)) if part)
     scale = min(1, case.meta["grad_clip"] / (float(norm) + 1e-6))
     decay = case.meta["weight_decay"]
-    return {name: (buffer - decay * before[name]) / scale for name, buffer in DECOUPLED.to_pytorch(momentum, {}).items()}
+    return {
+        name: (buffer - decay * before[name]) / scale for name, buffer in DECOUPLED.to_pytorch(momentum, {}).items()
+    }
 
 
 @pytest.mark.parametrize("name", CASES)

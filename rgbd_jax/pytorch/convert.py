@@ -144,7 +144,11 @@ def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNet
     if path.name.endswith(TORCH_SUFFIXES):
         write_torch(path, _torch_contents(trained, network.detected.fusion))
     elif path.name.endswith(SAFETENSORS_SUFFIX):
-        metadata = {"format": "pt", RECORD: json.dumps(trained.record()), "model_card": render_model_card(_card(trained, network, source))}
+        metadata = {
+            "format": "pt",
+            RECORD: json.dumps(trained.record()),
+            "model_card": render_model_card(_card(trained, network, source)),
+        }
         arrays = {**trained.tensors, **{MOMENTUM_PREFIX + name: buffer for name, buffer in momentum.items()}}
         with atomic_write(path) as unfinished:  # the library writes memory as it lies, whatever the strides
             save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, unfinished, metadata)

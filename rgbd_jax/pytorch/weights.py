@@ -343,9 +343,7 @@ def _from_workdir(path: Path, which: str) -> TrainedWeights:
     }
     momentum, settings, epoch = {}, {}, run.history[-1]["epoch"]
     if config.optimizer.name == "sgd":
-        parts = jax.tree.leaves(
-            state["opt_state"], is_leaf=lambda part: isinstance(part, dict) and "trace" in part
-        )
+        parts = jax.tree.leaves(state["opt_state"], is_leaf=lambda part: isinstance(part, dict) and "trace" in part)
         momentum = table.to_pytorch(next(part["trace"] for part in parts if isinstance(part, dict)), {})
         settings = {
             "lr": learning_rate(config, epoch, accuracy_by_epoch(run.history)),
