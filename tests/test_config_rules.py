@@ -25,8 +25,13 @@ def test_an_unusable_value_is_named_beside_all_others(field, value):
     config = default_config()
     check_config(config)
     config.update_from_flattened_dict({field: value, "train.evaluate_every_epochs": 0})
+<<<<<<< HEAD:tests/test_config_rules.py
     with pytest.raises(ValueError, match=rf"(?s)config\.train\.evaluate_every_epochs=0.*config\.{field}="):
         check_config(config)
+=======
+    with pytest.raises(ValueError, match=rf"(?s)(?=.*config\.{field}=).*config\.train\.evaluate_every_epochs=0"):
+        Stream(config, 12)
+>>>>>>> checkpoint:tests/test_settings.py
 
 
 def test_batches_must_divide_by_the_devices_and_an_evaluation_alone_has_none_of_a_training():
