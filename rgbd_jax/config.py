@@ -1,20 +1,11 @@
-"""The config: defaults, loading from a config file, and validation."""
+"""The config: its defaults, and loading it from a config file."""
 
-import math
-from collections.abc import Iterator, Sequence
+import importlib.resources
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
-
-from rgbd_jax.data.transforms import CROPS
-from rgbd_jax.modalities import STREAMS
-from rgbd_jax.model import family_of
-from rgbd_jax.models.mixing import enabled
-from rgbd_jax.models.remat import CHOICES as REMAT
-
-DTYPES = ("float32", "bfloat16", "float64")
 
 
 def default_config(modality: str = "rgb") -> ConfigDict:
@@ -173,115 +164,5 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return config.value
 
 
-def check_config(config: ConfigDict) -> None:
-    """Checks the fields of model, loss and loop; those of the data are checked where the data are read.
-
-    Raises:
-        ValueError: names every invalid field, its value and what is expected.
-    """
-    problems = [
-        f"config.{field}={value!r}: expected {expected}"
-        for field, value, valid, expected in _rules(config)
-        if not valid
-    ]
-    if problems:
-        raise ValueError("\n  ".join(["invalid config:", *problems]))
-
-
-def check_divisible(config: ConfigDict, devices: int, *, training: bool = True) -> None:
-    """Checks that batches divide evenly among devices, and each device's clips into microbatches.
-
-    Args:
-        config: the experiment's config.
-        devices: number of devices.
-        training: whether the training batch is checked too.
-
-    Raises:
-        ValueError: names the field, and a value that divides.
-    """
-    batch_sizes = {"config.train.batch_size": config.train.batch_size} if training else {}
-    batch_sizes["config.eval.batch_size"] = config.eval.batch_size
-    for field, batch_size in batch_sizes.items():
-        if batch_size % devices:
-            raise ValueError(
-                f"{field}={batch_size} is not divisible by the {devices} devices; use a multiple of {devices}, such as "
-                f"{max(round(batch_size / devices), 1) * devices}"
-            )
-    clips, parts = config.train.batch_size // devices, config.train.microbatches
-    if training and clips % parts:
-        divisors = ", ".join(str(number) for number in range(1, clips + 1) if clips % number == 0)
-        raise ValueError(
-            f"config.train.microbatches={parts} does not divide the {clips} clips that each of the {devices} devices "
-            f"has of config.train.batch_size={config.train.batch_size}; use one of {divisors}"
-        )
-
-
-def _rules(config: ConfigDict) -> Iterator[tuple[str, Any, bool, str]]:
-    """Yields field, value, whether it is valid, and what is expected."""
-
-    def each(names: str, valid, expected: str):
-        for name in names.split():
-            value = config
-            for part in name.split("."):
-                value = value[part]
-            yield name, value, valid(value), expected
-
-    model, train, schedule = config.model, config.train, config.schedule
-    yield from each(
-        "clip.frames clip.size model.temporal_blocks model.attention_heads model.recoupling_heads "
-        "model.recoupling_hidden model.frp_window loss.reference_device_batch loss.temperature_epochs "
-        "train.batch_size train.microbatches train.epochs train.log_every_steps train.evaluate_every_epochs "
-        "eval.batch_size eval.clips sharding.parameter_shards checkpoint.keep_best checkpoint.keep_latest",
-        lambda value: value >= 1,
-        "at least 1",
-    )
-    yield from each(
-        "model.width model.batch_norm_momentum loss.distillation_temperature schedule.learning_rate",
-        lambda value: value > 0,
-        "more than 0",
-    )
-    yield from each(
-        "model.dropout model.recoupling_dropout fusion.cross_modal_dropout fusion.modality_dropout "
-        "loss.label_smoothing",
-        lambda value: 0 <= value < 1,
-        "at least 0 and less than 1",
-    )
-    yield from each(
-        "mixing.mixup_alpha mixing.shufflemix_alpha", lambda value: 0 <= value < math.inf, "0 (off) or more"
-    )
-    yield from each(
-        "mixing.mixup_probability mixing.shufflemix_probability",
-        lambda value: 0 <= value <= 1,
-        "a probability, from 0 to 1",
-    )
-    yield from each("checkpoint.keep_every_epochs checkpoint.every_steps", lambda value: value >= 0, "0 (off) or more")
-    yield from each(
-        "remat.stem remat.inception remat.transformer", lambda value: value in REMAT, f"one of {', '.join(REMAT)}"
-    )
-    yield from each("modality", lambda value: value in STREAMS, f"one of {', '.join(STREAMS)}")
-    yield from each("model.dtype", lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}")
-    yield from each("eval.crops", lambda value: value in CROPS, f"one of {', '.join(map(str, CROPS))}")
-    yield from each("checkpoint.best_is", lambda value: value in ("highest", "lowest"), "highest or lowest")
-    if config.modality in STREAMS:
-        names = family_of(config.modality).metric_names()
-        yield from each("checkpoint.best_metric", lambda value: value in names, f"one of {', '.join(names)}")
-    yield from each("loss.branch_weights", lambda value: len(value) == 4, "four numbers")
-    yield from each("loss.temperature", lambda value: len(value) == 2 and min(value) > 0, "two numbers above 0")
-    branches = tuple(model.branch_frames)
-    valid = len(branches) == 3 and min(branches) >= 1
-    yield "model.branch_frames", branches, valid, "three numbers of at least 1"
-    kept = int((min(branches, default=0) + 1) * model.knn_attention)  # the class token is a key too
-    valid = model.knn_attention == 0 or (kept >= 1 and model.knn_attention <= 1)
-    yield "model.knn_attention", model.knn_attention, valid, "0, or at most 1 and enough to keep one key"
-    valid = train.batch_size != 1 or not enabled(config.mixing)
-    yield "train.batch_size", train.batch_size, valid, "at least 2 with config.mixing, or its alphas 0"
-    valid = 0 <= schedule.warm_up_epochs < train.epochs
-    yield "schedule.warm_up_epochs", schedule.warm_up_epochs, valid, "at least 0 and less than config.train.epochs"
-    valid = schedule.name != "plateau" or train.evaluate_every_epochs == 1
-    yield "schedule.name", schedule.name, valid, 'config.train.evaluate_every_epochs=1 with "plateau"'
-
-
 def _packaged_configs() -> Path:
-    import rgbd_jax.configs
-
-    return Path(rgbd_jax.configs.__file__).parent
+    return Path(str(importlib.resources.files("rgbd_jax.configs")))

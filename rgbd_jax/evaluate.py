@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rgbd_jax import metrics
-from rgbd_jax.checkpoint.checkpoints import RetentionPolicy, find, read_run, read_state
+from rgbd_jax.checkpoint.checkpoints import find, read_metadata, read_state
 from rgbd_jax.checkpoint.workdir import check_workdir
-from rgbd_jax.config import check_config, check_divisible
+from rgbd_jax.config_rules import check_config, check_divisible
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import PreparedSplit
 from rgbd_jax.data.splits import open_splits
@@ -77,7 +77,7 @@ class Evaluator:
         measured = metrics.measure(self._model.family, scores.heads, scores.labels, losses)
         return {"clips": len(order), "views": config.eval.clips * config.eval.crops, **measured}, scores
 
-    def _evaluate_views(self, state: TrainState, batch: Batch, schedule: ScheduleValues) -> Mapping[str, Any]:
+    def _evaluate_views(self, state: TrainState, batch: loader.Batch, schedule: ScheduleValues) -> Mapping[str, Any]:
         """Returns logits and losses averaged over the views of each clip.
 
         Views are evaluated one after the other: memory does not depend on their number.
@@ -136,7 +136,7 @@ def _restore(model: Model, workdir: Path, which: str, mesh: Mesh) -> tuple[Train
         state = new_state(model, *matching_weights(model, weights, str(workdir)))
         epoch = config.train.epochs if weights.epoch is None else weights.epoch
         return shard(state, replicated(mesh)), evaluation_schedule(config, max(epoch - 1, 0))
-    folder = find(workdir, which, RetentionPolicy(**config.checkpoint))
+    folder = find(workdir, which)
     shapes = state_shapes(model)
     state = read_state(folder, shapes, state_sharding(shapes, mesh))
-    return state, evaluation_schedule(config, read_run(folder).last_epoch)
+    return state, evaluation_schedule(config, read_metadata(folder).last_epoch)

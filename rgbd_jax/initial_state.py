@@ -1,12 +1,15 @@
 """The initial state of a training: from scratch, from trained weights, or from a training in PyTorch."""
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from rgbd_jax.model import Model, family_of
 from rgbd_jax.models.family import Tree
@@ -106,10 +109,8 @@ def matching_weights(model: Model, weights: TrainedWeights, path: str) -> tuple[
     return from_pytorch({name: weights.tensors[name] for name in match.loaded}, *model.shapes())
 
 
-def _field(config, name: str):
-    for part in name.split("."):
-        config = config[part]
-    return config
+def _field(config: ConfigDict, name: str) -> Any:
+    return functools.reduce(lambda part, key: part[key], name.split("."), config)
 
 
 def _read(field: str, path: str, which: str) -> TrainedWeights:

@@ -100,6 +100,9 @@ class Model:
     Args:
         config: the experiment's config.
         num_classes: number of classes.
+
+    Raises:
+        ValueError: `config.checkpoint.best_metric` is not a metric of the network.
     """
 
     def __init__(self, config: ConfigDict, num_classes: int):
@@ -107,6 +110,9 @@ class Model:
         self.num_classes = num_classes
         self.family = family_of(config.modality)
         self.modalities = STREAMS[config.modality]
+        metric, known = config.checkpoint.best_metric, self.family.metric_names()
+        if metric not in known:
+            raise ValueError(f"config.checkpoint.best_metric={metric!r}: expected one of {', '.join(known)}")
         network = nnx.eval_shape(lambda: self.family.module(config, num_classes))
         self._graph, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
         self._shapes = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)

@@ -83,9 +83,10 @@ def train_step(model: Model, state: TrainState, batch: Batch, schedule: Schedule
         top1 = jnp.mean(metrics.rank_of_label(output.logits, classes) < 1)
         return losses["loss"], (batch_stats, {**losses, "top1": top1})
 
-    params = collectives.gather(state.params, shapes)
+    params, reduce = jax.vjp(lambda params: collectives.gather(params, shapes), state.params)
     grads, (batch_stats, measured) = accumulate_gradients(loss_fn, params, batch, config.train.microbatches)
-    grads = collectives.mean_gradient(grads, shapes)
+    (grads,) = reduce(grads)  # the sum over devices
+    grads = jax.tree.map(lambda x: x / collectives.device_count(), grads)
     if not config.model.sync_batch_norm:
         batch_stats = collectives.pmean(batch_stats)
     measured = collectives.pmean(measured)

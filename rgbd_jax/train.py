@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from rgbd_jax.checkpoint.metric_writers import MetricAccumulator, MetricWriter, 
 from rgbd_jax.checkpoint.model_card import ModelCardData, write_model_card
 from rgbd_jax.checkpoint.provenance import provenance, resumed_provenance
 from rgbd_jax.checkpoint.workdir import check_workdir, write_config
-from rgbd_jax.config import check_config, check_divisible
+from rgbd_jax.config_rules import check_config, check_divisible
 from rgbd_jax.data import loader
 from rgbd_jax.data.splits import open_splits
 from rgbd_jax.evaluate import Evaluator
@@ -104,7 +104,6 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     program = None
 
     def save(metrics: Mapping[str, Any] | None = None) -> None:
-        writer.sync()
         last_epoch = max(step - 1, 0) // steps_per_epoch
         accumulated = accumulator.per_step(step)
         metadata = CheckpointMetadata(batches.get_state(), history, accumulated, config.to_dict(), origin, last_epoch)
@@ -157,7 +156,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                 writer.write(step, "train", {"learning_rate": float(schedule.learning_rate), **metrics})
                 log.info("step %d/%d  epoch %.2f  %s", step, last_step, step / steps_per_epoch, format_metrics(metrics))
                 checkpoints.check_for_errors()
-            if checkpoints.is_due(step):
+            if config.checkpoint.every_steps and step % config.checkpoint.every_steps == 0:
                 save()
         finished = step == last_step and bool(history) and history[-1]["step"] == step
         if not finished:
@@ -170,6 +169,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     return {**best, "latest_top1": history[-1]["top1"], "seconds": round(time.monotonic() - started, 1)}
 
 
-def _model_card(model: Model, history, origin, class_names) -> ModelCardData:
+def _model_card(
+    model: Model, history: Sequence[Mapping[str, Any]], origin: Mapping[str, Any], class_names: Sequence[str]
+) -> ModelCardData:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.shapes()[0]))
     return ModelCardData(model.config.to_dict(), history, origin, class_names, model.num_classes, parameters)

@@ -12,8 +12,8 @@ from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES
 
 from rgbd_jax.checkpoint.checkpoints import CheckpointManager, CheckpointMetadata, find, read_state
 from rgbd_jax.checkpoint.workdir import write_config
-from rgbd_jax.parallel.mesh import make_mesh, state_sharding
 from rgbd_jax.model import Model
+from rgbd_jax.parallel.mesh import make_mesh, state_sharding
 from rgbd_jax.step import TrainState, new_state, state_shapes
 
 

@@ -49,21 +49,6 @@ class ModelCardData:
     best_accuracy: float | None = None
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    @property
-    def best(self) -> Mapping[str, Any] | None:
-        """The best of the evaluated epochs."""
-        return best_epoch(self.history, self.config["checkpoint"]) if self.history else None
-
-    @property
-    def evaluations(self) -> dict[str, Mapping[str, Any]]:
-        """The evaluations in the card by their title; the first one is of these weights. Empty if none is known."""
-        if not self.history or self.best is None:
-            return {}
-        latest = self.history[-1]
-        if self.converted_from:
-            return {"these weights": latest}
-        return {"best and latest": latest} if latest == self.best else {"best": self.best, "latest": latest}
-
 
 def render_model_card(data: ModelCardData) -> str:
     """Returns a model card in Markdown, with the front matter that model hubs read."""
@@ -76,11 +61,9 @@ def render_model_card(data: ModelCardData) -> str:
     )
     environment.filters |= {"cell": _cell, "percent": _percent, "markdown": _escape, "command": _command}
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": False}
-    known = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
     return environment.get_template("model_card.md.jinja").render(
-        known,
-        best=data.best,
-        evaluations=data.evaluations,
+        vars(data),
+        best=best_epoch(data.history, data.config["checkpoint"]) if data.history else None,
         modalities=STREAMS.get(str(data.config.get("modality")), ()),
         now=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         unknown=UNKNOWN,

@@ -1,6 +1,7 @@
 """The folder of a run: its config and class names, and whether a command may resume it."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,12 @@ from rgbd_jax.atomic_write import atomic_write
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
 # Fields that may differ when a run is resumed: they decide how long, how fast or from where, not what.
-MUTABLE_FIELDS = {
-    "": ("init_from", "continue_from"),
-    "data": ("data_dir", "raw_dir", "skip_bad_clips", "workers", "eval_split"),
-    "train": ("epochs", "log_every_steps"),
-    "eval": ("batch_size", "clips", "crops"),
-    "fusion": ("init_rgb_from", "init_depth_from"),
-    "remat": ("stem", "inception", "transformer"),
-    "sharding": ("parameter_shards",),
-    "checkpoint": ("keep_best", "keep_latest", "keep_every_epochs", "every_steps"),
-}
+MUTABLE_FIELDS = re.compile(
+    r"init_from|continue_from|fusion\.init_(rgb|depth)_from"
+    r"|data\.(data_dir|raw_dir|skip_bad_clips|workers|eval_split)"
+    r"|train\.(epochs|log_every_steps)|eval\.\w+|remat\.\w+|sharding\.\w+"
+    r"|checkpoint\.(keep_best|keep_latest|keep_every_epochs|every_steps)"
+)
 
 
 def write_config(workdir: Path, config: ConfigDict, class_names: Sequence[str]) -> None:
@@ -97,12 +94,8 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
     return [
         f"config.{name}: {old.get(name, 'absent')!r} there, {new.get(name, 'absent')!r} here"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not _is_mutable(*name.rpartition("."))
+        if old.get(name) != new.get(name) and not MUTABLE_FIELDS.fullmatch(name)
     ]
-
-
-def _is_mutable(section: str, _: str, field: str) -> bool:
-    return field in MUTABLE_FIELDS.get(section, ())
 
 
 def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:

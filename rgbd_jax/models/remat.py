@@ -10,7 +10,6 @@ from jaxtyping import Array
 
 Result = TypeVar("Result")
 
-CHOICES = ("none", "cheap", "all")
 _PRODUCT, _STATISTICS = "product", "batch_statistics"
 # Batch statistics are always stored: they are small, and recomputing them would repeat an all-reduce.
 _STORED = {"cheap": (_PRODUCT, _STATISTICS), "all": (_STATISTICS,)}

@@ -6,13 +6,13 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from rgbd_jax.data.sampling import intervals, sample_frames
 from rgbd_jax.models.attention import TransformerStack
 from rgbd_jax.models.intermediates import Intermediates
 from rgbd_jax.models.layers import Inception, dtypes_of, scaled
 from rgbd_jax.models.ops import max_pool
 from rgbd_jax.models.recoupling import Recoupling
 from rgbd_jax.models.rngs import ClipRngs
+from rgbd_jax.sampling import intervals, sample_frames
 
 BRANCHES = ("small", "medium", "large")
 INCEPTION_CHANNELS = (160, 112, 224, 24, 64, 64)

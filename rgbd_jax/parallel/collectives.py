@@ -1,21 +1,23 @@
 """Communication of a training step inside `jax.shard_map`; outside it every function returns its argument.
 
-A step communicates: two small all-reduces for each BatchNorm layer (statistics and their gradients), and the gradient
-and metrics, whose all-reduces XLA combines. With parameters split over devices (FSDP), each is gathered before it is
-used and its gradient is reduced and scattered.
+A step communicates: two small all-reduces for each BatchNorm layer (statistics and their gradients), the all-reduce of
+the gradient and one of the metrics. With parameters split over devices (FSDP), each is gathered before it is used and
+its gradient is reduced and scattered.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
 from rgbd_jax.parallel.mesh import DATA, FSDP, sharded_axis
 
 Tree = Mapping[str, Any]
+
+SMALL = 1 << 16  # number of values below which a tensor is cheaper to copy than to sum by itself
 
 
 def pmean(tree: Any) -> Any:
@@ -23,8 +25,16 @@ def pmean(tree: Any) -> Any:
     return jax.lax.pmean(tree, _axes()) if _axes() else tree
 
 
+def device_count() -> int:
+    """Returns the number of devices that share the batch."""
+    return math.prod(jax.lax.axis_size(axis) for axis in _axes())
+
+
 def gather(params: Tree, shapes: Tree) -> Tree:
-    """Returns whole parameters, marked as varying, so that gradients are those of this device's own clips.
+    """Returns whole parameters from those that this device holds, for use with its own clips.
+
+    Its transpose sums gradients over devices, and returns of split parameters this device's part: an all-reduce and a
+    reduce-scatter.
 
     Args:
         params: the parameters, or this device's part of them.
@@ -42,32 +52,22 @@ def gather(params: Tree, shapes: Tree) -> Tree:
     return jax.tree.map(whole, params, shapes)
 
 
-def mean_gradient(grads: Tree, shapes: Tree) -> Tree:
-    """Returns the gradient averaged over all devices; of split parameters, this device's part."""
-    if not _axes():
-        return grads
-
-    def mean(leaf: Array, full: Any) -> Array:
-        shards = jax.lax.axis_size(FSDP)
-        axis = sharded_axis(full.shape, shards)
-        if axis is None:
-            return jax.lax.pmean(leaf, _axes())
-        return jax.lax.pmean(jax.lax.psum_scatter(leaf, FSDP, scatter_dimension=axis, tiled=True), DATA) / shards
-
-    return jax.tree.map(mean, grads, shapes)
-
-
-def global_norm(grads: Tree, shapes: Tree) -> Float[Array, ""]:
+def global_norm(gradient: Tree, shapes: Tree) -> Float[Array, ""]:
     """Returns the Euclidean norm of a gradient of which this device may hold a part."""
-    if not _axes():
-        return optax.tree.norm(grads)
-
-    def square(leaf: Array, full: Any) -> Array:
-        total = jnp.sum(jnp.square(leaf))
-        return total if sharded_axis(full.shape, jax.lax.axis_size(FSDP)) is None else jax.lax.psum(total, FSDP)
-
-    return jnp.sqrt(sum(jax.tree.leaves(jax.tree.map(square, grads, shapes))))
+    shards = jax.lax.axis_size(FSDP) if _axes() else 1
+    leaves: dict[bool, list[Array]] = {False: [], True: []}
+    for leaf, full in zip(jax.tree.leaves(gradient), jax.tree.leaves(shapes), strict=True):
+        leaves[sharded_axis(full.shape, shards) is not None].append(leaf)
+    split = jax.lax.psum(_sum_of_squares(leaves[True]), FSDP) if leaves[True] else 0.0
+    return jnp.sqrt(_sum_of_squares(leaves[False]) + split)
 
 
 def _axes() -> tuple[str, ...]:
     return jax.sharding.get_abstract_mesh().manual_axes
+
+
+def _sum_of_squares(leaves: list[Array]) -> Array | float:
+    """Returns the sum of the squares of all values; small tensors are concatenated, so that one sum is compiled."""
+    small = [leaf.ravel() for leaf in leaves if leaf.size <= SMALL]
+    large = [leaf for leaf in leaves if leaf.size > SMALL]
+    return sum(jnp.sum(jnp.square(leaf)) for leaf in (*large, *([jnp.concatenate(small)] if small else [])))

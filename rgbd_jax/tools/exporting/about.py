@@ -99,7 +99,7 @@ def about(trained: TrainedNetwork, which: str, form: str, details: dict[str, Any
 
 def _preprocessing(trained: TrainedNetwork, modalities: Sequence[str]) -> dict[str, Any]:
     config = trained.config
-    (crop,) = transforms.evaluation_transforms(config.data.transforms, config.clip.size, 1)
+    crop = transforms.draw_transform(config, None)
     result: dict[str, Any] = {
         "frames": {"count": config.clip.frames, "rule": FRAMES_RULE},
         "space": {
