@@ -32,9 +32,9 @@ def test_the_evaluator_scores_a_clip_by_the_mean_over_its_views(small_demo, monk
     all_views = loader.views
 
     def probabilities():
-        figures, scores = evaluator.measure(state, evaluation_schedule(config, 1))
-        assert (figures["clips"], figures["views"]) == (24, 6)
-        return {name: np.asarray(jax.nn.softmax(logits)) for name, logits in scores.heads.items()}, figures["loss"]
+        result, scores = evaluator.measure(state, evaluation_schedule(config, 1))
+        assert (result["clips"], result["views"]) == (24, 6)
+        return {name: np.asarray(jax.nn.softmax(logits)) for name, logits in scores.heads.items()}, result["loss"]
 
     averaged, loss = probabilities()
     alone = []
