@@ -88,7 +88,7 @@ class NameTable:
         rows: (name here, name in PyTorch), in the order in which PyTorch registers the modules. A word in angle
             brackets stands for any of its alternatives; <block> is the index into weights that are stacked here.
         words: word -> alternative here -> alternative in PyTorch.
-        layouts: last part of a row's name, or word.alternative -> axes here and in PyTorch; others are the same in both.
+        layouts: last part of a row's name, or word.alternative -> axes here and in PyTorch, where they differ.
         class_heads: names of the last layers of the class heads, which other classes cannot use.
         parts: pattern of tensors' names -> the part of the network that they are, for reports; the first one counts.
         marker: a tensor that no other family has.
@@ -125,7 +125,7 @@ class NameTable:
         return {part: rank for rank, part in enumerate(parts)}
 
     def in_order(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the tensors of a network in the order of PyTorch's state dict, by which its optimizers number them."""
+        """Returns tensors in the order of PyTorch's state dict, by which its optimizers number them."""
         rank = self._rank
         return dict(
             sorted(

@@ -135,7 +135,7 @@ class _Instructions(dict):
 class _Unpickler(pickle._Unpickler):
     """Python's unpickler, confined to our two tables.
 
-    It is the one written in Python: that in C has no table of instructions, and a file can make its memo fill all memory.
+    The one written in Python: that in C has no table of instructions, and its memo can be made to fill all memory.
 
     Args:
         stream: the pickle.
@@ -230,7 +230,7 @@ def _read_zip(file: BinaryIO) -> Any:
             )
         if packed := [n for n, e in entries.items() if e.compress_type or e.compress_size != e.file_size]:
             raise ConversionError(
-                f"its entry {packed[0]!r} is compressed, which PyTorch never does: unpack the archive and pack it again "
+                f"its entry {packed[0]!r} is compressed, which PyTorch never does: unpack it and pack it again "
                 "uncompressed (zip -0 -r)"
             )
         if damaged := archive.testzip():
@@ -303,7 +303,7 @@ def _check_extent(value: Any, file_size: int) -> None:
         raise ConversionError(f"its values are nested deeper than {MAX_DEPTH}, or are more than {MAX_VALUES}")
     if nbytes > MAX_EXPANSION * file_size + FREE_BYTES:
         raise ConversionError(
-            f"its tensors are more than {MAX_EXPANSION} times as large as the file: expanded tensors (stride 0) or views "
+            f"its tensors are more than {MAX_EXPANSION} times as large as the file: expanded (stride 0) or views "
             "of one storage; save contiguous copies (tensor.contiguous()) instead"
         )
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from rgbd_jax.parallel.sharded_step import parallel_train_step, spread_over
 
 from benchmarking import memory, worker
 from benchmarking.blocks import seconds_by_block
 from rgbd_jax.parallel.mesh import by_clip, global_batch, make_mesh, place, replicated, state_sharding
-from rgbd_jax.parallel.sharded_step import parallel_train_step, spread_over
 from rgbd_jax.pytorch.decoupled_names import DECOUPLED
 from rgbd_jax.step import ScheduleValues, Stream
 
