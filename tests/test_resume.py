@@ -15,10 +15,10 @@ import pytest
 
 from rgbd_jax.checkpoint.checkpoints import list_checkpoints, read_metadata
 from rgbd_jax.checkpoint.metric_writers import TIMING_METRICS, MetricAccumulator, NonFiniteLossError
-from rgbd_jax.checkpoint.preemption import PreemptedError
 from rgbd_jax.checkpoint.provenance import fingerprint, provenance, resumed_provenance
 from rgbd_jax.data.source import open_split, prepared_directory
 from rgbd_jax.evaluate import Evaluator, evaluate
+from rgbd_jax.parallel.preemption import PreemptedError
 from rgbd_jax.train import train
 from tests.conftest import ROOT
 from tests.test_main import TINY
@@ -136,11 +136,11 @@ def test_provenance_follows_a_run_and_other_training_clips_are_refused(whole, sm
 def test_the_command_ends_with_a_status_of_its_own(whole, small_demo, tmp_path):
     """SIGTERM right at the start, when nothing has been computed yet: the state of step 0 is saved."""
     script = (
-        "import os, signal, sys, threading; from rgbd_jax.checkpoint import preemption\n"
-        "original = preemption.StopRequests.__enter__\n"
+        "import os, signal, sys, threading; from rgbd_jax.parallel import preemption\n"
+        "original = preemption.PreemptionSync.__enter__\n"
         "def enter(self):\n"
         "    entered = original(self); os.kill(os.getpid(), signal.SIGTERM); return entered\n"
-        "preemption.StopRequests.__enter__ = enter\n"
+        "preemption.PreemptionSync.__enter__ = enter\n"
         "sys.argv[0] = 'main'\n"
         "import runpy; runpy.run_module('rgbd_jax.main', run_name='__main__')\n"
     )

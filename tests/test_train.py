@@ -15,7 +15,7 @@ from rgbd_jax import train as train_module
 from rgbd_jax.checkpoint.checkpoints import list_checkpoints
 from rgbd_jax.checkpoint.metric_writers import NonFiniteLossError
 from rgbd_jax.evaluate import evaluate
-from rgbd_jax.step import Stream
+from rgbd_jax.model import Model
 from rgbd_jax.train import train
 from tests.tiny import saved_state, tiny_config
 
@@ -51,8 +51,8 @@ def test_result_and_figures(trained):
 
 def test_training_moves_every_weight_and_statistic(trained):
     config, workdir, _ = trained
-    start, end = Stream(config, 12).init(config.seed), saved_state(config, workdir)
-    for before, after in ((start.params, end.params), (start.batch_stats, end.batch_stats)):
+    (params, batch_stats), end = Model(config, 12).init(config.seed), saved_state(config, workdir)
+    for before, after in ((params, end.params), (batch_stats, end.batch_stats)):
         still = [
             jax.tree_util.keystr(path)
             for path, (a, b) in jax.tree_util.tree_leaves_with_path(

@@ -101,9 +101,9 @@ class CheckpointManager:
     def _save_errors(self, kind: str, step: int | None) -> Iterator[None]:
         try:
             yield
+        except SaveError:
+            raise
         except Exception as error:  # Orbax and TensorStore raise all kinds
-            if isinstance(error, SaveError) or distributed.lost_contact(error):
-                raise
             earlier = list_checkpoints(self._workdir)
             intact = f"{earlier[0]} is intact" if earlier else "there is no earlier one"
             raise SaveError(
@@ -151,7 +151,7 @@ def restore_latest(workdir: Path, abstract_state: Any, sharding: Any) -> tuple[A
         ValueError: all of them are damaged, or the latest one is of another network or version.
     """
     folders, problems = list_checkpoints(workdir), []
-    distributed.wait_for_all("the checkpoints are listed")
+    distributed.barrier("the checkpoints are listed")
     if distributed.is_primary():
         for folder in folders:
             if (damage := find_damage(folder)) is None:
@@ -221,6 +221,14 @@ class _EveryEpochs(PreservationPolicy):
         return [bool(self.n and info.metrics and info.metrics["epoch"] % self.n == 0) for info in checkpoints]
 
 
+class _OrbaxManager(ocp.CheckpointManager):
+    """Leaves JAX's preemption sync points to `PreemptionSync`: Orbax would pass them numbers of its own."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns False: the training decides when it saves."""
+        return False
+
+
 def _orbax_manager(folder: Path, policy: PreservationPolicy) -> ocp.CheckpointManager:
     def add_checksums() -> None:
         for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):  # only the one that is about to get its name
@@ -236,7 +244,7 @@ def _orbax_manager(folder: Path, policy: PreservationPolicy) -> ocp.CheckpointMa
         ),
         multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
     )
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+    return _OrbaxManager(folder.absolute(), options=options)
 
 
 def _score(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> float:

@@ -14,7 +14,7 @@ from rgbd_jax.checkpoint.workdir import read_config
 from rgbd_jax.data import transforms
 from rgbd_jax.inference.trained import TrainedNetwork
 from rgbd_jax.modalities import STREAMS
-from rgbd_jax.pytorch.workdir import is_workdir
+from rgbd_jax.pytorch.weights import is_workdir
 from rgbd_jax.tools.exporting.function import OUTPUTS, input_shape, weights_digest
 
 FORMAT = 1
@@ -99,7 +99,7 @@ def about(trained: TrainedNetwork, which: str, form: str, details: dict[str, Any
 
 def _preprocessing(trained: TrainedNetwork, modalities: Sequence[str]) -> dict[str, Any]:
     config = trained.config
-    (crop,) = transforms.evaluation_transforms(config.data.transforms, config.clip.size, 1)
+    crop = transforms.draw_transform(config, None)
     result: dict[str, Any] = {
         "frames": {"count": config.clip.frames, "rule": FRAMES_RULE},
         "space": {
