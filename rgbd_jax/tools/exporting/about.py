@@ -14,7 +14,7 @@ from rgbd_jax.checkpoint.workdir import read_config
 from rgbd_jax.data import transforms
 from rgbd_jax.inference.trained import TrainedNetwork
 from rgbd_jax.modalities import STREAMS
-from rgbd_jax.pytorch.workdir import is_workdir
+from rgbd_jax.pytorch.weights import is_workdir
 from rgbd_jax.tools.exporting.function import OUTPUTS, input_shape, weights_digest
 
 FORMAT = 1
