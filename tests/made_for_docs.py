@@ -11,8 +11,8 @@ from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES
 
 from rgbd_jax.inference.video import write_video
 from rgbd_jax.pytorch.torch_file import write_torch
-from tests.pytorch.networks import checkpoint, manifest_of, random_state_dict
 from tests.made_raw_data import video_of
+from tests.pytorch.networks import checkpoint, manifest_of, random_state_dict
 
 NVGESTURE_CLASSES = 25
 CONTINUED = "Checkpoints/I3DWTrans-NvGesture-M/checkpoint.pth.tar"
