@@ -1,9 +1,11 @@
 """Checks of a config's values that would otherwise fail late, or worse, not at all."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from ml_collections import ConfigDict, config_dict
+from absl import flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
 from rgbd_jax.data.transforms import CROPS
 from rgbd_jax.metrics import metric_names
@@ -139,6 +141,37 @@ def default_config(modality: str = "rgb") -> ConfigDict:
     return config
 
 
+def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Returns the config of a file with overrides applied.
+
+    Args:
+        spec: path of a config file, or name of one that comes with the package, with an argument such as the modality
+            after a colon: "configs/ntu_cs.py:depth", "ntu_cs:depth".
+        overrides: flags such as "--config.train.batch_size=48".
+
+    Raises:
+        ValueError: there is no such file, or a field does not exist or cannot have the value.
+    """
+    name, _, argument = spec.partition(":")
+    path = Path(name) if name.endswith(".py") else _packaged_configs() / f"{name}.py"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in _packaged_configs().glob("[!_]*.py")))
+        raise ValueError(f"--config={spec}: no such file; the package has {known}")
+    argv = ["", f"--config={path}{':' if argument else ''}{argument}", *overrides]
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
+    try:
+        unparsed = values(argv)[1:]
+    except (AttributeError, KeyError, flags.UnrecognizedFlagError) as error:
+        detail = " ".join(str(error).strip("\"'").replace("\\n", " ").split())
+        raise ValueError(f"--config={spec}: no such field: {detail}") from error
+    except (TypeError, ValueError, flags.Error) as error:
+        raise ValueError(f"--config={spec}: {error}") from error
+    if unparsed:
+        raise ValueError(f"unexpected arguments: {' '.join(unparsed)}")
+    return config.value
+
+
 def check_config(config: ConfigDict) -> None:
     """Checks the fields of model, loss and loop; those of the data are checked where the data are read.
 
@@ -258,3 +291,9 @@ def _rules(config: ConfigDict) -> Iterator[tuple[str, object, bool, str]]:
     yield "schedule.warm_up_epochs", schedule.warm_up_epochs, warm_up, "expected less than config.train.epochs"
     every_epoch = schedule.name != "plateau" or train.evaluate_every_epochs == 1
     yield "schedule.name", schedule.name, every_epoch, 'expected config.train.evaluate_every_epochs=1 with "plateau"'
+
+
+def _packaged_configs() -> Path:
+    import rgbd_jax.configs
+
+    return Path(rgbd_jax.configs.__file__).parent
