@@ -1,0 +1,181 @@
+"""Puts numbers, figures and film strips of a run into one HTML page that needs nothing else."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+import rgbd_jax
+from rgbd_jax.metrics import accuracies
+from rgbd_jax.tools.report import charts, summary
+from rgbd_jax.tools.report.explanations import ClipExplanation, ClipsMissingError, explain, film_strip, strip_frames
+from rgbd_jax.tools.report.source import Source
+from rgbd_jax.tools.report.summary import Compared, Predictions
+
+MAX_PAIRS = 60  # rows of the table of confused pairs
+MAX_MATRIX = 30  # classes of a confusion matrix that is printed as a table too
+PLOTLY = {"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+
+Table = tuple[list[str], list[tuple]]  # columns, rows of text, numbers of clips (int) and rates (float)
+
+log = logging.getLogger("rgbd_jax")
+
+
+def render(source: Source, *, errors: int = 12, correct: int = 4) -> str:
+    """Returns the page of a run as HTML.
+
+    Args:
+        source: what exists of it.
+        errors: how many incorrect clips are shown, the most confident ones.
+        correct: how many correct clips are shown for comparison.
+    """
+    scores, predictions = source.scores, Predictions.of(source.scores)
+    folders = [file.parents[1] for file in source.runs.files]
+    names = [folder.resolve().name for folder in folders]
+    rows = summary.compare(source.runs, names if len(set(names)) == len(names) else list(map(str, folders)))
+    figures = _figures(source, predictions, rows)
+    indices = predictions.confident_errors(errors)
+    indices += predictions.correct_examples(indices, correct)
+    clips, no_clips = [], "no clips are requested"
+    try:
+        explanations = explain(source, indices) if indices else []
+        clips = [_shown(explanation, source, predictions) for explanation in explanations]
+        if clips:
+            figures |= _clip_figures(explanations, clips)
+    except ClipsMissingError as error:
+        no_clips = str(error)
+        log.warning("clips and their explanations are left out: %s", error)
+    loader = jinja2.PackageLoader("rgbd_jax.tools.report", "")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters |= {"html": figure_html, "percent": _percent}
+    return environment.get_template("report.html").render(
+        source=source,
+        scores=scores,
+        predictions=predictions,
+        metrics=accuracies(scores.heads["logits"], scores.labels),
+        interval=summary.wilson_interval(int(predictions.correct.sum()), len(scores.labels)),
+        findings=summary.findings(source, predictions, rows),
+        settings=summary.settings(source.config) if source.config is not None else [],
+        compared=rows,
+        tables=_tables(source, predictions, rows),
+        figures=figures,
+        clips=clips,
+        no_clips=no_clips,
+        plotly=Markup(get_plotlyjs()),
+        version=rgbd_jax.__version__,
+    )
+
+
+def figure_html(figure: go.Figure, name: str) -> Markup:
+    """Returns a figure as HTML; Plotly escapes what would end its script element."""
+    height = f"{figure.layout.height}px"
+    options: dict[str, Any] = {"full_html": False, "include_plotlyjs": False, "default_height": height}
+    return Markup(figure.to_html(config=PLOTLY, div_id=f"chart-{name}", **options))
+
+
+def _figures(source: Source, predictions: Predictions, rows: Sequence[Compared]) -> dict[str, go.Figure]:
+    heads, figures = source.scores.heads, charts.training_charts(source)
+    figures["confusion"] = charts.confusion_chart(predictions)
+    figures["scatter"], figures["classes"] = charts.class_charts(predictions)
+    figures["reliability"], figures["confidence"] = charts.calibration_charts(predictions)
+    if len(heads) > 1:
+        figures["agreement"] = charts.head_chart(heads, summary.agreement(heads), ".1%")
+        figures["cka"] = charts.head_chart(heads, summary.cka(heads), ".3f")
+    if len(rows) > 1:
+        compared = charts.comparison_charts(rows, predictions)
+        figures |= zip(("runs", "patterns", "differences"), compared, strict=False)
+    return figures
+
+
+def _clip_figures(explanations: Sequence[ClipExplanation], clips: Sequence[Mapping[str, Any]]) -> dict[str, go.Figure]:
+    titles = ["{name}: {true}, predicted as {predicted}".format(**clip) for clip in clips]
+    figures = {}
+    for modality in explanations[0].modalities:
+        if weights := charts.weights_chart(explanations, titles, modality):
+            figures[f"weights-{modality}"] = weights
+        figures[f"attention-{modality}"] = charts.attention_chart(explanations, titles, modality)
+    return figures
+
+
+def _shown(explanation: ClipExplanation, source: Source, predictions: Predictions) -> dict[str, Any]:
+    """Returns what the template shows of a clip; it may be one view of several that were scored."""
+    i, names = explanation.index, predictions.class_names
+    best = np.argsort(-predictions.probabilities[i], kind="stable")[:3]
+    strips, weights = [], {}
+    for modality, part in explanation.modalities.items():
+        title = summary.head_title(modality)
+        strips += [(f"{title} {kind}".strip(), picture) for kind, picture in film_strip(part)]
+        if part.weights is not None:
+            weights[f"{title} weights"] = (part.weights / max(float(part.weights.max()), 1e-9)).round(3).tolist()
+    return {
+        "name": source.scores.names[i],
+        "true": names[predictions.labels[i]],
+        "predicted": names[predictions.predicted[i]],
+        "correct": bool(predictions.correct[i]),
+        "one_view": names[explanation.probabilities.argmax()],
+        "best": [(names[label], float(predictions.probabilities[i, label])) for label in best],
+        "frames": [frame + 1 for frame in strip_frames(len(part.frames))],
+        "strips": strips,
+        "weights": weights,
+    }
+
+
+def _tables(source: Source, predictions: Predictions, compared: Sequence[Compared]) -> dict[str, Table]:
+    """Returns the tables: text, numbers of clips as int, and rates as float."""
+    names, confusion = predictions.class_names, predictions.confusion
+    clips, predicted = confusion.sum(1).tolist(), confusion.sum(0).tolist()
+    accuracy, precision = predictions.accuracy.tolist(), predictions.precision.tolist()
+    errors = confusion - np.diag(np.diag(confusion))
+    mostly = [f"{names[row.argmax()]} ({row.max()})" if row.any() else "" for row in errors]
+    tables: dict[str, Table] = {}
+    columns = ["class", "clips", "accuracy", "precision", "predictions", "most often predicted as"]
+    order = predictions.worst_classes()
+    rows: list[tuple] = [(names[i], clips[i], accuracy[i], precision[i], predicted[i], mostly[i]) for i in order]
+    tables["classes"] = columns, rows
+    pairs = predictions.confused_pairs()[:MAX_PAIRS]
+    rows = [(names[true], names[other], count, count / clips[true], back) for true, other, count, back in pairs]
+    tables["pairs"] = ["true class", "predicted as", "clips", "of the class", "reverse"], rows
+    if len(names) <= MAX_MATRIX:
+        rows = [(name, *row) for name, row in zip(names, confusion.tolist(), strict=True)]
+        tables["confusion"] = ["true class", *names], rows
+    if source.metadata and source.metadata.history:
+        tables["history"] = _history_table(source.metadata.history)
+    columns = ["head", "top-1 accuracy", "correct unlike the final prediction", "incorrect unlike it"]
+    tables["heads"] = columns, list(summary.head_rows(source.scores.heads, predictions))
+    runs = [row for row in compared if row.kind == "run"]
+    others = np.sum([run.correct for run in runs], axis=0) - 1  # of a clip that a run has correct
+    only = [int((row.correct & (others == 0)).sum()) if row in runs else "" for row in compared]
+    rows = [
+        (row.name, row.modality, row.step or "", row.top1, row.top5, row.mean_per_class, unique)
+        for row, unique in zip(compared, only, strict=True)
+    ]
+    tables["runs"] = ["run", "modality", "step", "top-1", "top-5", "mean per class", "clips only it has correct"], rows
+    rates = np.stack([row.class_accuracy for row in compared if row.kind != "late fusion"])  # rows k
+    spread = rates.max(0) - rates.min(0)  # k
+    order = np.argsort(-np.nan_to_num(spread, nan=-1.0), kind="stable")
+    rows = [(names[i], *rates[:, i].tolist(), float(spread[i])) for i in order]
+    run_names = [row.name for row in compared if row.kind != "late fusion"]
+    tables["class_comparison"] = ["class", *run_names, "difference"], rows
+    return tables
+
+
+def _history_table(history: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns the validation metrics of every evaluated epoch."""
+    columns = [name for name in history[-1] if name not in ("clips", "views")]
+    rates = tuple(name for name in columns if name.startswith(("top", "mean_per_class", "reference_protocol")))
+    rows = []
+    for epoch in history:
+        values = {name: epoch.get(name, math.nan) for name in columns}
+        rows.append(tuple(f"{v:.4g}" if isinstance(v, float) and n not in rates else v for n, v in values.items()))
+    return [name.replace("_", " ") for name in columns], rows
+
+
+def _percent(rate: float) -> str:
+    return "\N{EN DASH}" if math.isnan(rate) else f"{rate:.1%}"
