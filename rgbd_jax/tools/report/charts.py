@@ -17,6 +17,8 @@ from rgbd_jax.tools.report.explanations import BRANCHES, ClipExplanation
 from rgbd_jax.tools.report.source import Source
 from rgbd_jax.tools.report.summary import (
     BINS,
+    HEAD_SUMS,
+    HEAD_TITLES,
     Compared,
     Heads,
     Predictions,
@@ -95,15 +97,17 @@ def confusion_chart(predictions: Predictions) -> go.Figure:
     many = k > MAX_ROWS  # the diagonal would outshine the errors
     names = np.array([f"{label} {plain(name, 24)}" for label, name in enumerate(predictions.class_names)])
     figure = _figure("predicted class", "true class", height=800)
-    views = {"normalised by row": (rates, ".0%"), "number of clips": (counts, "d")}
+    views = {"normalised by row": (rates, ".0%"), "number of clips": (counts, ".0f")}
     buttons = []
     for title, (values, form) in views.items():
         for errors_only in (False, True):
             shown = np.where(errors_only & np.eye(k, dtype=bool), np.nan, values).astype(np.float32)
-            style: dict[str, Any] = {"texttemplate": f"%{{z:{form}}}"} if k <= MAX_LABELLED else {}
-            style |= {"xgap": 1, "ygap": 1} if k <= MAX_ROWS else {}
+            style: dict[str, Any] = {"xgap": 1, "ygap": 1} if k <= MAX_ROWS else {}
+            if k <= MAX_LABELLED:
+                text = [[format(value, form) if value > 0 else "" for value in row] for row in shown]
+                style |= {"text": text, "texttemplate": "%{text}"}
             style |= {"colorbar": {"tickformat": form, "thickness": 10}, "visible": len(figure.data) == many}
-            rate = "" if form == "d" else ", %{z:.1%} of the class"
+            rate = "" if values is counts else ", %{z:.1%} of the class"
             hover = f"<b>%{{y}}</b><br>predicted as <b>%{{x}}</b><br>%{{customdata}} clips{rate}<extra></extra>"
             style |= {"hovertemplate": hover, "hoverongaps": False, "colorscale": "Blues"}
             figure.add_heatmap(z=shown, x=names, y=names, customdata=counts.astype(np.int32), **style)
@@ -201,6 +205,9 @@ def training_charts(source: Source) -> dict[str, go.Figure]:
         "temperature": {"temperature": {"color": GREEN, "shape": "hv"}},
         "gradient_norm": {"train gradient_norm": {"color": PURPLE}},
     }
+    titles = {f"validation {metric}": " + ".join(map(head_title, heads)) for metric, heads in HEAD_SUMS.items()}
+    titles |= {f"{kind} top{k}": f"{kind} top-{k}" for kind in source.curves for k in (1, 5)}
+    titles |= {f"validation top1_{head}": title for head, title in HEAD_TITLES.items()}
     figures = {}
     for title, styles in lines.items():
         many = len(styles) > 1
@@ -209,7 +216,7 @@ def training_charts(source: Source) -> dict[str, go.Figure]:
         for name, line in styles.items():
             steps, values = curves.get(name, ([], []))
             if steps:
-                options = {"name": name.replace("_", " ").replace("top", "top-"), "line": line, "hovertemplate": form}
+                options = {"line": line, "hovertemplate": form, "name": titles.get(name, name.replace("_", " "))}
                 mode = "lines+markers" if len(steps) == 1 else "lines"
                 figure.add_scatter(x=[step / scale for step in steps], y=values, mode=mode, **options)
         if figure.data:
@@ -235,7 +242,8 @@ def weights_chart(clips: Sequence[ClipExplanation], titles: Sequence[str], modal
     lines.append((np.mean(weights, axis=0), "mean of these clips", {"line": {"color": BLUE, "width": 3}}))
     for values, name, style in lines:
         hover = f"frame %{{x}}: %{{y:.3f}}<extra>{name}</extra>"
-        figure.add_scatter(x=np.arange(1, len(values) + 1), y=values, name=name, hovertemplate=hover, **style)
+        x = np.arange(1, len(values) + 1)
+        figure.add_scatter(x=x, y=values, mode="lines", name=name, hovertemplate=hover, **style)
     return figure
 
 

@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 
 import rgbd_jax
 from rgbd_jax.metrics import accuracies
+from rgbd_jax.modalities import MODALITIES
 from rgbd_jax.tools.report import charts, summary
 from rgbd_jax.tools.report.explanations import ClipExplanation, ClipsMissingError, explain, film_strip, strip_frames
 from rgbd_jax.tools.report.source import Source
@@ -66,6 +67,7 @@ def render(source: Source, *, errors: int = 12, correct: int = 4) -> str:
         compared=rows,
         tables=_tables(source, predictions, rows),
         figures=figures,
+        modalities={modality: summary.head_title(modality) for modality in MODALITIES},
         clips=clips,
         no_clips=no_clips,
         plotly=Markup(get_plotlyjs()),
