@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
+import numpy as np
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -40,7 +41,7 @@ def main() -> None:
     with chromium() as browser:
         (report if args.what == "report" else page)(browser, args.workdir, args.out)
     # The last two bits of a colour are not visible, and a third of the file.
-    cv2.imwrite(str(args.out), cv2.imread(str(args.out)) | 3, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    cv2.imwrite(str(args.out), np.asarray(cv2.imread(str(args.out))) | np.uint8(3), [cv2.IMWRITE_PNG_COMPRESSION, 9])
     if args.out.stat().st_size > MAX_BYTES:
         sys.exit(f"error: {args.out} has {args.out.stat().st_size} bytes, expected at most {MAX_BYTES}")
 
@@ -67,11 +68,22 @@ def report(browser: "Browser", workdir: Path, out: Path) -> None:
     """Pictures parts of a run's report."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.html"
-        command = [sys.executable, "-m", "rgbd_jax", "report", workdir, "--errors=1", "--correct=0", f"--out={file}"]
+        command = [
+            sys.executable,
+            "-m",
+            "rgbd_jax",
+            "report",
+            str(workdir),
+            "--errors=1",
+            "--correct=0",
+            f"--out={file}",
+        ]
         subprocess.run(command, check=True)
         opened = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
         opened.goto(file.as_uri())
         opened.add_style_tag(content=f"{HIDDEN} {{ display: none !important; }} .layout {{ display: block; }}")
+        opened.evaluate("dispatchEvent(new Event('resize'))")  # the charts fill the page
+        opened.wait_for_timeout(1000)
         opened.screenshot(path=out, full_page=True)
 
 

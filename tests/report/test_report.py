@@ -98,7 +98,7 @@ def test_missing_clips_are_left_out_and_the_page_says_why(run, tmp_path):
     with pytest.raises(ClipsMissingError, match="rgbd_demo is not prepared in"):
         explain(read_source(run, data_dir=tmp_path), [0])
     page = render(read_source(run, data_dir=tmp_path))
-    assert "Left out: clips and explanations. the data set rgbd_demo is not prepared" in page
+    assert "Left out: clips and explanations; the data set rgbd_demo is not prepared" in page
     assert charts(page) == [*TRAINING_CHARTS, *SCORE_CHARTS]
     assert '<article class="clip' not in page
 
@@ -163,9 +163,9 @@ def test_unusable_input_is_refused_in_one_line(tmp_path, capsys, small_demo):
     file.parent.mkdir(parents=True)
     file.write_bytes(scores_file(a, "validation").read_bytes()[:3000])
     for arguments, message in (
-        ((tmp_path / "absent",), "absent does not exist; expected the folder of a run"),
-        ((file,), "is a file; expected the folder of a run"),
-        ((tmp_path / "empty",), "has neither scores of split 'validation'"),
+        ((tmp_path / "absent",), "absent has neither scores of split 'validation'"),
+        ((file,), "validation.npz has neither scores of split 'validation'"),
+        ((tmp_path / "empty",), "empty has neither scores of split 'validation'"),
         ((a, "--split", "test"), "has neither scores of split 'test'"),
         ((tmp_path / "new",), "has no checkpoint of a whole epoch yet"),
         ((tmp_path / "damaged",), "is not a whole .npz file of scores"),

@@ -76,7 +76,9 @@ def read_source(
         ValueError: a file is damaged, or the runs have scores of different clips; names the file.
     """
     folders = [workdir, *others]
-    _check_folders(folders)
+    resolved = [folder.resolve() for folder in folders]
+    if twice := [folder for folder, path in zip(folders, resolved, strict=True) if resolved.count(path) > 1]:
+        raise ValueError(f"{twice[0]} is given twice: compare a run with others")
     own = _run_config(workdir, data_dir)
     if own is not None and config is not None:
         raise ValueError(f"{workdir} is a run with its own config: omit --config")
@@ -118,17 +120,6 @@ def read_curves(file: Path) -> dict[str, dict[str, Curve]]:
                 "remove the line"
             ) from error
     return curves
-
-
-def _check_folders(folders: Sequence[Path]) -> None:
-    resolved = [folder.resolve() for folder in folders]
-    for folder in folders:
-        if not folder.exists():
-            raise FileNotFoundError(f"{folder} does not exist; expected the folder of a run")
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is a file; expected the folder of a run (rgbd convert makes one)")
-        if resolved.count(folder.resolve()) > 1:
-            raise ValueError(f"{folder} is given twice: compare a run with others")
 
 
 def _run_config(workdir: Path, data_dir: Path | None) -> ConfigDict | None:
