@@ -151,20 +151,18 @@ def _tables(source: Source, predictions: Predictions, compared: Sequence[Compare
         tables["history"] = _history_table(source.metadata.history)
     columns = ["head", "top-1 accuracy", "correct unlike the final prediction", "incorrect unlike it"]
     tables["heads"] = columns, list(summary.head_rows(source.scores.heads, predictions))
-    runs = [row for row in compared if row.kind == "run"]
-    others = np.sum([run.correct for run in runs], axis=0) - 1  # of a clip that a run has correct
-    only = [int((row.correct & (others == 0)).sum()) if row in runs else "" for row in compared]
+    correct_runs = np.sum([row.correct for row in compared if row.kind == "run"], axis=0)  # n
+    only = [int((row.correct & (correct_runs == 1)).sum()) if row.kind == "run" else "" for row in compared]
     rows = [
         (row.name, row.modality, row.step or "", row.top1, row.top5, row.mean_per_class, unique)
         for row, unique in zip(compared, only, strict=True)
     ]
     tables["runs"] = ["run", "modality", "step", "top-1", "top-5", "mean per class", "clips only it has correct"], rows
-    rates = np.stack([row.class_accuracy for row in compared if row.kind != "late fusion"])  # rows k
-    spread = rates.max(0) - rates.min(0)  # k
-    order = np.argsort(-np.nan_to_num(spread, nan=-1.0), kind="stable")
-    rows = [(names[i], *rates[:, i].tolist(), float(spread[i])) for i in order]
-    run_names = [row.name for row in compared if row.kind != "late fusion"]
-    tables["class_comparison"] = ["class", *run_names, "difference"], rows
+    rates = {row.name: row.class_accuracy for row in compared if row.kind != "late fusion"}
+    differences = np.ptp(list(rates.values()), axis=0)  # k
+    order = np.argsort(-np.nan_to_num(differences, nan=-1.0), kind="stable")
+    values = np.stack([*rates.values(), differences], 1).tolist()  # k columns
+    tables["class_comparison"] = ["class", *rates, "difference"], [(names[i], *values[i]) for i in order]
     return tables
 
 

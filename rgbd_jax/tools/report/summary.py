@@ -1,4 +1,4 @@
-"""The numbers of the report: accuracies, per-class metrics, calibration, heads, compared runs, and its tables."""
+"""The numbers of the report: per-class metrics, calibration, heads, compared runs, findings and settings."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from rgbd_jax.scores import Scores
 from rgbd_jax.tools.fuse import Runs
 from rgbd_jax.tools.report.source import Source
 
-# Titles and sums of the heads, until they come from `rgbd_jax.model.family_of(modality)` (heads, head_sums).
+# Titles of the heads, and the sums of heads that are evaluated: to be taken from the network families.
 HEAD_TITLES = {
     "logits": "final prediction",
     "small": "small branch",
