@@ -24,11 +24,10 @@ PORT = 7861
 TIME = 0.3  # seconds into the page's videos
 MAX_BYTES = 400_000  # of a picture in the repository
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# Parts of the report that are pictured; none with paths of the machine that made it.
-HIDDEN = "header, nav, footer, section > h2, #overview > :not(.tiles, #findings), #training > :not(:nth-child(2)), "
-HIDDEN += (
-    "#classes > :not(figure:first-of-type), #clips > :not(.clip:first-of-type), #explanations, #heads, #comparison"
-)
+RGBD = [sys.executable, "-m", "rgbd_jax"]
+# Parts of the report that are not pictured; paths of the machine that made it are among them.
+HIDDEN = """header, nav, footer, section > h2, #explanations, #heads, #comparison, #overview > :not(.tiles, #findings),
+#training > :not(:nth-child(2)), #classes > :not(figure:first-of-type), #clips > :not(.clip:first-of-type)"""
 
 
 def main() -> None:
@@ -38,8 +37,11 @@ def main() -> None:
     parser.add_argument("workdir", type=Path, help="folder of an evaluated run")
     parser.add_argument("--out", type=Path, required=True, help="the picture: .png")
     args = parser.parse_args()
-    with chromium() as browser:
-        (report if args.what == "report" else page)(browser, args.workdir, args.out)
+    try:
+        with chromium() as browser:
+            (report if args.what == "report" else page)(browser, args.workdir, args.out)
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"error: {error}")
     # The last two bits of a colour are not visible, and a third of the file.
     cv2.imwrite(str(args.out), np.asarray(cv2.imread(str(args.out))) | np.uint8(3), [cv2.IMWRITE_PNG_COMPRESSION, 9])
     if args.out.stat().st_size > MAX_BYTES:
@@ -48,11 +50,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def chromium() -> "Iterator[Browser]":
-    """Starts a headless browser, and ends it.
-
-    Raises:
-        FileNotFoundError: there is none on the PATH.
-    """
+    """Starts a headless browser, and ends it; FileNotFoundError if none is on the PATH."""
     from playwright.sync_api import sync_playwright
 
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -68,16 +66,7 @@ def report(browser: "Browser", workdir: Path, out: Path) -> None:
     """Pictures parts of a run's report."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.html"
-        command = [
-            sys.executable,
-            "-m",
-            "rgbd_jax",
-            "report",
-            str(workdir),
-            "--errors=1",
-            "--correct=0",
-            f"--out={file}",
-        ]
+        command = [*RGBD, "report", str(workdir), "--errors=1", "--correct=0", f"--out={file}"]
         subprocess.run(command, check=True)
         opened = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
         opened.goto(file.as_uri())
@@ -89,7 +78,7 @@ def report(browser: "Browser", workdir: Path, out: Path) -> None:
 
 def page(browser: "Browser", workdir: Path, out: Path) -> None:
     """Pictures the demo page of a run with the predictions for its first example."""
-    command = [sys.executable, "-m", "rgbd_jax", "serve", "--workdir", str(workdir), f"--port={PORT}"]
+    command = [*RGBD, "serve", "--workdir", str(workdir), f"--port={PORT}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
