@@ -146,8 +146,8 @@ def _seen(said: "Prediction", clip: Mapping[str, np.ndarray], i: int) -> dict[st
         attention = {branch: said.intermediates[f"{prefix}{branch}_attention"] for branch in BRANCHES}
         seen[modality] = Seen(
             frames,
-            said.heat[modality][i] if said.heat else None,
-            said.activation[modality][i],
+            said.heat_map[modality][i] if said.heat_map else None,
+            said.class_activation_map[modality][i],
             None if weights is None else weights[i].astype(np.float32).mean(-1),
             {branch: x[:, i].astype(np.float32).mean((0, 1)) for branch, x in attention.items()},  # from depth b h n n
         )
