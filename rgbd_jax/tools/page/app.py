@@ -117,7 +117,7 @@ class DemoPage:
                     )
                     chosen = gr.Textbox(visible=False, label="Example")
                     examples = gr.Column()
-                    gr.Textbox(", ".join(trained.class_names), label="Classes", interactive=False)
+                    gr.Textbox(", ".join(trained.class_names), label="Classes", max_lines=4)
                 with gr.Column(scale=5, min_width=280):
                     outputs = self._outputs()
             with examples:
@@ -132,7 +132,7 @@ class DemoPage:
                         examples_per_page=len(self._examples),
                         elem_id="examples",
                     )
-            button.click(self._recognise, set(fields.values()), [*outputs, *fields.values()], api_visibility="private")
+            button.click(self._recognise, set(fields.values()), [*outputs, *fields.values()], scroll_to_output=True)
         self._fields = fields
         return blocks
 
@@ -141,10 +141,14 @@ class DemoPage:
         label = gr.Label(label="Predictions", num_top_classes=5, elem_id="predictions")
         with gr.Row():
             videos = [
-                gr.Video(label=f"{title}: evidence for the predicted class (Grad-CAM)", autoplay=True, loop=True)
+                gr.Video(
+                    label=f"{title}: evidence for the class (Grad-CAM)", autoplay=True, loop=True, interactive=False
+                )
                 for title in titles
             ]
-        strips = [gr.Image(label=f"{title}: frames, evidence, motion heat maps", interactive=False) for title in titles]
+        strips = [
+            gr.Image(label=f"{title}: frames, evidence, motion", buttons=["download", "fullscreen"]) for title in titles
+        ]
         heads = gr.Dataframe(
             headers=["Head", "Class", "Probability"],
             label="Prediction of each head",
@@ -163,7 +167,7 @@ class DemoPage:
                 outputs = self._explain(read_user_clip(clip), frame_rate(clip), progress)
             except (ValueError, OSError) as error:
                 text = html.escape(str(error).replace(f"{name}/", ""))
-                gr.Warning(text, duration=None, title="This clip cannot be used")
+                gr.Warning(text, duration=None)
                 outputs = [None] * (3 + 2 * len(uploads))
         return outputs + [None] * len(uploads)
 
