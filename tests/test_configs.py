@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from rgbd_jax.config import check_config
+from rgbd_jax.config_rules import check_config
 from rgbd_jax.ingest.build import BUILDERS
 from rgbd_jax.optim import learning_rate
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from rgbd_jax.data import depth, transforms
 from rgbd_jax.data.codec import decode_frame
-from rgbd_jax.data.sampling import sample_frames
+from rgbd_jax.sampling import sample_frames
 
 MAX_HEAT = 2.0  # motion heat maps lie between 0 and this
 MAX_OPACITY = 0.6  # of a class-activation map, where the evidence is strongest
@@ -92,7 +92,7 @@ def model_view(config: ConfigDict, width: int, height: int) -> Float[np.ndarray,
     Both are fractions of width and height.
     """
     size = config.clip.size
-    transform = transforms.draw_transform(config.data.transforms, size, None)
+    transform = transforms.draw_transform(config, None)
     return np.diag([1 / size, 1 / size, 1.0]) @ transform.matrix(width, height) @ np.diag([width, height, 1.0])
 
 

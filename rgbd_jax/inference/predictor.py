@@ -1,6 +1,7 @@
 """Predictions of a trained model for batches of clips, with the evidence for them: heat maps and Grad-CAM."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from rgbd_jax.data import loader
 from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.metrics import average_views, softmax
-from rgbd_jax.step import Output, Tree
+from rgbd_jax.models.family import Output, Tree
 
 # Explanations are asked for a few clips: less optimised machine code is ready in half the time.
 EXPLAINED_ON_CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
@@ -89,7 +90,7 @@ class Predictor:
         """Compiles the model now rather than at the first batch."""
         clip = self.trained.config.clip
         black = np.zeros((self.batch_size, clip.frames, clip.size, clip.size, 3), np.uint8)  # b t h w 3
-        self(dict.fromkeys(self.trained.modalities, black))
+        self(dict.fromkeys(self.trained.model.modalities, black))
 
     def _one_view(self, frames: Mapping[str, UInt8[np.ndarray, "b t h w 3"]]) -> Prediction:
         (clips,) = {len(of_modality) for of_modality in frames.values()}
@@ -106,47 +107,37 @@ class Predictor:
         return Prediction(**jax.tree.map(lambda x: x[:clips], outputs), intermediates=intermediates)
 
     def _predict(self, weights: tuple[Tree, Tree], frames: Mapping[str, Array]) -> dict[str, Any]:
-        inputs = self.trained.model.inputs({"frames": frames})
-        return self._outputs(self._apply(weights, inputs, self._intermediates))
+        model, schedule = self.trained.model, self.trained.schedule
+        inputs = model.inputs({"frames": frames})
+        return self._outputs(model.apply(*weights, inputs, schedule, intermediates=self._intermediates)[0])
 
     def _explain(self, weights: tuple[Tree, Tree], frames: Mapping[str, Array]) -> dict[str, Any]:
-        """Adds heat maps and Grad-CAM (Selvaraju et al. 2017) at the last inception block, frame by frame.
+        """Adds heat maps and Grad-CAM (Selvaraju et al. 2017) at the last spatial features, frame by frame.
 
-        The network reads only the mean of this block over a frame's positions, so that they share its gradient.
+        The network reads only the mean of these features over a frame's positions, so that they share its gradient.
         """
-        inputs = clips, heat_maps = self.trained.model.inputs({"frames": frames})
-        if not isinstance(clips, Mapping):  # one stream
-            heat_maps = dict.fromkeys(self.trained.modalities, heat_maps)
-        layers = {modality: self.trained.activation_layers(modality) for modality in self.trained.modalities}
-        names = tuple(dict.fromkeys((*self._intermediates, *(features for features, _ in layers.values()))))
-        pooled_names = tuple(pooled for _, pooled in layers.values())
+        model = self.trained.model
+        inputs = model.inputs({"frames": frames})
+        apply = functools.partial(model.apply, *weights, inputs, self.trained.schedule)
+        layers = {modality: model.family.explained(modality) for modality in model.modalities}
+        pooled_names = [pooled for _, pooled in layers.values()]
+        names = {*self._intermediates, *(features for features, _ in layers.values())}
 
         def score(perturbations: Mapping[str, Array]) -> tuple[Float[Array, ""], Output]:
-            output = self._apply(weights, inputs, names, perturbations)
-            return jnp.sum(jnp.max(output.heads["logits"], axis=-1)), output  # logits of the predicted classes
+            output, _ = apply(intermediates=tuple(names), perturbations=perturbations)
+            return jnp.sum(jnp.max(output.logits, axis=-1)), output  # logits of the predicted classes
 
-        shapes = jax.eval_shape(lambda: self._apply(weights, inputs, pooled_names).intermediates)
+        shapes = jax.eval_shape(lambda: apply(intermediates=pooled_names)[0].intermediates)
         zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
         gradients, output = jax.grad(score, has_aux=True)(zeros)
-        maps = {}
+        maps, heat = {}, {}
         for modality, (features_name, pooled_name) in layers.items():
             features = output.intermediates[features_name].astype(jnp.float32)  # b t h2 w2 c
             importance = gradients[pooled_name].astype(jnp.float32)  # b t c
             maps[modality] = jax.nn.relu(jnp.einsum("bthwc,btc->bthw", features, importance))
-        heat = {name: x[..., 0].astype(jnp.float32) for name, x in heat_maps.items() if x is not None}  # b t h w
+            if inputs[modality].heat is not None:
+                heat[modality] = inputs[modality].heat[..., 0].astype(jnp.float32)  # b t h w
         return {**self._outputs(output), "class_activation_map": maps, "heat_map": heat}
-
-    def _apply(
-        self,
-        weights: tuple[Tree, Tree],
-        inputs: tuple[Any, Any],
-        intermediates: tuple[str, ...],
-        perturbations: Mapping[str, Array] | None = None,
-    ) -> Output:
-        temperature = self.trained.schedule.temperature
-        return self.trained.model.forward(
-            *weights, *inputs, temperature, intermediates=intermediates, offsets=perturbations
-        )[0]
 
     def _outputs(self, output: Output) -> dict[str, Any]:
         heads = {name: logits.astype(jnp.float32) for name, logits in output.heads.items()}

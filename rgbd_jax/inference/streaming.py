@@ -55,7 +55,7 @@ def stream(predictor: Predictor, sources: Mapping[str, str], *, window: int, hop
     Raises:
         ValueError: a source cannot be read, or has no frame.
     """
-    modalities, config = predictor.trained.modalities, predictor.trained.config
+    modalities, config = predictor.trained.model.modalities, predictor.trained.config
     latest: collections.deque[tuple[bytes, ...]] = collections.deque(maxlen=window)
 
     def predict(arrived: float) -> StreamPrediction:

@@ -2,21 +2,20 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rgbd_jax.checkpoint.workdir import check_workdir, read_class_names, run_config
+from rgbd_jax.checkpoint.workdir import check_workdir, read_class_names, read_config
 from rgbd_jax.data.source import open_split, prepared_directory
-from rgbd_jax.initial_state import weights_for
-from rgbd_jax.modalities import STREAMS
+from rgbd_jax.initial_state import matching_weights
+from rgbd_jax.model import Model, evaluation_schedule
+from rgbd_jax.models.family import ScheduleValues, Tree
 from rgbd_jax.pytorch.converted import match_network
 from rgbd_jax.pytorch.files import read_weights
 from rgbd_jax.pytorch.name_table import ConversionError
 from rgbd_jax.pytorch.state_dict import COUNTER
 from rgbd_jax.pytorch.workdir import is_workdir
-from rgbd_jax.step import ScheduleValues, Stream, Tree, evaluation_schedule
 
 log = logging.getLogger("rgbd_jax")
 
@@ -37,7 +36,7 @@ class TrainedModel:
     """
 
     path: Path
-    model: Stream
+    model: Model
     params: Tree
     batch_stats: Tree
     schedule: ScheduleValues
@@ -49,24 +48,6 @@ class TrainedModel:
     def config(self) -> ConfigDict:
         """The config it was trained with."""
         return self.model.config
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """The modalities of a clip, in the order of the model's inputs."""
-        return STREAMS[self.config.modality]
-
-    @property
-    def head_titles(self) -> Mapping[str, str]:
-        """Head -> its title, the head that decides first."""
-        if self.model.fusion:
-            return {"logits": "late fusion of both streams", "rgb": "RGB stream", "depth": "depth stream"}
-        branches = zip(("small", "medium", "large"), self.config.model.branch_frames, strict=True)
-        return {"logits": "all branches", **{name: f"branch of {frames} frames" for name, frames in branches}}
-
-    def activation_layers(self, modality: str) -> tuple[str, str]:
-        """Names of the last features with positions, b t h w c, and of their mean over the positions, b t c."""
-        prefix = f"{modality}/" if self.model.fusion else ""
-        return f"{prefix}mixed_5c", f"{prefix}pooled_features"
 
 
 def load_trained(path: str | Path, which: str = "best", config: ConfigDict | None = None) -> TrainedModel:
@@ -87,7 +68,7 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
         if config is not None:
             check_workdir(path, config, new_allowed=False)
         else:
-            config = run_config(path)
+            config = read_config(path)
     elif config is None:
         raise ValueError(
             f"{path}: a converted checkpoint does not record its input settings; pass --config, such as "
@@ -97,8 +78,8 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
         num_classes = match_network(weights).detected.model["num_classes"]
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
-    model = Stream(config, num_classes)
-    params, batch_stats = weights_for(model, weights, str(path))
+    model = Model(config, num_classes)
+    params, batch_stats = matching_weights(model, weights, str(path))
     epoch = config.train.epochs if weights.epoch is None else weights.epoch
     counters = [int(value) for name, value in weights.tensors.items() if name.endswith(COUNTER)]
     return TrainedModel(

@@ -37,10 +37,10 @@ def load_trained_model(args: argparse.Namespace) -> "TrainedModel":
         FileNotFoundError: there is no such path, or no checkpoint yet.
         ValueError: the config or the checkpoint cannot be used.
     """
-    from rgbd_jax import config as configs  # seconds: not before --help
+    from rgbd_jax.config import load_config  # seconds: not before --help
     from rgbd_jax.inference.trained import load_trained
 
     if args.overrides and not args.config:
         raise ValueError(f"{args.overrides[0]} overrides a field of a config: pass --config too")
-    config = configs.load_config(args.config, args.overrides) if args.config else None
+    config = load_config(args.config, args.overrides) if args.config else None
     return load_trained(args.workdir, args.checkpoint, config)

@@ -73,7 +73,7 @@ def _predict_clips(trained: "TrainedModel", given: Mapping[str, Sequence[str]], 
     from rgbd_jax.inference.overlay import write_overlay
     from rgbd_jax.inference.predictor import Predictor
 
-    clips = find_clips(given, trained.modalities)
+    clips = find_clips(given, trained.model.modalities)
     targets = {clip: _drawing(args.out.expanduser(), clip, clips) for clip in clips} if args.out else {}
     predictor = Predictor(trained, batch_size=min(args.batch_size, len(clips)), explained=bool(targets))
     loaded = load_clips(clips, trained.config)
@@ -86,7 +86,7 @@ def _predict_clips(trained: "TrainedModel", given: Mapping[str, Sequence[str]], 
                 failed += 1
         if not usable:
             continue
-        frames = {m: np.stack([each.frames[m] for each in usable]) for m in trained.modalities}  # b *v t h w 3
+        frames = {m: np.stack([each.frames[m] for each in usable]) for m in trained.model.modalities}  # b *v t h w 3
         prediction = predictor(frames)
         for index, each in enumerate(usable):
             _print_clip(each.clip.name, prediction.probabilities[index], trained.class_names, args)
@@ -134,10 +134,10 @@ def _predict_stream(trained: "TrainedModel", given: Mapping[str, Sequence[str]],
     from rgbd_jax.inference.predictor import Predictor
     from rgbd_jax.inference.streaming import stream
 
-    for modality in trained.modalities:
+    for modality in trained.model.modalities:
         if len(given[modality]) != 1:
             raise ValueError(f"expected one {modality} stream, found {len(given[modality])}: give --{modality} once")
-    sources = {modality: given[modality][0] for modality in trained.modalities}
+    sources = {modality: given[modality][0] for modality in trained.model.modalities}
     predictor = Predictor(trained, batch_size=1)
     predictor.warm_up()
     window = args.window or trained.config.clip.frames

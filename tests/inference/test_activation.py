@@ -30,17 +30,17 @@ def test_grad_cam_weighs_features_by_the_derivative_of_the_predicted_logit(modal
         config.model.dtype = "float64"
         trained = load_trained(save_run(config, tmp_path / "run"))
         frames = frames_of(small_demo, config, [3])
-        modality = trained.modalities[-1]
-        features_name, pooled_name = trained.activation_layers(modality)
+        modality = trained.model.modalities[-1]
+        features_name, pooled_name = trained.model.family.explained(modality)
         predictor = Predictor(trained, batch_size=1, explained=True, intermediates=(features_name, pooled_name))
         prediction = predictor(frames)
         label = int(prediction.heads["logits"][0].argmax())
-        inputs = trained.model.inputs({"frames": frames})
-        weights = trained.params, trained.batch_stats
+        weights = trained.params, trained.batch_stats, trained.model.inputs({"frames": frames})
 
         @jax.jit
         def logit(perturbation):
-            return predictor._apply(weights, inputs, (), {pooled_name: perturbation}).heads["logits"][0, label]
+            output, _ = trained.model.apply(*weights, trained.schedule, perturbations={pooled_name: perturbation})
+            return output.logits[0, label]
 
         features = np.asarray(prediction.intermediates[features_name][0], np.float64)  # t h w c
         frame, step = 5, 1e-6
@@ -79,7 +79,7 @@ def test_a_drawing_colours_the_positions_of_the_evidence(small_demo):
     drawn = tinted(frame, activation, model_view(config, width, height))
     changed = np.abs(drawn.astype(int) - 100).sum(-1)
     row, column = np.unravel_index(changed.argmax(), changed.shape)
-    transform = draw_transform(config.data.transforms, config.clip.size, None)
+    transform = draw_transform(config, None)
     x, y, _ = transform.matrix(width, height) @ [column + 0.5, row + 0.5, 1]
     cell = config.clip.size / 4
     assert abs(x - 2.5 * cell) < cell / 2

@@ -113,7 +113,7 @@ def assert_prediction(page, server, paths):
     percentages = [float(text.rstrip("%")) for text in page.locator("#predictions dd").all_inner_texts()]
     np.testing.assert_allclose(percentages, 100 * probabilities[best], atol=0.51)
     heads = page.inner_text("#heads")
-    assert all(title in heads for title in trained.head_titles.values())
+    assert all(title in heads for title in trained.model.family.heads.values())
     page.wait_for_function(
         "count => [...document.querySelectorAll('video')].filter(each => each.videoWidth == 320).length == count",
         arg=len(paths),

@@ -81,7 +81,7 @@ def test_clips_on_disk_get_the_probabilities_of_the_evaluation(runs, raw, small_
     workdir = runs[modality]
     evaluate(tiny_config(small_demo, modality), workdir, "best")
     scores = Scores.load(scores_file(workdir, "validation"))
-    paths = [f"--{each}={raw / each}" for each in load_trained(workdir).modalities]
+    paths = [f"--{each}={raw / each}" for each in load_trained(workdir).model.modalities]
     lines = predict(f"--workdir={workdir}", *paths, "--json", "--top=12", "--batch_size=2")
     assert len(lines) == CLIPS
     for line in map(json.loads, lines):

@@ -35,8 +35,8 @@ def find_examples(trained: TrainedModel, count: int, data_dir: str) -> dict[str,
     if prepared_directory(data.dataset, folder) is None:
         raise ValueError(f"{data.dataset} is not prepared in {folder}")
     split = open_split(data.dataset, folder, data.eval_split)
-    if not set(trained.modalities) <= set(split.modalities):
-        raise ValueError(f"{split.directory} lacks {' or '.join(trained.modalities)} clips")
+    if not set(trained.model.modalities) <= set(split.modalities):
+        raise ValueError(f"{split.directory} lacks {' or '.join(trained.model.modalities)} clips")
     examples: dict[int, ClipRecord] = {}
     for position in np.unique(np.linspace(0, len(split) - 1, 4 * count).round().astype(int)).tolist():
         examples.setdefault(split[position].label, split[position])
@@ -92,7 +92,7 @@ class DemoPage:
 
     def _layout(self) -> gr.Blocks:
         trained, limits = self._model.trained, self._limits
-        kinds = " and ".join(TITLES[modality] for modality in trained.modalities)
+        kinds = " and ".join(TITLES[modality] for modality in trained.model.modalities)
         with gr.Blocks(title="rgbd_jax", analytics_enabled=False, delete_cache=DELETE_CACHE) as blocks:
             gr.Markdown(
                 f"# RGB-D motion recognition\n`{trained.path.resolve().name}` classifies {kinds} clips of one motion "
@@ -108,7 +108,7 @@ class DemoPage:
                             height=170,
                             elem_id=f"clip-{modality}",
                         )
-                        for modality in trained.modalities
+                        for modality in trained.model.modalities
                     }
                     button = gr.Button("Recognise", variant="primary", elem_id="recognise")
                     gr.Markdown(
@@ -137,7 +137,7 @@ class DemoPage:
         return blocks
 
     def _outputs(self) -> list[gr.components.Component]:
-        titles = [TITLES[modality] for modality in self._model.trained.modalities]
+        titles = [TITLES[modality] for modality in self._model.trained.model.modalities]
         label = gr.Label(label="Predictions", num_top_classes=5, elem_id="predictions")
         with gr.Row():
             videos = [

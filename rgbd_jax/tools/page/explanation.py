@@ -86,7 +86,7 @@ class DemoModel:
         times.append(time.perf_counter())
         names = self.trained.class_names
         heads = []
-        for head, title in self.trained.head_titles.items():
+        for head, title in self.trained.model.family.heads.items():
             probabilities = softmax(prediction.heads[head][0])
             label = int(probabilities.argmax())
             heads.append(HeadPrediction(title, names[label], float(probabilities[label])))
