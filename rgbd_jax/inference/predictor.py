@@ -135,8 +135,8 @@ class Predictor:
             features = output.intermediates[features_name].astype(jnp.float32)  # b t h2 w2 c
             importance = gradients[pooled_name].astype(jnp.float32)  # b t c
             maps[modality] = jax.nn.relu(jnp.einsum("bthwc,btc->bthw", features, importance))
-            if inputs[modality].heat is not None:
-                heat[modality] = inputs[modality].heat[..., 0].astype(jnp.float32)  # b t h w
+            if (heat_map := inputs[modality].heat) is not None:
+                heat[modality] = heat_map[..., 0].astype(jnp.float32)  # b t h w
         return {**self._outputs(output), "class_activation_map": maps, "heat_map": heat}
 
     def _outputs(self, output: Output) -> dict[str, Any]:
