@@ -29,12 +29,7 @@ MAX_FRAMES = 20_000  # of a clip, whose encoded frames lie in memory together
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UserClip:
-    """A clip by its files.
-
-    Attributes:
-        name: its name in results: the first path, as given.
-        paths: modality -> a folder of frames, or a video.
-    """
+    """A clip by its name in results and its paths: modality -> a folder of frames, or a video."""
 
     name: str
     paths: Mapping[str, Path]
@@ -42,14 +37,7 @@ class UserClip:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedClip:
-    """A clip, ready for the model.
-
-    Attributes:
-        clip: the clip.
-        record: all of its encoded frames; None if there is a problem.
-        frames: modality -> the sampled frames, uint8 *v t h w 3, v views; empty if there is a problem.
-        problem: why the clip cannot be used, "" if it can.
-    """
+    """A clip, ready for the model: all encoded frames and the sampled ones, or the problem why it cannot be used."""
 
     clip: UserClip
     record: ClipRecord | None
@@ -60,10 +48,7 @@ class LoadedClip:
 def find_clips(given: Mapping[str, Sequence[str]], modalities: Sequence[str]) -> list[UserClip]:
     """Returns the clips at some paths, the modalities paired in order.
 
-    Args:
-        given: modality -> paths: videos, folders of frames, folders of such clips, or lists (.txt, a path a line,
-            relative to the list's folder).
-        modalities: those of the model.
+    A path is a video, a folder of frames, a folder of such clips, or a list (.txt, a path a line, relative to it).
 
     Raises:
         ValueError: a modality, a path or a partner is missing; names it.

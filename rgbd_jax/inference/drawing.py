@@ -65,13 +65,9 @@ def relative(activation: Float[np.ndarray, "t h w"]) -> Float[np.ndarray, "t h w
 
 
 def tinted(frame: Picture, activation: Float[np.ndarray, "h2 w2"], view: np.ndarray | None = None) -> Picture:
-    """Returns a frame under a class-activation map, more opaque where there is more evidence.
+    """Returns a frame under a class-activation map in [0, 1], more opaque where there is more evidence.
 
-    Args:
-        frame: the frame.
-        activation: in [0, 1] (see `relative`).
-        view: 3x3 matrix from positions in the frame to positions in the model's view of it (see `model_view`); None if
-            both are the same.
+    `view` is the matrix of `model_view`; without it the model saw exactly this frame.
     """
     height, width = frame.shape[:2]
     rows, columns = activation.shape
@@ -87,10 +83,7 @@ def tinted(frame: Picture, activation: Float[np.ndarray, "h2 w2"], view: np.ndar
 
 
 def model_view(config: ConfigDict, width: int, height: int) -> Float[np.ndarray, "3 3"]:
-    """Returns the matrix from positions in a clip's frames to positions in the evaluation's view of them.
-
-    Both are fractions of width and height.
-    """
+    """Returns the matrix from a clip's frames to the evaluation's view of them, both in fractions of their sides."""
     size = config.clip.size
     transform = transforms.draw_transform(config, None)
     return np.diag([1 / size, 1 / size, 1.0]) @ transform.matrix(width, height) @ np.diag([width, height, 1.0])
@@ -103,16 +96,9 @@ def overlay(
     activation: Float[np.ndarray, "t h2 w2"],
     max_side: float = np.inf,
 ) -> Iterator[Picture]:
-    """Yields all frames of one modality under their class-activation maps, in the size that suits the first.
+    """Yields all frames of one modality under the class-activation maps, interpolated between the sampled frames.
 
-    Between two frames that the model saw, the map is interpolated.
-
-    Args:
-        encoded: the frames, JPEG or PNG.
-        modality: "rgb" or "depth".
-        config: the experiment's config.
-        activation: class-activation maps of the frames that an evaluation samples, at least 0.
-        max_side: pixels of the longer side: larger frames are shrunk.
+    Frames are enlarged or shrunk so that the longer side of the first has `MIN_SIDE` to `max_side` pixels.
     """
     activation = relative(activation)
     sampled, first = np.unique(sample_frames(len(encoded), config.clip.frames, None), return_index=True)

@@ -1,6 +1,6 @@
 """A clip as a video, with the predicted class and the evidence for it drawn over it."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -18,7 +18,7 @@ CAPTION_HEIGHT, TEXT_SIZE, TEXT_WEIGHT = 28, 16, 400  # pixels, pixels, weight o
 
 
 def write_overlay(path: Path, loaded: LoadedClip, trained: TrainedModel, prediction: Prediction, index: int) -> None:
-    """Writes clip `index` of an explained prediction as a video (MP4, H.264).
+    """Writes clip `index` of an explained prediction as a video (MP4, H.264): all of its frames, modalities abreast.
 
     Raises:
         OSError: the file cannot be written.
@@ -26,24 +26,13 @@ def write_overlay(path: Path, loaded: LoadedClip, trained: TrainedModel, predict
     probabilities = prediction.probabilities[index]
     label = int(probabilities.argmax())
     caption = f"{trained.class_names[label]}  {probabilities[label]:.1%}"
-    pictures = overlay_frames(loaded, trained, prediction, index)
-    write_video(path, (_captioned(picture, caption) for picture in pictures), frame_rate(loaded.clip))
-
-
-def overlay_frames(loaded: LoadedClip, trained: TrainedModel, prediction: Prediction, index: int) -> Iterator[Picture]:
-    """Yields all frames of a clip, not only the sampled ones, under their class-activation maps.
-
-    Modalities lie side by side.
-    """
     assert loaded.record is not None
     films = [
         overlay(loaded.record.frames[modality], modality, trained.config, activation[index])
         for modality, activation in prediction.class_activation_map.items()
     ]
-    for pictures in zip(*films, strict=True):
-        height = min(picture.shape[0] for picture in pictures)
-        alike = [resized(x, (round(x.shape[1] * height / x.shape[0]), height)) for x in pictures]
-        yield np.concatenate(alike, axis=1)
+    pictures = (_captioned(abreast, caption) for abreast in zip(*films, strict=True))
+    write_video(path, pictures, frame_rate(loaded.clip))
 
 
 def frame_rate(clip: UserClip) -> float:
@@ -57,8 +46,10 @@ def frame_rate(clip: UserClip) -> float:
     return DEFAULT_FRAME_RATE
 
 
-def _captioned(picture: Picture, caption: str) -> Picture:
-    strip = np.zeros((CAPTION_HEIGHT, picture.shape[1], 3), np.uint8)
-    font = cv2.FontFace("sans")
-    written = cv2.putText(strip, caption, (8, 20), (255, 255, 255), font, TEXT_SIZE, TEXT_WEIGHT)[1]
-    return np.concatenate([picture, written])
+def _captioned(pictures: Sequence[Picture], caption: str) -> Picture:
+    height = min(picture.shape[0] for picture in pictures)
+    alike = [resized(x, (round(x.shape[1] * height / x.shape[0]), height)) for x in pictures]
+    strip = np.zeros((CAPTION_HEIGHT, sum(x.shape[1] for x in alike), 3), np.uint8)
+    white, font = (255, 255, 255), cv2.FontFace("sans")
+    written = cv2.putText(strip, caption, (8, 20), white, font, TEXT_SIZE, TEXT_WEIGHT)[1]
+    return np.concatenate([np.concatenate(alike, axis=1), written])

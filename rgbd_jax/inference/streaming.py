@@ -47,8 +47,7 @@ def stream(predictor: Predictor, sources: Mapping[str, str], *, window: int, hop
 
     Args:
         predictor: the model, compiled for batches of one clip.
-        sources: modality -> "camera:0", "-" (standard input), a pipe, a video or a folder of frames; the modalities
-            are read in turn.
+        sources: modality -> "camera:0", "-" (standard input), a pipe, a video or a folder of frames.
         window: frames of a prediction.
         hop: frames from one prediction to the next.
 
@@ -78,11 +77,7 @@ def stream(predictor: Predictor, sources: Mapping[str, str], *, window: int, hop
 
 
 def encoded_frames(source: str, modality: str) -> Iterator[bytes]:
-    """Yields the frames of a source as they come, encoded as those of a clip.
-
-    Args:
-        source: see `stream`.
-        modality: "rgb" or "depth"; a depth video without colours is read as single-channel depth.
+    """Yields the frames of a source as they come, encoded as those of a clip; a grey depth video is one channel.
 
     Raises:
         ValueError: the source cannot be opened.
@@ -95,7 +90,14 @@ def encoded_frames(source: str, modality: str) -> Iterator[bytes]:
             raise ValueError("; ".join(map(str, error.problems))) from error
         yield from (file.read_bytes() for file in files)
         return
-    capture = _open(source)
+    if source.startswith(CAMERA):
+        if not source.removeprefix(CAMERA).isdigit():
+            raise ValueError(f"{source}: expected a number after {CAMERA!r}, such as {CAMERA}0")
+        capture = cv2.VideoCapture(int(source.removeprefix(CAMERA)))
+    else:
+        if source != STANDARD_INPUT and not path.exists():
+            raise ValueError(f"{source}: no such file, folder or pipe")
+        capture = open_video(Path("pipe:0") if source == STANDARD_INPUT else path)
     try:
         if not capture.isOpened():
             raise ValueError(f"{source} cannot be opened: expected a camera, a pipe or file with video, or frames")
@@ -106,17 +108,3 @@ def encoded_frames(source: str, modality: str) -> Iterator[bytes]:
             yield encode_jpeg(frame if coloured else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY))
     finally:
         capture.release()
-
-
-def _open(source: str) -> cv2.VideoCapture:
-    if source.startswith(CAMERA):
-        number = source.removeprefix(CAMERA)
-        if not number.isdigit():
-            raise ValueError(f"{source}: expected a number after {CAMERA!r}, such as {CAMERA}0")
-        return cv2.VideoCapture(int(number))
-    if source == STANDARD_INPUT:
-        return open_video(Path("pipe:0"))
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise ValueError(f"{source}: no such file, folder or pipe")
-    return open_video(path)

@@ -16,95 +16,73 @@ from rgbd_jax.tools.page.uploads import Limits, clip_of_uploads
 LIMITS = Limits(megabytes=1, frames=5, side=64)
 
 
-def png(height=48, width=64):
+def png(width=64, height=48):
     return cv2.imencode(".png", np.full((height, width, 3), 90, np.uint8))[1].tobytes()
 
 
-def zipped(path, *names, content=None, **options):
-    with zipfile.ZipFile(path, "w", **options) as archive:
+def video(folder, count=5, width=64, height=48):
+    write_video(folder / "x.mp4", [np.full((height, width, 3), 20 * i, np.uint8) for i in range(count)], 12)
+    return (folder / "x.mp4").read_bytes()
+
+
+def archive(folder, *names, content=None):
+    with zipfile.ZipFile(folder / "x.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         for name in names:
-            archive.writestr(name, content or png())
+            packed.writestr(name, content or png())
+    return (folder / "x.zip").read_bytes()
 
 
-def files_of(folder, case):
-    """Writes the files of one upload."""
-    frames = [folder / f"{number}.png" for number in range(6)]
-    video = folder / "clip.mp4"
-    count, height, width = {"long.mp4": (6, 48, 64), "wide.mp4": (2, 2, 66)}.get(case, (5, 48, 64))
-    write_video(video, [np.full((height, width, 3), 20 * number, np.uint8) for number in range(count)], 12)
-    for frame in frames:
-        frame.write_bytes(png(*{"wide": (48, 65), "high": (65, 64)}.get(case, (48, 64))))
-    archive = folder / "frames.zip"
-    if case == "large":  # together
-        for frame in frames[:2]:
-            frame.write_bytes(frame.read_bytes() + bytes(600_000))
-    zips = {
-        "zip": ("clip/0.png", "clip/1.png"),
-        "letter.zip": ("clip/0.png", "clip/../../letter.txt"),
-        "gap.zip": [f"{number}.png" for number in (0, 1, 3, 4)],
-        "two.zip": ("a/0.png", "b/0.png"),
-        "long.zip": [f"{number}.png" for number in range(6)],
-    }
-    if case in zips:
-        zipped(archive, *zips[case])
-    elif case == "bomb.zip":
-        zipped(archive, "0.png", content=bytes(9 << 20), compression=zipfile.ZIP_DEFLATED)
-    contents = {
-        "empty.mp4": b"",
-        "playlist.mp4": b"#EXTM3U\n#EXTINF:1,\nhttp://example.org/a.ts\n",
-        "rubbish.mkv": b"\x1a\x45\xdf\xa3" + bytes(range(256)) * 40,
-        "truncated.mp4": video.read_bytes()[: video.stat().st_size // 2],
-        "text.png": b"no picture",
-        "text.zip": b"PK\x03\x04 no archive",
-    }
-    if case in contents:
-        (folder / case).write_bytes(contents[case])
-        return [folder / case]
-    if case.endswith("zip"):
-        return [archive]
-    if case.endswith("mp4"):
-        return [video]
-    return {"long": frames, "mixed": [frames[0], video], "gone": [folder / "x.png"]}.get(case, frames[:2])
+def accept(tmp_path, contents):
+    """Uploads files, name -> content, and reads the clip that they make."""
+    uploaded, moved = tmp_path / "uploaded", tmp_path / "moved"
+    uploaded.mkdir()
+    moved.mkdir()
+    for name, content in contents.items():
+        (uploaded / name).write_bytes(content)
+    files = [str(uploaded / name) for name in contents]
+    record = read_user_clip(clip_of_uploads({"rgb": files}, moved, LIMITS))
+    assert not list(uploaded.iterdir())
+    return len(record.frames["rgb"])
 
 
-@pytest.mark.parametrize("case", ["frames", "zip", "mp4"])
-def test_a_clip_within_the_limits_is_moved_and_accepted(tmp_path, case):
-    files = files_of(tmp_path, case)
-    (tmp_path / "moved").mkdir()
-    record = read_user_clip(clip_of_uploads({"rgb": list(map(str, files))}, tmp_path / "moved", LIMITS))
-    assert len(record.frames["rgb"]) == (5 if case == "mp4" else 2)
-    assert not any(file.exists() for file in files)
+def test_clips_within_the_limits_are_moved_and_accepted(tmp_path):
+    for number, contents in enumerate(
+        (
+            {"0.png": png(), "1.png": png()},
+            {"x.zip": archive(tmp_path, "a/0.png", "a/1.png")},
+            {"x.mp4": video(tmp_path, 2)},
+        )
+    ):
+        (tmp_path / str(number)).mkdir()
+        assert accept(tmp_path / str(number), contents) == 2
 
 
 @pytest.mark.parametrize(
-    ("case", "message"),
+    ("contents", "message"),
     [
-        ("long", "0.png: more than 5 frames"),
-        ("wide", "0.png has frames of 65x48 pixels; up to 64"),
-        ("high", "0.png has frames of 64x65 pixels"),
-        ("large", "0.png: 1.1 MB of files, more than 1 MB"),
-        ("mixed", "cannot be used together"),
-        ("gone", "x.png has been deleted"),
-        ("long.mp4", "clip.mp4: more than 5 frames"),
-        ("wide.mp4", "clip.mp4 has frames of 66x2 pixels"),
-        ("empty.mp4", "empty.mp4 is empty"),
-        ("playlist.mp4", "does not begin as a video"),
-        ("rubbish.mkv", "damaged"),
-        ("truncated.mp4", "truncated.mp4"),
-        ("text.png", "neither JPEG nor PNG"),
-        ("text.zip", "cannot be unpacked: damaged"),
-        ("letter.zip", "letter.txt is no frame"),
-        ("gap.zip", "frame 2 is missing"),
-        ("two.zip", "expected those of one clip"),
-        ("long.zip", "frames.zip: more than 5 frames"),
-        ("bomb.zip", "more than 4 MB"),
+        (lambda _: {f"{i}.png": png() for i in range(6)}, "0.png: more than 5 frames"),
+        (lambda _: {"0.png": png(65)}, "0.png has frames of 65x48 pixels; up to 64"),
+        (lambda _: {"0.png": png(64, 65)}, "0.png has frames of 64x65 pixels"),
+        (lambda _: {f"{i}.png": png() + bytes(600_000) for i in range(2)}, "0.png: 1.1 MB of files, more than 1 MB"),
+        (lambda folder: {"0.png": png(), "x.mp4": video(folder)}, "cannot be used together"),
+        (lambda _: {"0.png": b"no picture"}, "0.png is neither JPEG nor PNG"),
+        (lambda folder: {"x.mp4": video(folder, 6)}, "x.mp4: more than 5 frames"),
+        (lambda folder: {"x.mp4": video(folder, 2, 66, 2)}, "x.mp4 has frames of 66x2 pixels"),
+        (lambda folder: {"x.mp4": video(folder)[:1200]}, "x.mp4"),
+        (lambda _: {"x.mp4": b""}, "x.mp4 is empty"),
+        (lambda _: {"x.mp4": b"#EXTM3U\n#EXTINF:1,\nhttp://example.org/a.ts\n"}, "does not begin as a video"),
+        (lambda _: {"x.mkv": b"\x1a\x45\xdf\xa3" + bytes(range(256)) * 40}, "x.mkv cannot be read as a video"),
+        (lambda _: {"x.zip": b"PK\x03\x04 no archive"}, "x.zip cannot be unpacked: damaged"),
+        (lambda folder: {"x.zip": archive(folder, "a/0.png", "a/../../letter.txt")}, "letter.txt is no frame"),
+        (lambda folder: {"x.zip": archive(folder, *(f"{i}.png" for i in (0, 1, 3, 4)))}, "frame 2 is missing"),
+        (lambda folder: {"x.zip": archive(folder, "a/0.png", "b/0.png")}, "expected those of one clip"),
+        (lambda folder: {"x.zip": archive(folder, *(f"{i}.png" for i in range(6)))}, "x.zip: more than 5 frames"),
+        (lambda folder: {"x.zip": archive(folder, "0.png", content=bytes(9 << 20))}, "more than 4 MB"),
     ],
 )
-def test_what_is_no_clip_or_too_large_is_named(tmp_path, case, message):
-    (tmp_path / "moved").mkdir()
-    files = [str(file) for file in files_of(tmp_path, case)]
+def test_what_is_no_clip_or_too_large_is_named(tmp_path, contents, message):
     with pytest.raises(ValueError, match=message):
-        read_user_clip(clip_of_uploads({"rgb": files}, tmp_path / "moved", LIMITS))
+        accept(tmp_path, contents(tmp_path))
     assert not list(tmp_path.rglob("letter.txt"))
 
 

@@ -1,6 +1,7 @@
 """The page as a Gradio app."""
 
 import html
+import shutil
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -45,19 +46,11 @@ def find_examples(trained: TrainedModel, count: int, data_dir: str) -> dict[str,
 
 
 class DemoPage:
-    """The page for one model.
-
-    Args:
-        model: the model.
-        limits: the largest clip that is accepted.
-        examples: title -> clip that the page offers.
-        folder: GRADIO_TEMP_DIR, the folder of all files.
-    """
+    """The page for one model, with example clips by title; all of its files lie in `folder`, GRADIO_TEMP_DIR."""
 
     def __init__(self, model: DemoModel, limits: Limits, examples: Mapping[str, ClipRecord], folder: Path):
         self._busy = threading.Lock()  # held while files are written
         self._model, self._limits, self._examples, self._folder = model, limits, examples, folder
-
         self._blocks = self._layout()
 
     def launch(self, host: str, port: int) -> str:
@@ -86,9 +79,11 @@ class DemoPage:
         return address
 
     def close(self, patience: float) -> None:
-        """Stops serving; waits up to `patience` seconds for the clip that is being explained, and begins no other."""
+        """Stops serving and deletes all files, after waiting up to `patience` seconds for the clip being explained."""
         self._busy.acquire(timeout=patience)
         self._blocks.close(verbose=False)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._busy.release()  # a clip that waited finds no folder
 
     def _layout(self) -> gr.Blocks:
         trained, limits = self._model.trained, self._limits

@@ -36,8 +36,7 @@ class ClipExplanation:
         probabilities: class name -> probability.
         heads: prediction of each head, the deciding one first.
         videos: modality -> the clip under its class-activation maps, an .mp4 file.
-        strips: modality -> rows of some frames as the model saw them, of these under their class-activation maps, and
-            of their motion heat maps if the model has any.
+        strips: modality -> sampled frames; below them their class-activation maps, and motion heat maps if there are.
         seconds: stage -> its duration.
     """
 

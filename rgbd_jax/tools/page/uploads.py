@@ -23,13 +23,7 @@ MATROSKA = b"\x1a\x45\xdf\xa3"
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The largest clip that is accepted.
-
-    Attributes:
-        megabytes: of an upload, all of its files together.
-        frames: of one modality.
-        side: width and height of a frame, pixels.
-    """
+    """The largest clip that is accepted: megabytes of all its files, frames, pixels a side of a frame."""
 
     megabytes: int
     frames: int
@@ -42,12 +36,7 @@ class Limits:
 
 
 def clip_of_uploads(uploads: Mapping[str, Sequence[str]], folder: Path, limits: Limits) -> UserClip:
-    """Moves uploaded files into an empty folder and returns the clip that they make.
-
-    Args:
-        uploads: modality -> paths of a video, of frames, or of a .zip file of frames.
-        folder: an empty folder.
-        limits: the largest clip that is accepted.
+    """Moves uploaded files (modality -> paths) into an empty folder and returns the clip that they make.
 
     Raises:
         ValueError: files are missing, of another kind, damaged or too large; names them as the user does.
