@@ -12,7 +12,7 @@ import jax
 from rgbd_jax.checkpoint.checkpoints import find, read_metadata
 from rgbd_jax.checkpoint.workdir import read_config
 from rgbd_jax.data import transforms
-from rgbd_jax.inference.trained import TrainedNetwork
+from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.pytorch.weights import is_workdir
 from rgbd_jax.tools.exporting.function import OUTPUTS, input_shape, weights_digest
@@ -46,7 +46,7 @@ PERSON_RULE = (
 )
 
 
-def about(trained: TrainedNetwork, which: str, form: str, details: dict[str, Any]) -> dict[str, Any]:
+def about(trained: TrainedModel, which: str, form: str, details: dict[str, Any]) -> dict[str, Any]:
     """Returns what is told of an exported network, JSON-able.
 
     Args:
@@ -87,7 +87,7 @@ def about(trained: TrainedNetwork, which: str, form: str, details: dict[str, Any
             "modality": config.modality,
             "parameters": sum(sizes),
             "computes_in": config.model.dtype,
-            "temperature": trained.temperature,  # the logits of one stream are divided by it already
+            "temperature": trained.schedule.temperature,  # the logits of one stream are divided by it already
         },
         "source": _source(trained, which),
         "made": {
@@ -97,7 +97,7 @@ def about(trained: TrainedNetwork, which: str, form: str, details: dict[str, Any
     }
 
 
-def _preprocessing(trained: TrainedNetwork, modalities: Sequence[str]) -> dict[str, Any]:
+def _preprocessing(trained: TrainedModel, modalities: Sequence[str]) -> dict[str, Any]:
     config = trained.config
     crop = transforms.draw_transform(config, None)
     result: dict[str, Any] = {
@@ -126,7 +126,7 @@ def _preprocessing(trained: TrainedNetwork, modalities: Sequence[str]) -> dict[s
     return result
 
 
-def _source(trained: TrainedNetwork, which: str) -> dict[str, Any]:
+def _source(trained: TrainedModel, which: str) -> dict[str, Any]:
     """Returns where the weights are from; names of folders and hosts are left out, for the file may go far."""
     of_run = is_workdir(trained.path)
     config = json.dumps((read_config(trained.path) if of_run else trained.config).to_dict(), sort_keys=True)

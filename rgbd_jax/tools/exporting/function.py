@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from rgbd_jax.inference.predictor import Predictor
-from rgbd_jax.inference.trained import TrainedNetwork
+from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.modalities import STREAMS
 
 OUTPUTS = ("probabilities", "logits")
@@ -18,31 +18,31 @@ PROBED_CLIPS = 2
 Answer = tuple[Float[Array, "b k"], Float[Array, "b k"]]
 
 
-def as_function(trained: TrainedNetwork) -> Callable[..., Answer]:
+def as_function(trained: TrainedModel) -> Callable[..., Answer]:
     """Returns a function of the frames of each modality, uint8 b t h w 3, in the order of `STREAMS`.
 
     It gives the probabilities of the classes and the logits that they are the softmax of, float32 b k, divided by the
     temperature of the checkpoint's evaluation.
     """
-    stream, modalities = trained.stream, STREAMS[trained.config.modality]
+    stream, modalities = trained.model, STREAMS[trained.config.modality]
     params, batch_stats = jax.tree.map(np.asarray, (trained.params, trained.batch_stats))
 
     def ask(*frames: UInt8[Array, "b t h w 3"]) -> Answer:
         batch = {"frames": dict(zip(modalities, frames, strict=True))}
-        output = stream.predict_step(params, batch_stats, batch, temperature=trained.temperature)
+        output = stream.predict_step(params, batch_stats, batch, temperature=trained.schedule.temperature)
         logits = output.logits.astype(jnp.float32)  # b k
         return jax.nn.softmax(logits, axis=-1), logits
 
     return ask
 
 
-def input_shape(trained: TrainedNetwork) -> tuple[int, int, int, int]:
+def input_shape(trained: TrainedModel) -> tuple[int, int, int, int]:
     """Returns the shape t h w 3 of the frames of one clip."""
     clip = trained.config.clip
     return clip.frames, clip.size, clip.size, 3
 
 
-def difference(trained: TrainedNetwork, call: Callable[..., Answer]) -> float:
+def difference(trained: TrainedModel, call: Callable[..., Answer]) -> float:
     """Returns by how much a file's answers differ from the network's, for clips of random frames.
 
     The largest difference of a probability, or of a logit as a share of the largest logit (of 1, if that is smaller).
@@ -62,7 +62,7 @@ def difference(trained: TrainedNetwork, call: Callable[..., Answer]) -> float:
     return float(largest)
 
 
-def weights_digest(trained: TrainedNetwork) -> str:
+def weights_digest(trained: TrainedModel) -> str:
     """Returns the SHA-256 of all parameters and running statistics, with their names, in the order of the names."""
     digest = hashlib.sha256()
     leaves, _ = jax.tree_util.tree_flatten_with_path((trained.params, trained.batch_stats))

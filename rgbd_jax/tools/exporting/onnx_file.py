@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rgbd_jax.inference.trained import TrainedNetwork
+from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.step import Stream
 from rgbd_jax.tools.exporting.function import OUTPUTS, as_function, input_shape
@@ -36,17 +36,17 @@ def check_installed() -> None:
         raise ValueError(f"--format=onnx needs {', '.join(missing)}, not installed here: {INSTALL}")
 
 
-def in_float32(trained: TrainedNetwork) -> TrainedNetwork:
+def in_float32(trained: TrainedModel) -> TrainedModel:
     """Returns the network, computing in float32; few programs that run ONNX compute in bfloat16."""
     if trained.config.model.dtype == "float32":
         return trained
     log.warning("the network computes in %s; the file of ONNX will in float32", trained.config.model.dtype)
     config = trained.config.copy_and_resolve_references()
     config.model.dtype = "float32"
-    return dataclasses.replace(trained, stream=Stream(config, trained.stream.num_classes))
+    return dataclasses.replace(trained, model=Stream(config, trained.model.num_classes))
 
 
-def to_onnx(trained: TrainedNetwork) -> Any:
+def to_onnx(trained: TrainedModel) -> Any:
     """Returns a network as an `onnx.ModelProto` for batches of any size.
 
     Raises:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from rgbd_jax.inference.trained import TrainedNetwork
+from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.tools.exporting.function import as_function, input_shape
 
@@ -18,7 +18,7 @@ MODEL, ABOUT = "model.jax_export", "about.json"
 SOURCE_PATTERN = "jax_hlo_source_file_canonicalization_regex"
 
 
-def to_stablehlo(trained: TrainedNetwork, platforms: Sequence[str]) -> bytes:
+def to_stablehlo(trained: TrainedModel, platforms: Sequence[str]) -> bytes:
     """Returns a network's program for batches of any size, with its weights, as jax.export serialises it.
 
     jax.export refuses operations that it does not promise to keep for later versions of JAX.
