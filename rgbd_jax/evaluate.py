@@ -1,7 +1,4 @@
-"""Evaluation: every clip of a split counted once, in batches over all devices.
-
-`python -m rgbd_jax.evaluate fuse A B --split validation` fuses the scores of runs that were evaluated.
-"""
+"""Evaluation: every clip of a split counted once, in batches over all devices."""
 
 import logging
 import operator
@@ -31,7 +28,6 @@ from rgbd_jax.pytorch.converted import is_converted
 from rgbd_jax.pytorch.files import read_weights
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.step import Batch, ScheduleValues, Stream, TrainState, evaluation_schedule
-from rgbd_jax.tools import fuse
 
 log = logging.getLogger("rgbd_jax")
 
@@ -191,7 +187,3 @@ def _restore(stream: Stream, workdir: Path, which: str, mesh: Mesh) -> tuple[Tra
     folder = find(workdir, which, RetentionPolicy(**stream.config.checkpoint))
     state = read_state(folder, stream.shapes(), state_sharding(stream.shapes(), mesh))
     return state, evaluation_schedule(stream.config, read_run(folder).last_epoch)
-
-
-if __name__ == "__main__":
-    fuse.main()

@@ -16,9 +16,6 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with the
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, figures, config.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "plan"], "What to do.")
 _CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Which checkpoint --mode=eval takes.")
-_DEVICE_KIND = flags.DEFINE_string(
-    "device_kind", "", "Kind of device that --mode=plan is for; this machine's if empty."
-)
 _DEVICE_COUNT = flags.DEFINE_integer("device_count", 0, "Devices that --mode=plan is for; this machine's if 0.")
 flags.DEFINE_string("coordinator", None, "Host and port of process 0, where several train together.")
 flags.DEFINE_integer("process_count", None, "Number of processes that train together.")
@@ -68,10 +65,9 @@ def _run() -> tuple[dict, str]:
     config = _CONFIG.value
     if _MODE.value == "plan":
         from rgbd_jax.dataset import known_classes
-        from rgbd_jax.tools.planning.plan import plan
-        from rgbd_jax.tools.planning.table import table
+        from rgbd_jax.tools.plan import plan, table
 
-        result = plan(config, known_classes(config), _DEVICE_KIND.value, _DEVICE_COUNT.value)
+        result = plan(config, known_classes(config), _DEVICE_COUNT.value)
         return result, table(result)
     from rgbd_jax.evaluate import evaluate
     from rgbd_jax.train import train
