@@ -28,7 +28,7 @@ def tiny(**fields):
 
 @pytest.fixture
 def linear_memory(monkeypatch):
-    """A step needs 100 bytes, and 10 for each clip, of a device that has as many as a test sets; nothing is compiled."""
+    """Steps that are not compiled: 100 bytes and 10 for each clip; the test sets how many the device has."""
 
     def set_limit(limit):
         monkeypatch.setattr(plan, "_memory_of_each", lambda devices: limit)
@@ -153,7 +153,7 @@ def test_what_training_refuses_the_plan_refuses(fields, classes, devices, messag
 
 @pytest.mark.slow
 def test_command_for_simulated_devices():
-    fields = [f"--config.{field}" for field in TINY]
+    fields = [f"--config.{field}" for field in (*TINY, f"model.num_classes={CLASSES}")]
     command = [sys.executable, "-m", "rgbd_jax.main", "--config=configs/demo.py", "--mode=plan", "--device_count=2"]
     done = subprocess.run([*command, *fields], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

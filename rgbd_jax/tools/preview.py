@@ -84,7 +84,8 @@ def _draw_clip(
 ) -> UInt8[np.ndarray, "h w 3"]:
     window, rows = config.model.frp_window, []
     title = [clip.name, f"{clip.label}: {source.class_names[clip.label]}", ""]
-    for modality, seen in batch["frames"].items():  # 1 t h w 3
+    for modality in STREAMS[config.modality]:
+        seen = batch["frames"][modality]  # 1 t h w 3
         count = seen.shape[1]
         shown = np.unique((np.arange(1, frames + 1) * count // frames - 1).clip(0))  # the last ones of equal parts
         heat = np.asarray(heat_maps(seen, window))[0, shown]  # t h w 1
