@@ -1,10 +1,10 @@
 """Checks of a config's values that would otherwise fail late, or worse, not at all."""
 
 import math
-import runpy
 from collections.abc import Iterator, Sequence
 
-from ml_collections import ConfigDict, config_dict
+from absl import flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
 from rgbd_jax.data.transforms import CROPS
 from rgbd_jax.metrics import metric_names
@@ -141,9 +141,11 @@ def default_config(modality: str = "rgb") -> ConfigDict:
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Stand-in for the lead's: returns the config of FILE[:MODALITY]."""
-    path, _, modality = spec.partition(":")
-    return runpy.run_path(path)["get_config"](*filter(None, [modality]))
+    """Stand-in for the lead's: returns the config of FILE[:MODALITY] with overrides such as --config.seed=1."""
+    parsed = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=parsed)
+    parsed(["load_config", f"--config={spec}", *overrides])
+    return parsed.config
 
 
 def check_config(config: ConfigDict) -> None:
