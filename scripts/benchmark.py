@@ -75,7 +75,6 @@ def measure(args: argparse.Namespace, config: ConfigDict) -> tuple[dict[str, dic
     from benchmarking.ours import Ours
     from rgbd_jax.dataset import known_classes
 
-    rows: dict[str, dict[str, Any]] = {}
     parts = args.parts
     if {*parts} <= {*ONE_CORE}:
         return on_one_core(parts, config, args.repeats, args.warm_up), "one core"
@@ -85,6 +84,16 @@ def measure(args: argparse.Namespace, config: ConfigDict) -> tuple[dict[str, dic
     sides = {"ours": Side(Ours, config, classes, args.batch)}
     if args.reference:
         sides["reference"] = reference_side(sides["ours"], args.reference, config, classes)
+    try:
+        return measure_network(parts, sides, args), sides["ours"]("device")
+    finally:
+        for side in sides.values():
+            side.close()
+
+
+def measure_network(parts: list[str], sides: dict[str, Side], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Measures training step and inference on all sides, and the blocks of the training step on ours."""
+    rows: dict[str, dict[str, Any]] = {}
     for part in ("train", "infer"):
         if part in parts:
             seconds = sides["ours"]("prepare", part)
@@ -98,7 +107,7 @@ def measure(args: argparse.Namespace, config: ConfigDict) -> tuple[dict[str, dic
             sides["ours"]("run", "train")
         profiles = [sides["ours"]("profile", "train") for _ in range(args.repeats)]
         rows |= {block: {"seconds": {"ours": [profile[block] for profile in profiles]}} for block in profiles[0]}
-    return rows, sides["ours"]("device")
+    return rows
 
 
 def on_one_core(parts: list[str], config: ConfigDict, repeats: int, warm_up: int) -> dict[str, dict[str, Any]]:

@@ -31,6 +31,10 @@ class Side:
         """Calls a method of the object and returns its result."""
         return self._pool.submit(_call, method, *arguments).result()
 
+    def close(self) -> None:
+        """Ends the process."""
+        self._pool.shutdown()
+
 
 def _make(make: Callable[..., Any], *arguments: Any) -> None:
     _objects.append(make(*arguments))
