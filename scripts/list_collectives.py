@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -77,7 +77,7 @@ def _listed() -> dict:
     from rgbd_jax.parallel.mesh import make_mesh, split_by_clip, state_sharding
     from rgbd_jax.parallel.sharded_step import parallel_evaluation_step, parallel_train_step, spread_over
     from rgbd_jax.step import ScheduleValues, Stream
-    from rgbd_jax.tools.plan import batch_shapes
+    from rgbd_jax.tools.planning.plan import batch_shapes, gradient_lengths, purpose
 
     config, devices = _CONFIG.value, jax.device_count()
     shards = config.sharding.parameter_shards
@@ -114,28 +114,6 @@ def _listed() -> dict:
             whole = shards if kind == "reduce-scatter" else 1  # its result is a part of what is sent
             row["bytes"] += math.prod(shape) * itemsize * whole
     return {"seconds": round(seconds, 1), "operations": dict(operations), "sent": list(rows.values())}
-
-
-def purpose(kind: str, shape: tuple[int, ...], gradient_lengths: set[int]) -> str:
-    """Returns what a collective of the training step is for, as its kind and shape tell."""
-    if kind != "all-reduce":
-        return {"all-gather": "parameters", "reduce-scatter": "gradient"}.get(kind, "mixing")
-    if len(shape) == 2:
-        return "BatchNorm"
-    return "gradient" if math.prod(shape) in gradient_lengths else "figures"
-
-
-def gradient_lengths(params: Any, shards: int) -> set[int]:
-    """Returns the lengths of the vectors that the gradient is reduced as: of whole tensors, and of parts of others."""
-    import jax
-
-    from rgbd_jax.parallel.mesh import sharded_axis
-
-    lengths = {True: 0, False: 0}
-    for leaf in jax.tree.leaves(params):
-        split = sharded_axis(leaf.shape, shards) is not None
-        lengths[split] += leaf.size // (shards if split else 1)
-    return set(lengths.values()) - {0}
 
 
 def collectives(text: str) -> Iterator[tuple[str, list[tuple[tuple[int, ...], int]]]]:

@@ -30,7 +30,7 @@ from types import FrameType
 from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parents[1]
-PREEMPTED = 75  # as in rgbd_jax.checkpoint.preemption, whose import takes seconds
+PREEMPTED = 75  # as in rgbd_jax.parallel.preemption, whose import takes seconds
 SIMULATED_DEVICES = "--xla_force_host_platform_device_count"
 
 # What gloo says when all goes well, and how lines of JAX's C++ runtime begin when the group falls apart around it. Its

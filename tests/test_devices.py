@@ -16,9 +16,9 @@ import jax, numpy as np
 from absl import flags
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_split
-from rgbd_jax.parallel.sharded_step import parallel_train_step, spread_over
-from rgbd_jax.parallel.mesh import global_batch, make_mesh, place, state_sharding
-from rgbd_jax.step import Stream, schedule_at
+from rgbd_jax.model import Model, schedule_at
+from rgbd_jax.parallel.mesh import global_batch, make_mesh, shard, state_sharding
+from rgbd_jax.step import compile_train_step, new_state, state_shapes
 from tests.tiny import tiny_config
 
 flags.FLAGS(["test"])
@@ -41,15 +41,15 @@ for case in cases:
     clips = open_split("rgbd_demo", config.data.data_dir, "train")
     batch = next(loader.train_batches(clips, config, batch_size=config.train.batch_size))
     mesh = make_mesh(int(shards), jax.devices()[:int(devices)])
-    stream = Stream(config, 12, spread_over(mesh))
-    state = place(stream.init(0), state_sharding(stream.shapes(), mesh))
-    state, figures = parallel_train_step(stream, mesh)(state, global_batch(batch, mesh), schedule_at(config, 2.0))
+    model = Model(config, 12)
+    state = shard(new_state(model, *model.init(0)), state_sharding(state_shapes(model), mesh))
+    state, metrics = compile_train_step(model, mesh)(state, global_batch(batch, mesh), schedule_at(config, 2.0))
     if int(shards) > 1:
         split = [leaf for leaf in jax.tree.leaves(state.params) if not leaf.is_fully_replicated]
         assert len(split) > 30 and all(
             leaf.addressable_shards[0].data.size * int(shards) == leaf.size for leaf in split)
-    (momentum,) = [part.trace for part in state.optimizer_state if hasattr(part, "trace")]
-    measured = {"gradient": momentum, "statistics": state.batch_stats, "figures": figures}
+    (momentum,) = [part.trace for part in state.opt_state if hasattr(part, "trace")]
+    measured = {"gradient": momentum, "statistics": state.batch_stats, "metrics": metrics}
     for path, leaf in jax.tree_util.tree_leaves_with_path(measured):
         results[case + "|" + jax.tree_util.keystr(path)] = np.asarray(leaf)
 np.savez(file, **results)

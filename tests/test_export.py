@@ -23,7 +23,8 @@ from rgbd_jax.data.source import PreparedSplit, open_split
 from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.modalities import STREAMS
-from rgbd_jax.step import Stream
+from rgbd_jax.model import Model
+from rgbd_jax.step import new_state
 from rgbd_jax.tools import export
 from tests.conftest import ROOT
 from tests.tiny import save_run, tiny_config
@@ -88,6 +89,7 @@ class Exported:
 def run_export(*arguments: object) -> None:
     parser = argparse.ArgumentParser()
     export.add_arguments(parser)
+    parser.set_defaults(overrides=())
     export.run(parser.parse_args([str(argument) for argument in arguments]))
 
 
@@ -106,11 +108,12 @@ def exported(request, small_demo, tmp_path_factory) -> Exported:
     config.loss.sharpness, config.loss.temperature = modality != "fusion", (0.5, 0.7)
     config.data.transforms.resize = (80, 60)  # as the frames are: only cut, so that they can be made exactly again
     config.data.transforms.crop_size = 32
-    state = Stream(config, 12).init(3)  # not trained, with a larger classifier that separates the clips
+    model = Model(config, 12)
+    params, batch_stats = model.init(3)  # not trained, with a larger classifier that separates the clips
     params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf * (100 if "classifier" in jax.tree_util.keystr(path) else 1), state.params
+        lambda path, leaf: leaf * (100 if "classifier" in jax.tree_util.keystr(path) else 1), params
     )
-    save_run(config, folder / "run", state.replace(params=params), PROVENANCE, epoch=2)
+    save_run(config, folder / "run", new_state(model, params, batch_stats), PROVENANCE, epoch=2)
     split = open_split("rgbd_demo", str(small_demo), "validation")
     batch = next(iter(loader.eval_batches(split, config, batch_size=5)))
     frames = {name: batch["frames"][name] for name in STREAMS[modality]}  # in the order of the inputs

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rgbd_jax.step import Stream
+from rgbd_jax.model import Model
+from rgbd_jax.step import state_shapes
 from rgbd_jax.tools import plan
 from tests.conftest import ROOT
 from tests.test_main import TINY
@@ -45,7 +46,7 @@ def linear_memory(monkeypatch):
 def test_numbers_are_those_of_the_compiled_step():
     config = tiny()
     found = plan.compile_step(config, CLASSES, jax.devices()[:1], 4)
-    shapes = Stream(config, CLASSES).shapes()
+    shapes = state_shapes(Model(config, CLASSES))
     assert found["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     given = jax.tree.leaves((shapes, plan.batch_shapes(config, 4)))
     expected = sum(leaf.size * leaf.dtype.itemsize for leaf in given)
@@ -111,7 +112,7 @@ def test_a_step_that_the_compiler_refuses(monkeypatch):
         def compile(self, **options):
             raise jax.errors.JaxRuntimeError(message)
 
-    monkeypatch.setattr(plan, "parallel_train_step", lambda stream, mesh: OutOfMemory())
+    monkeypatch.setattr(plan, "compile_train_step", lambda model, mesh: OutOfMemory())
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm"
     result = plan.plan(tiny(), CLASSES)
     assert (result["fits"], result["largest_batch"], result["memory"]) == (False, 0, {})

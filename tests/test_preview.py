@@ -55,6 +55,7 @@ def test_the_seed_decides_the_sample_and_the_training_transform(train):
 def test_command(small_demo, tmp_path, capsys, train):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
+    parser.set_defaults(overrides=())
     out = tmp_path / "new" / "sheet.png"
     options = ["rgbd_demo", f"--data_dir={small_demo}", f"--config={ROOT / 'configs/demo.py'}", "--clips=2"]
     run(parser.parse_args([*options, f"--out={out}"]))

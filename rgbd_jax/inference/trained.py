@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rgbd_jax.checkpoint.workdir import check_workdir, read_class_names, run_config
+from rgbd_jax.checkpoint.workdir import check_workdir, read_class_names, read_config
 from rgbd_jax.data.source import open_split, prepared_directory
 from rgbd_jax.initial_state import weights_for
 from rgbd_jax.pytorch.converted import match_network
@@ -67,7 +67,7 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
         if config is not None:
             check_workdir(path, config, new_allowed=False)
         else:
-            config = run_config(path)
+            config = read_config(path)
     elif config is None:
         raise ValueError(
             f"{path} does not say which frames its network sees: give --config, such as "

@@ -5,14 +5,13 @@ import math
 
 import jax
 
-from rgbd_jax.checkpoint.card_facts import Facts
-from rgbd_jax.checkpoint.model_card import model_card
+from rgbd_jax.checkpoint.model_card import ModelCardData
 from rgbd_jax.pytorch.converted import MatchedNetwork
 from rgbd_jax.pytorch.weights import TrainedWeights
 
 
-def converted_card(weights: TrainedWeights, network: MatchedNetwork, source: str) -> str:
-    """Returns the card of converted weights (see `run.model_card`).
+def converted_card(weights: TrainedWeights, network: MatchedNetwork, source: str) -> ModelCardData:
+    """Returns the data of the card of converted weights.
 
     Args:
         weights: what was converted.
@@ -22,9 +21,7 @@ def converted_card(weights: TrainedWeights, network: MatchedNetwork, source: str
     detected = network.detected
     classes = detected.model["num_classes"]
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(network.shapes[0]))
-    facts = weights.facts or Facts(
-        classes,
-        parameters,
+    data = weights.card or ModelCardData(
         {
             "modality": "fusion" if detected.fusion else None,
             "clip": {"frames": detected.frames},
@@ -35,4 +32,4 @@ def converted_card(weights: TrainedWeights, network: MatchedNetwork, source: str
         best_accuracy=weights.best_accuracy,
         optimizer=weights.optimizer,
     )
-    return model_card(dataclasses.replace(facts, classes=classes, parameters=parameters, converted_from=source))
+    return dataclasses.replace(data, num_classes=classes, num_parameters=parameters, converted_from=source)

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from rgbd_jax.models.attention import HEAD_FEATURES as ATTENTION_HEAD_FEATURES
+from rgbd_jax.models.attention import MLP_FEATURES
 from rgbd_jax.models.layers import scaled
 from rgbd_jax.models.recoupling import QUERY_FEATURES
 from rgbd_jax.models.spatial import INCEPTION_CHANNELS
-from rgbd_jax.models.temporal import ATTENTION_HEAD_FEATURES, MLP_FEATURES
-from rgbd_jax.models.trunk import FEATURES
+from rgbd_jax.models.unimodal import FEATURES
 from rgbd_jax.pytorch.name_table import INCEPTION_PATHS, STREAM_PREFIXES, ConversionError
 
 BLOCKS = "dtn.multi_scale_transformers."

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from rgbd_jax.checkpoint.model_card import write_model_card
+from rgbd_jax.checkpoint.model_card import render_model_card, write_model_card
 from rgbd_jax.pytorch import converted, weights, workdir
 from rgbd_jax.pytorch.card import converted_card
 from rgbd_jax.pytorch.checkpoint_file import sniff
@@ -73,7 +73,8 @@ def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNet
     elif path.name.endswith(SAFETENSORS_SUFFIX):
         path.parent.mkdir(parents=True, exist_ok=True)
         contents, metadata = weights.to_safetensors(trained)
-        write_safetensors(path, contents, {**metadata, CARD_METADATA: converted_card(trained, network, source)})
+        card = render_model_card(converted_card(trained, network, source))
+        write_safetensors(path, contents, {**metadata, CARD_METADATA: card})
     elif path.suffix and not path.suffix[1:].isdigit():
         known = ", ".join((*PYTORCH_SUFFIXES, SAFETENSORS_SUFFIX))
         raise ConversionError(f"{path}: the suffix {path.suffix!r} is of no kind of checkpoint; use {known} or none")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rgbd_jax.checkpoint.card_facts import Facts
+from rgbd_jax.checkpoint.model_card import ModelCardData
 from rgbd_jax.pytorch.checkpoint_file import CheckpointFileError
 from rgbd_jax.pytorch.detect import is_fusion
 from rgbd_jax.pytorch.name_table import ConversionError
@@ -34,7 +34,7 @@ class TrainedWeights:
         optimizer: settings of the optimizer by PyTorch's names ("lr", "momentum", ...); empty if not known.
         reference_layout: `config.fusion.reference_layout` of a fusion network; None if it is not known.
         left_out: what else the source holds, each with the reason why it is not taken over.
-        facts: what a run of this package tells of them, for their card; None if they are of another program.
+        card: what a run of this package records of them, for their model card; None for another program's.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -44,7 +44,7 @@ class TrainedWeights:
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     reference_layout: bool | None = None
     left_out: tuple[str, ...] = ()
-    facts: Facts | None = None
+    card: ModelCardData | None = None
 
     def record(self) -> dict[str, Any]:
         """Returns everything but the tensors, JSON-able."""

@@ -6,11 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
 
 from rgbd_jax import optim
-from rgbd_jax.checkpoint.card_facts import Facts
-from rgbd_jax.checkpoint.checkpoints import RetentionPolicy, accuracy_by_epoch, find, read_run
+from rgbd_jax.checkpoint.checkpoints import accuracy_by_epoch, best_epoch, find, read_metadata
+from rgbd_jax.checkpoint.model_card import ModelCardData
 from rgbd_jax.checkpoint.workdir import CONFIG_FILE, read_class_names, read_config
 from rgbd_jax.pytorch.state_dict import COUNTER, in_reference_order, to_pytorch
 from rgbd_jax.pytorch.weights import SGD_GROUP, TrainedWeights
@@ -28,10 +27,9 @@ def load_workdir(path: Path, which: str = "best") -> TrainedWeights:
         FileNotFoundError: the run has no checkpoint yet.
     """
     config = read_config(path)
-    keep = RetentionPolicy(**config["checkpoint"])
-    checkpoint = find(path, which, keep, evaluated=True)
-    run = read_run(checkpoint)
-    history = run.history
+    checkpoint = find(path, which, evaluated=True)
+    metadata = read_metadata(checkpoint)
+    history = metadata.history
     folder = checkpoint / "state"
     with ocp.PyTreeCheckpointer() as checkpointer:
         saved = checkpointer.metadata(folder.absolute()).item_metadata.tree
@@ -47,7 +45,7 @@ def load_workdir(path: Path, which: str = "best") -> TrainedWeights:
     sgd = settings["name"] == "sgd"
     group = {
         **SGD_GROUP,
-        "lr": optim.learning_rate(ConfigDict(config), epoch, accuracy_by_epoch(history)),
+        "lr": optim.learning_rate(config, epoch, accuracy_by_epoch(history)),
         "momentum": settings["momentum"],
         "weight_decay": settings["weight_decay"],
     }
@@ -55,10 +53,10 @@ def load_workdir(path: Path, which: str = "best") -> TrainedWeights:
         in_reference_order(tensors | counters),
         to_pytorch(_momentum(state), {}) if sgd else {},
         epoch,
-        keep.best(history)[keep.best_metric],
+        best_epoch(history, config.checkpoint)[config.checkpoint.best_metric],
         group if sgd else {},
         reference_layout=config["fusion"]["reference_layout"] if config["modality"] == "fusion" else None,
-        facts=Facts(0, 0, run.config or config, history, run.provenance, read_class_names(path)),
+        card=ModelCardData(metadata.config, history, metadata.provenance, read_class_names(path)),
     )
 
 

@@ -30,9 +30,8 @@ from ml_collections import ConfigDict
 from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.config import load_config
 from rgbd_jax.inference.predictor import Predictor
-from rgbd_jax.inference.trained import TrainedNetwork, load_trained
-from rgbd_jax.modalities import STREAMS
-from rgbd_jax.step import Stream
+from rgbd_jax.inference.trained import TrainedModel, load_trained
+from rgbd_jax.model import Model
 from rgbd_jax.tools.export_metadata import OUTPUTS, metadata
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -64,7 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="compare the outputs with the model's first",
     )
-    parser.set_defaults(overrides=())
 
 
 def run(args: argparse.Namespace) -> None:
@@ -133,26 +131,25 @@ def _check_absent(path: Path) -> None:
         raise FileExistsError(f"{path} exists already: give another name, or remove it")
 
 
-def _as_function(trained: TrainedNetwork) -> Callable[..., Outputs]:
+def _as_function(trained: TrainedModel) -> Callable[..., Outputs]:
     """Returns a function of the frames of each modality, uint8 b t h w 3: probabilities and logits, float32 b k."""
-    stream, modalities = trained.stream, STREAMS[trained.config.modality]
-    params, batch_stats = jax.tree.map(np.asarray, (trained.params, trained.batch_stats))
+    model, weights = trained.model, jax.tree.map(np.asarray, (trained.params, trained.batch_stats))
 
     def predict(*frames: UInt8[Array, "b t h w 3"]) -> Outputs:
-        batch = {"frames": dict(zip(modalities, frames, strict=True))}
-        output = stream.predict_step(params, batch_stats, batch, temperature=trained.temperature)
+        inputs = model.inputs({"frames": dict(zip(model.modalities, frames, strict=True))})
+        output, _ = model.apply(*weights, inputs, trained.schedule)
         logits = output.logits.astype(jnp.float32)  # b k
         return jax.nn.softmax(logits, axis=-1), logits
 
     return predict
 
 
-def _check(trained: TrainedNetwork, exported: Callable[..., Outputs]) -> float:
+def _check(trained: TrainedModel, exported: Callable[..., Outputs]) -> float:
     """Returns the largest difference for random clips, of logits relative to the largest one; fails above TOLERANCE."""
     rng = np.random.default_rng(0)
     clip = trained.config.clip
     shape = (2, clip.frames, clip.size, clip.size, 3)  # b t h w c
-    frames = {name: rng.integers(0, 256, shape, np.uint8) for name in STREAMS[trained.config.modality]}
+    frames = {name: rng.integers(0, 256, shape, np.uint8) for name in trained.model.modalities}
     expected = Predictor(trained, batch_size=2)(frames)
     probabilities, logits = map(np.asarray, exported(*frames.values()))
     right = expected.heads["logits"]
@@ -187,14 +184,14 @@ def _read_stablehlo(path: Path) -> Callable[..., Outputs]:
         return jax.jit(jax.export.deserialize(bytearray(file.read("model.jax_export"))).call)
 
 
-def _in_float32(trained: TrainedNetwork) -> TrainedNetwork:
+def _in_float32(trained: TrainedModel) -> TrainedModel:
     """Returns the network, computing in float32: few ONNX runtimes compute in bfloat16."""
     if trained.config.model.dtype == "float32":
         return trained
     log.warning("the network computes in %s; the ONNX file will in float32", trained.config.model.dtype)
     config = trained.config.copy_and_resolve_references()
     config.model.dtype = "float32"
-    return dataclasses.replace(trained, stream=Stream(config, trained.stream.num_classes))
+    return dataclasses.replace(trained, model=Model(config, trained.model.num_classes))
 
 
 def _write_onnx(path: Path, predict: Callable[..., Outputs], about: Mapping[str, Any]) -> None:

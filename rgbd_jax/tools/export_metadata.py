@@ -11,11 +11,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rgbd_jax.checkpoint.checkpoints import RetentionPolicy, find, read_run
-from rgbd_jax.checkpoint.workdir import run_config
+from rgbd_jax.checkpoint.checkpoints import find, read_metadata
+from rgbd_jax.checkpoint.workdir import read_config
 from rgbd_jax.data import transforms
-from rgbd_jax.inference.trained import TrainedNetwork
-from rgbd_jax.modalities import STREAMS
+from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.pytorch.workdir import is_workdir
 
 OUTPUTS = {
@@ -46,7 +45,7 @@ DEPTH_RULES = {
 }
 
 
-def metadata(trained: TrainedNetwork, checkpoint: str, **file_format: Any) -> dict[str, Any]:
+def metadata(trained: TrainedModel, checkpoint: str, **file_format: Any) -> dict[str, Any]:
     """Describes an exported network; JSON-able.
 
     Names of folders, hosts and commands are left out: the file may be passed on.
@@ -56,7 +55,7 @@ def metadata(trained: TrainedNetwork, checkpoint: str, **file_format: Any) -> di
         checkpoint: the "best" or the "latest" of a workdir.
         **file_format: the `format` of the file and its details.
     """
-    config, modalities, classes = trained.config, STREAMS[trained.config.modality], list(trained.class_names)
+    config, modalities, classes = trained.config, trained.model.modalities, list(trained.class_names)
     shape = ["batch", config.clip.frames, config.clip.size, config.clip.size, 3]
     of_inputs = {"dtype": "uint8", "shape": shape, "axes": "batch, frames, height, width, channels"}
     of_outputs = {"dtype": "float32", "shape": ["batch", len(classes)]}
@@ -71,7 +70,7 @@ def metadata(trained: TrainedNetwork, checkpoint: str, **file_format: Any) -> di
             "modality": config.modality,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.params)),
             "dtype": config.model.dtype,
-            "temperature": trained.temperature,
+            "temperature": float(trained.schedule.temperature),
         },
         "source": _source(trained, checkpoint),
         "exported": {
@@ -108,9 +107,9 @@ def _preprocessing(config: ConfigDict, modalities: Sequence[str]) -> dict[str, A
     }
 
 
-def _source(trained: TrainedNetwork, checkpoint: str) -> dict[str, Any]:
+def _source(trained: TrainedModel, checkpoint: str) -> dict[str, Any]:
     of_run = is_workdir(trained.path)
-    config = run_config(trained.path) if of_run else trained.config
+    config = read_config(trained.path) if of_run else trained.config
     weights = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path((trained.params, trained.batch_stats))[0]:
         weights.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
@@ -125,6 +124,6 @@ def _source(trained: TrainedNetwork, checkpoint: str) -> dict[str, Any]:
     }
     if not of_run:
         return source
-    run = read_run(find(trained.path, checkpoint, RetentionPolicy(**trained.config.checkpoint), evaluated=True))
-    kept = {name: run.provenance[name] for name in PUBLIC_PROVENANCE if name in run.provenance}
+    provenance = read_metadata(find(trained.path, checkpoint, evaluated=True)).provenance
+    kept = {name: provenance[name] for name in PUBLIC_PROVENANCE if name in provenance}
     return {**source, "checkpoint": checkpoint, "trained": kept}

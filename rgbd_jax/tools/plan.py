@@ -22,11 +22,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from rgbd_jax.config import check_config, check_split_over
+from rgbd_jax.config_rules import check_config, check_divisible
 from rgbd_jax.modalities import STREAMS
+from rgbd_jax.model import Model
+from rgbd_jax.models.family import ScheduleValues
 from rgbd_jax.parallel.mesh import make_mesh
-from rgbd_jax.parallel.sharded_step import parallel_train_step, spread_over
-from rgbd_jax.step import ScheduleValues, Stream
+from rgbd_jax.step import compile_train_step, state_shapes
 
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
 # An asynchronous operation has its result's type at its end, NAME-done.
@@ -54,7 +55,7 @@ def plan(config: ConfigDict, num_classes: int | None, device_count: int = 0) -> 
     if num_classes is None:
         raise ValueError("config.model.num_classes is not set, and the data set is not prepared: set it or prepare it")
     devices = _devices(device_count)
-    check_split_over(config, len(devices))
+    check_divisible(config, len(devices))
     step = functools.cache(functools.partial(compile_step, config, num_classes, devices))
     batch_size, limit = config.train.batch_size, _memory_of_each(devices)
     result, largest = step(batch_size), None
@@ -86,11 +87,10 @@ def compile_step(config: ConfigDict, num_classes: int, devices: list[jax.Device]
     The total memory is infinite where the compiler finds that the step does not fit and gives no number.
     """
     log.info("compiling the training step for a batch of %d ...", batch_size)
-    mesh = make_mesh(config.sharding.parameter_shards, devices)
-    stream = Stream(config, num_classes, spread_over(mesh))
+    model, mesh = Model(config, num_classes), make_mesh(config.sharding.parameter_shards, devices)
     number: Any = jax.ShapeDtypeStruct((), jnp.float32)
-    shapes, batch = stream.shapes(), batch_shapes(config, batch_size)
-    train_step: Any = parallel_train_step(stream, mesh)
+    shapes, batch = state_shapes(model), batch_shapes(config, batch_size)
+    train_step: Any = compile_train_step(model, mesh)
     lowered = train_step.lower(shapes, batch, ScheduleValues(number, number, number))
     result = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params))}
     try:

@@ -40,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="chooses the clips (default: %(default)s)")
     parser.add_argument("--config", help="config file, for its transforms (default: the paper's, of all modalities)")
     parser.add_argument("--augmented", action="store_true", help="use the training transform, not the evaluation's")
-    parser.set_defaults(overrides=())
 
 
 def run(args: argparse.Namespace) -> None:

@@ -14,12 +14,13 @@ from jax.profiler import ProfileData
 from ml_collections import ConfigDict
 
 from benchmarking.sides import peak_of_process
+from rgbd_jax.model import Model
+from rgbd_jax.models.family import ScheduleValues
 from rgbd_jax.models.spatial import INCEPTION_CHANNELS
 from rgbd_jax.models.temporal import BRANCHES
-from rgbd_jax.parallel.mesh import by_clip, global_batch, make_mesh, place, replicated, state_sharding
-from rgbd_jax.parallel.sharded_step import parallel_train_step, spread_over
+from rgbd_jax.parallel.mesh import by_clip_sharding, global_batch, make_mesh, replicated, shard, state_sharding
 from rgbd_jax.pytorch.state_dict import to_pytorch
-from rgbd_jax.step import ScheduleValues, Stream
+from rgbd_jax.step import compile_train_step, new_state, state_shapes
 
 # Scopes that the network and the training step name their operations by (`jax.named_scope`), in the order of the data.
 _OF_BRANCHES = [f"branch_{name}" for name in BRANCHES]
@@ -41,7 +42,7 @@ class Ours:
 
     def __init__(self, config: ConfigDict, num_classes: int, clips: int):
         self._mesh = make_mesh(config.sharding.parameter_shards)
-        self._stream = Stream(config, num_classes, spread_over(self._mesh))
+        self._model = Model(config, num_classes)
         rng = np.random.default_rng(0)
         shape = (clips, config.clip.frames, config.clip.size, config.clip.size, 3)  # b t h w c
         self._batch = {
@@ -111,31 +112,29 @@ class Ours:
 
     def save_inputs(self, file: Path) -> None:
         """Writes frames and heat maps as the network sees them, labels, and the weights by PyTorch's names."""
-        state = self._stream.init(0)
-        clip, heat = jax.jit(self._stream.inputs)(self._batch)
-        arrays = {f"weights/{name}": tensor for name, tensor in to_pytorch(state.params, state.batch_stats).items()}
-        arrays |= {"clip": np.asarray(clip, np.float32), "label": np.asarray(self._batch["label"])}
-        if heat is not None:
-            arrays["heat"] = np.asarray(heat, np.float32)
+        arrays = {f"weights/{name}": tensor for name, tensor in to_pytorch(*self._model.init(0)).items()}
+        (inputs,) = jax.jit(self._model.inputs)(self._batch).values()
+        arrays |= {"clip": np.asarray(inputs.clip, np.float32), "label": np.asarray(self._batch["label"])}
+        if inputs.heat is not None:
+            arrays["heat"] = np.asarray(inputs.heat, np.float32)
         np.savez(file, allow_pickle=False, **arrays)
 
     def _training(self) -> tuple[Any, tuple]:
-        state = place(self._stream.init(0), state_sharding(self._stream.shapes(), self._mesh))
+        sharding = state_sharding(state_shapes(self._model), self._mesh)
+        state = shard(new_state(self._model, *self._model.init(0)), sharding)
         batch = global_batch(self._batch, self._mesh)
-        return parallel_train_step(self._stream, self._mesh), (state, batch, self._schedule)
+        return compile_train_step(self._model, self._mesh), (state, batch, self._schedule)
 
     def _inference(self) -> tuple[Any, tuple]:
         """The network alone, as the reference is measured: normalised frames and heat maps go in."""
-        state = self._stream.init(0)
-        split = jax.sharding.NamedSharding(self._mesh, by_clip())
-        clip, heat = jax.device_put(jax.jit(self._stream.inputs)(self._batch), split)
-        weights = jax.device_put((state.params, state.batch_stats), replicated(self._mesh))
+        inputs = jax.device_put(jax.jit(self._model.inputs)(self._batch), by_clip_sharding(self._mesh))
+        weights = jax.device_put(self._model.init(0), replicated(self._mesh))
 
-        def logits(params, batch_stats, clip, heat):
-            output, _ = self._stream.forward(params, batch_stats, clip, heat, self._schedule.temperature)
+        def logits(params, batch_stats, inputs):
+            output, _ = self._model.apply(params, batch_stats, inputs, self._schedule)
             return output.logits.astype(jnp.float32)
 
-        return jax.jit(logits, out_shardings=replicated(self._mesh)), (*weights, clip, heat)
+        return jax.jit(logits, out_shardings=replicated(self._mesh)), (*weights, inputs)
 
 
 def block_of(scope: str) -> str:

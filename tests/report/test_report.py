@@ -11,7 +11,7 @@ import pytest
 
 from rgbd_jax.checkpoint.provenance import provenance
 from rgbd_jax.checkpoint.workdir import write_config
-from rgbd_jax.dataset import open_splits
+from rgbd_jax.data.splits import open_splits
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.scores import Scores, scores_file
@@ -32,7 +32,7 @@ def run(small_demo, tmp_path_factory):
     """The workdir of a tiny network as it is initialised, saved as if an epoch of 3 steps had passed, and evaluated."""
     config = tiny_config(small_demo)
     splits = open_splits(config)
-    produced_by = provenance(splits.training, splits.evaluation)
+    produced_by = provenance(config, splits.training, splits.evaluation)
     workdir = save_run(config, tmp_path_factory.mktemp("runs") / "tiny_rgb", provenance=produced_by, **FIGURES)
     lines = [
         {"step": step, "kind": "train", "learning_rate": 0.1, "gradient_norm": 2.0, **FIGURES} for step in (1, 2, 3)
@@ -52,7 +52,7 @@ def test_page_of_a_run(page, run):
     scores = Scores.load(scores_file(run, "validation"))
     right = int((scores.heads["logits"].argmax(1) == scores.labels).sum())
     assert f"{right} of 24 clips" in page
-    produced_by = json.loads((run / "checkpoints" / "3" / "run" / "metadata").read_text())["provenance"]
+    produced_by = json.loads((run / "checkpoints" / "3" / "metadata" / "metadata").read_text())["provenance"]
     for said in (
         "validation (24 clips, 12 classes)", "best, after epoch 1 of 2", "48 of train for training",
         produced_by["started"][:10], f"jax {produced_by['versions']['jax']}", produced_by["git"] or "",

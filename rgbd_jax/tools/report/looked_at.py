@@ -107,7 +107,7 @@ def look(source: Source, places: Sequence[int]) -> list[ClipExplanation]:
 
 def _open(source: Source) -> "PreparedSplit":
     from rgbd_jax.data.source import prepared_directory
-    from rgbd_jax.dataset import open_splits
+    from rgbd_jax.data.splits import open_splits
 
     assert source.config is not None
     config = source.config.copy_and_resolve_references()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from rgbd_jax.data.sampling import sample_frames
+from rgbd_jax.sampling import sample_frames
 from rgbd_jax.tools.report.chart import COLOURS, HEAT, MUTED, Chart, matrix, new_figure, plain
 from rgbd_jax.tools.report.heads import NAMES, agreement, head_name, ordered, similarity
 from rgbd_jax.tools.report.looked_at import BRANCHES, ClipExplanation

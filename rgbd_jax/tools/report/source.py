@@ -122,9 +122,9 @@ def _check_folders(folders: Sequence[Path]) -> None:
 def _config_of(workdir: Path, data_dir: Path | None) -> "ConfigDict | None":
     if not (workdir / "config.json").is_file():
         return None
-    from rgbd_jax.checkpoint.workdir import run_config
+    from rgbd_jax.checkpoint.workdir import read_config
 
-    config = run_config(workdir)
+    config = read_config(workdir)
     if data_dir is not None:
         config.data.data_dir = str(data_dir)
     return config
@@ -155,15 +155,14 @@ def _evaluate(workdir: Path, split: str, config: "ConfigDict | None") -> None:
 
 def _checkpoint(workdir: Path, config: "ConfigDict", step: int) -> tuple[str | None, Any, list[str]]:
     """Returns which checkpoint the scores are of, what it holds beside the weights, and notes for the reader."""
-    from rgbd_jax.checkpoint.checkpoints import RetentionPolicy, find, read_run
+    from rgbd_jax.checkpoint.checkpoints import find, read_metadata
 
-    keep = RetentionPolicy(**config.checkpoint)
     try:
-        folders = {which: find(workdir, which, keep, evaluated=True) for which in ("latest", "best")}
+        folders = {which: find(workdir, which, evaluated=True) for which in ("latest", "best")}
     except (FileNotFoundError, ValueError) as error:
         return None, None, [f"No checkpoint can be read: {error}."]
     which = "latest" if folders["best"].name != str(step) == folders["latest"].name else "best"
-    run, notes = read_run(folders[which]), []
+    run, notes = read_metadata(folders[which]), []
     if folders[which].name != str(step):
         notes.append(
             f"The scores are of step {step}, the best checkpoint is of step {folders[which].name}: evaluate again with "

@@ -1,11 +1,12 @@
-"""The whole network: what comes back by name, types, sizes, randomness."""
+"""The network of one modality: intermediate values, dtypes, sizes, randomness."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgbd_jax.step import Stream, normalise, schedule_at
+from rgbd_jax.model import Model, evaluation_schedule, normalise, schedule_at
+from rgbd_jax.step import state_shapes, train_step
 from tests.tiny import tiny_config
 
 NAMES = ("mixed_4b", "frame_features", "recoupling_weights", "small_attention", "large_tokens")
@@ -26,14 +27,24 @@ def changed(**fields):
 
 
 def predict(config, intermediates=()):
-    stream = Stream(config, 12)
-    state = stream.init(0)
-    return jax.jit(stream.predict_step, static_argnums=3)(
-        state.params, state.batch_stats, frames(config), intermediates
+    model = Model(config, 12)
+
+    @jax.jit
+    def output(params, batch_stats, batch):
+        schedule = evaluation_schedule(config, 0)
+        return model.apply(params, batch_stats, model.inputs(batch), schedule, intermediates=intermediates)[0]
+
+    return output(*model.init(0), frames(config))
+
+
+def step_shapes(model, batch):
+    """Shapes of state and metrics after a training step."""
+    return jax.eval_shape(
+        lambda state, batch: train_step(model, state, batch, schedule_at(model.config, 0.0)), state_shapes(model), batch
     )
 
 
-def test_intermediate_results_come_back_by_name_and_only_then():
+def test_intermediate_values_are_returned_by_name_on_request():
     config = changed()
     output = predict(config, NAMES)
     assert set(output.intermediates) == set(NAMES)
@@ -46,9 +57,9 @@ def test_intermediate_results_come_back_by_name_and_only_then():
     assert predict(config).intermediates == {}
 
 
-def test_unknown_intermediate_result_lists_those_there_are():
+def test_unknown_intermediate_value_lists_the_available_ones():
     with pytest.raises(
-        ValueError, match=r"no intermediate result named mixed_9z; there are: conv_1a_7x7, .*small_attention"
+        ValueError, match=r"no intermediate value named mixed_9z; available: conv_1a_7x7, .*small_attention"
     ):
         predict(changed(), ("mixed_9z",))
 
@@ -56,34 +67,33 @@ def test_unknown_intermediate_result_lists_those_there_are():
 def test_logits_are_the_maximum_over_the_branches():
     output = predict(changed())
     np.testing.assert_array_equal(
-        output.logits, np.max([output.branch_logits[n] for n in ("small", "medium", "large")], axis=0)
+        output.logits, np.max([output.heads[n] for n in ("small", "medium", "large")], axis=0)
     )
 
 
 def test_bfloat16_computes_near_float32_with_float32_weights_and_logits():
     exact, rounded = predict(changed()), predict(changed(model__dtype="bfloat16"))
     assert rounded.logits.dtype == jnp.float32
-    state = Stream(changed(model__dtype="bfloat16"), 12).init(0)
-    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats))} == {np.dtype("float32")}
+    weights = Model(changed(model__dtype="bfloat16"), 12).init(0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(weights)} == {np.dtype("float32")}
     scale = np.abs(exact.logits).max()
     assert np.abs(exact.logits - rounded.logits).max() < 0.1 * scale
 
 
-@pytest.mark.parametrize("stream_name", ["rgb", "fusion"])
-def test_training_in_bfloat16_keeps_state_and_losses_in_float32(stream_name):
-    config = tiny_config("unused", stream_name)
+@pytest.mark.parametrize("modality", ["rgb", "fusion"])
+def test_training_in_bfloat16_keeps_state_and_losses_in_float32(modality):
+    config = tiny_config("unused", modality)
     config.model.dtype = "bfloat16"
-    stream = Stream(config, 12)
-    names = ("rgb", "depth") if stream.fusion else ("rgb",)
+    model = Model(config, 12)
     batch = {
-        "frames": dict.fromkeys(names, frames(config)["frames"]["rgb"]),
+        "frames": dict.fromkeys(model.modalities, frames(config)["frames"]["rgb"]),
         "label": jnp.zeros(2, jnp.int32),
         "record": jnp.arange(2),
     }
-    state, figures = jax.eval_shape(stream.train_step, stream.shapes(), batch, schedule_at(config, 0.0))
+    state, metrics = step_shapes(model, batch)
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {np.dtype("float32"), np.dtype("int32")}
-    assert {leaf.dtype for leaf in jax.tree.leaves(figures)} == {np.dtype("float32")}
-    assert state == stream.shapes()
+    assert {leaf.dtype for leaf in jax.tree.leaves(metrics)} == {np.dtype("float32")}
+    assert state == state_shapes(model)
 
 
 @pytest.mark.parametrize(
@@ -98,25 +108,20 @@ def test_training_in_bfloat16_keeps_state_and_losses_in_float32(stream_name):
 )
 def test_other_settings_run_and_train(fields):
     config = changed(**fields)
-    stream = Stream(config, 12)
+    model = Model(config, 12)
     assert np.isfinite(predict(config).logits).all()
-    shapes = jax.eval_shape(
-        stream.train_step,
-        stream.shapes(),
-        {**frames(config), "label": jnp.zeros(2, jnp.int32), "record": jnp.arange(2)},
-        schedule_at(config, 0.0),
-    )[0]
-    assert jax.tree.structure(shapes) == jax.tree.structure(stream.shapes())
+    batch = {**frames(config), "label": jnp.zeros(2, jnp.int32), "record": jnp.arange(2)}
+    assert step_shapes(model, batch)[0] == state_shapes(model)
 
 
 def test_no_heat_map_is_computed_without_frp():
-    stream = Stream(changed(model__frp=False), 12)
-    assert stream.inputs(frames(stream.config))[1] is None
+    model = Model(changed(model__frp=False), 12)
+    assert model.inputs(frames(model.config))["rgb"].heat is None
 
 
 def test_initial_values_are_a_function_of_the_seed():
-    stream = Stream(changed(), 12)
-    first, again, other = (jax.tree.leaves(stream.init(seed).params) for seed in (1, 1, 2))
+    model = Model(changed(), 12)
+    first, again, other = (jax.tree.leaves(model.init(seed)[0]) for seed in (1, 1, 2))
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert any(not np.array_equal(a, b) for a, b in zip(first, other, strict=True))

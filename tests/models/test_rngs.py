@@ -1,17 +1,18 @@
-"""What is drawn for a clip depends on its own key alone."""
+"""Random numbers of a clip depend on its own key alone."""
 
 import jax
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rgbd_jax.models.rngs import ClipRngs, Dropout
+from rgbd_jax.models.layers import Dropout
+from rgbd_jax.models.rngs import ClipRngs
 from rgbd_jax.models.temporal import choose_frames
 
 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1), order=st.permutations(range(6)), count=st.integers(1, 6))
-def test_a_clip_is_drawn_the_same_whichever_clips_are_drawn_beside_it(seed, order, count):
+def test_random_numbers_of_a_clip_do_not_depend_on_the_other_clips(seed, order, count):
     keys = jax.random.split(jax.random.key(seed), 6)
     some = np.asarray(order[:count])
     x = np.random.default_rng(0).normal(size=(6, 3, 40)).astype(np.float32)
@@ -24,10 +25,10 @@ def test_a_clip_is_drawn_the_same_whichever_clips_are_drawn_beside_it(seed, orde
     np.testing.assert_array_equal(jax.random.key_data(layers[:, some]), jax.random.key_data(of_some))
 
 
-def test_dropout_drops_its_share_anew_each_time_and_keeps_the_mean():
+def test_dropout_drops_its_rate_differently_each_time_and_keeps_the_mean():
     x = np.ones((4, 50, 100), np.float32)
-    draws = ClipRngs(jax.random.split(jax.random.key(0), 4))
-    first, second = (np.asarray(Dropout(0.25)(x, draws)) for _ in range(2))
+    rngs = ClipRngs(jax.random.split(jax.random.key(0), 4))
+    first, second = (np.asarray(Dropout(0.25)(x, rngs)) for _ in range(2))
     assert set(np.unique(first)) == {np.float32(0), np.float32(1 / 0.75)}
     for dropped in (first, second):
         np.testing.assert_allclose((dropped == 0).mean((1, 2)), 0.25, atol=0.03)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rgbd_jax import train as train_module
-from rgbd_jax.checkpoint.checkpoints import Checkpoints, read_run, saved
+from rgbd_jax.checkpoint.checkpoints import CheckpointManager, list_checkpoints, read_metadata
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.initial_state import initial_state
 from rgbd_jax.pytorch.__main__ import main as convert_main
@@ -57,7 +57,7 @@ def interrupted(small_demo, tmp_path_factory):
     root = tmp_path_factory.mktemp("interrupted")
     config = sgd_config(small_demo)
     patch = pytest.MonkeyPatch()
-    save = Checkpoints.save
+    save = CheckpointManager.save
 
     def save_and_copy(self, state, run, metrics=None):
         save(self, state, run, metrics)
@@ -66,7 +66,7 @@ def interrupted(small_demo, tmp_path_factory):
                 manager.wait_until_finished()
             shutil.copytree(root / "whole", root / "second_epoch")
 
-    patch.setattr(Checkpoints, "save", save_and_copy)
+    patch.setattr(CheckpointManager, "save", save_and_copy)
     with patch.context():
         train(config, root / "whole")
     patch.undo()
@@ -115,7 +115,7 @@ def test_continued_training_ends_as_the_uninterrupted_one(exported, tmp_path, ki
     for of in ("train", "validation"):
         whole = lines(root / "whole", of)
         assert lines(tmp_path / "run", of) == [line for line in whole if line["step"] >= 6 + (of == "train")]
-    history = read_run(saved(tmp_path / "run")[0]).history
+    history = read_metadata(list_checkpoints(tmp_path / "run")[0]).history
     assert [(epoch["step"], epoch["epoch"]) for epoch in history] == [(6, 2), (9, 3)]
     assert history[0]["continued_from"] == str(found[kind])
     best = max(line["top1"] for line in lines(root / "second_epoch", "validation"))
