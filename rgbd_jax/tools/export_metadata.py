@@ -15,7 +15,7 @@ from rgbd_jax.checkpoint.checkpoints import find, read_metadata
 from rgbd_jax.checkpoint.workdir import read_config
 from rgbd_jax.data import transforms
 from rgbd_jax.inference.trained import TrainedModel
-from rgbd_jax.pytorch.workdir import is_workdir
+from rgbd_jax.pytorch.weights import is_workdir
 
 OUTPUTS = {
     "probabilities": "class probabilities: softmax of the logits",

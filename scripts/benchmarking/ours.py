@@ -19,7 +19,7 @@ from rgbd_jax.models.family import ScheduleValues
 from rgbd_jax.models.spatial import INCEPTION_CHANNELS
 from rgbd_jax.models.temporal import BRANCHES
 from rgbd_jax.parallel.mesh import by_clip_sharding, global_batch, make_mesh, replicated, shard, state_sharding
-from rgbd_jax.pytorch.state_dict import to_pytorch
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
 from rgbd_jax.step import compile_train_step, new_state, state_shapes
 
 # Scopes that the network and the training step name their operations by (`jax.named_scope`), in the order of the data.
@@ -112,7 +112,7 @@ class Ours:
 
     def save_inputs(self, file: Path) -> None:
         """Writes frames and heat maps as the network sees them, labels, and the weights by PyTorch's names."""
-        arrays = {f"weights/{name}": tensor for name, tensor in to_pytorch(*self._model.init(0)).items()}
+        arrays = {f"weights/{name}": tensor for name, tensor in DECOUPLED.to_pytorch(*self._model.init(0)).items()}
         (inputs,) = jax.jit(self._model.inputs)(self._batch).values()
         arrays |= {"clip": np.asarray(inputs.clip, np.float32), "label": np.asarray(self._batch["label"])}
         if inputs.heat is not None:

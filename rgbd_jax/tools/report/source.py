@@ -133,7 +133,7 @@ def _config_of(workdir: Path, data_dir: Path | None) -> "ConfigDict | None":
 def _evaluate(workdir: Path, split: str, config: "ConfigDict | None") -> None:
     """Makes the scores of a split."""
     missing = scores_file(workdir, split)
-    from rgbd_jax.pytorch.converted import is_converted
+    from rgbd_jax.pytorch.weights import is_converted
 
     if not (workdir / "config.json").is_file() and not is_converted(workdir):
         raise FileNotFoundError(

@@ -1,5 +1,6 @@
 """Small networks of every kind, as PyTorch would save them."""
 
+import argparse
 from collections import OrderedDict
 from typing import Any
 
@@ -8,7 +9,8 @@ import ml_dtypes
 import numpy as np
 from ml_collections import ConfigDict
 
-from rgbd_jax.pytorch.state_dict import to_pytorch
+from rgbd_jax.pytorch.convert import add_arguments, run
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
 from rgbd_jax.step import Stream
 from tests.parity import recipe
 from tests.tiny import tiny_config
@@ -41,7 +43,7 @@ def manifest_of_stream(stream: Stream) -> dict[str, tuple[int, ...]]:
         for tree in (leaves.params, leaves.batch_stats)
     )
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, tensor in to_pytorch(params, batch_stats).items():
+    for name, tensor in DECOUPLED.to_pytorch(params, batch_stats).items():
         shapes[name] = tensor.shape
         if name.endswith("running_var"):
             shapes[name.replace("running_var", "num_batches_tracked")] = ()
@@ -79,3 +81,10 @@ def checkpoint(
 def momentum_buffer(tensor: np.ndarray) -> np.ndarray:
     """Returns a buffer that differs from the tensor and from every other one."""
     return (tensor.astype(np.float64) * -0.25 + 0.125).astype(tensor.dtype)
+
+
+def convert(*arguments: Any) -> None:
+    """Runs `rgbd convert` with these arguments."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    run(parser.parse_args([str(argument) for argument in arguments]))

@@ -1,5 +1,6 @@
 """Checkpoint files as torch.save writes them, made without PyTorch and without the package's own writer."""
 
+import argparse
 import contextlib
 import io
 import pickle
@@ -194,7 +195,8 @@ def sample() -> dict[str, Any]:
         "bestacc": np.float64(0.8125),
         "bytes": b"\x00\xff",
         "large": -(2**80),
-        "names": {"a", "b"},
+        "names": {"a"},
+        "args": argparse.Namespace(lr=0.1, lists=["train.txt"], seed=None),
         "device": Named("torch", "device", ("cuda", 1)),
         "size": Named("torch", "Size", ((2, 3),)),
     }
@@ -207,7 +209,11 @@ def plain_sample(value: Any) -> Any:
     if isinstance(value, Parameter):
         return value.data
     if isinstance(value, Named):
-        return f"{value.arguments[0]}:{value.arguments[1]}" if value.name == "device" else value.arguments[0]
+        return value.arguments[0]
+    if isinstance(value, argparse.Namespace):
+        return {}
+    if isinstance(value, set):
+        return list(value)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
@@ -218,17 +224,17 @@ def plain_sample(value: Any) -> Any:
 
 
 def flat(value: Any, place: str = "") -> dict[str, tuple]:
-    """Returns place -> (type, content) of every value in a tree, arrays bit by bit; checks that all types are plain."""
+    """Returns place -> (type, content) of every value in a tree, arrays bit by bit; an OrderedDict counts as a dict."""
     if isinstance(value, np.ndarray):
         return {place: ("array", str(value.dtype), value.shape, value.tobytes())}
-    if type(value) in (dict, OrderedDict):
+    if isinstance(value, dict):
         items = {f"{place}/{key!r}": item for key, item in value.items()}
     elif type(value) in (list, tuple):
         items = {f"{place}/{index}": item for index, item in enumerate(value)}
     else:
-        assert type(value) in (str, bytes, int, float, bool, set, type(None)), (place, type(value))
-        return {place: (type(value).__name__, repr(sorted(value, key=repr) if type(value) is set else value))}
-    result = {place: (type(value).__name__, len(items))}
+        assert type(value) in (str, bytes, int, float, bool, type(None)), (place, type(value))
+        return {place: (type(value).__name__, repr(value))}
+    result: dict[str, tuple] = {place: (type(value).__name__.removeprefix("Ordered").lower(), len(items))}
     for inner, item in items.items():
         result |= flat(item, inner)
     return result

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rgbd_jax.pytorch.detect import detect_network
-from rgbd_jax.pytorch.name_table import ConversionError, reference_order
-from rgbd_jax.pytorch.state_dict import CLASS_HEAD, from_pytorch, match_tensors, to_pytorch
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
+from rgbd_jax.pytorch.names import ConversionError
+from rgbd_jax.pytorch.weights import detect_network
 from rgbd_jax.step import Stream
-from tests.convert.networks import DTYPES, manifest_of, manifest_of_stream, random_state_dict, small_config
+from tests.pytorch.networks import DTYPES, manifest_of, manifest_of_stream, random_state_dict, small_config
 
 MANIFESTS = sorted((Path(__file__).parents[1] / "parity").glob("*.manifest.json"))
 BRANCH_FRAMES = st.tuples(*[st.integers(1, 6)] * 3)
@@ -42,7 +42,7 @@ def test_order_is_that_of_every_recorded_state_dict(path):
     names = list(json.loads(path.read_text()))
     shuffled = list(np.random.default_rng(3).permutation(names))
     assert shuffled != names
-    assert sorted(shuffled, key=reference_order) == names
+    assert list(DECOUPLED.in_order(dict.fromkeys(shuffled))) == names
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name.split(".")[0])
@@ -83,7 +83,7 @@ def test_round_trip_and_detection(network, dtype, seed):
         jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPES[dtype]), tree)
         for tree in (shapes.params, shapes.batch_stats)
     ]
-    back = to_pytorch(*from_pytorch(tensors, *like))
+    back = DECOUPLED.to_pytorch(*DECOUPLED.from_pytorch(tensors, *like))
     assert list(back) == [name for name in tensors if name not in counters]
     for name, tensor in back.items():
         assert (tensor.dtype, tensor.shape) == (tensors[name].dtype, tensors[name].shape), name
@@ -95,7 +95,7 @@ def test_layouts():
     config = small_config("fusion", recoupling_heads=2, temporal_blocks=2)
     tensors = random_state_dict(manifest_of(config, 3))
     shapes = Stream(config, 3).shapes()
-    params, stats = from_pytorch(tensors, shapes.params, shapes.batch_stats)
+    params, stats = DECOUPLED.from_pytorch(tensors, shapes.params, shapes.batch_stats)
     depth = params["depth"]
 
     def there(name):
@@ -127,7 +127,7 @@ def test_every_problem_is_told_at_once():
     tensors["Mixed_3c.b0.bn.num_batches_tracked"] = np.zeros(2)
     del tensors["dtn.cls_token_large"], tensors["Mixed_5c.b3b.bn.running_mean"]
     with pytest.raises(ConversionError) as caught:
-        from_pytorch(tensors, shapes.params, shapes.batch_stats)
+        DECOUPLED.from_pytorch(tensors, shapes.params, shapes.batch_stats)
     said = str(caught.value).splitlines()
     assert said[0].startswith("7 tensors")
     for name, what in {
@@ -146,7 +146,7 @@ def test_class_heads_are_left_out_by_name_alone():
     config = small_config()
     tensors = random_state_dict(manifest_of(config, 3))
     shapes = Stream(config, 3).shapes()
-    match = match_tensors(tensors, shapes.params, shapes.batch_stats, skip=CLASS_HEAD)
+    match = DECOUPLED.match(tensors, shapes.params, shapes.batch_stats, skip=DECOUPLED.class_heads)
     heads = {f"dtn.mlp_head_{branch}.1.{leaf}" for branch in ("small", "media", "large") for leaf in ("weight", "bias")}
     assert set(match.skipped) == set(match.missing) == heads
     assert set(match.loaded) | heads | set(match.counters) == set(tensors)
@@ -156,8 +156,8 @@ def test_class_heads_are_left_out_by_name_alone():
     ("change", "said"),
     [
         (lambda t: t.clear(), "not a network of the reference"),
-        (lambda t: t.pop("dtn.pos_embedding_media"), "no dtn.pos_embedding_media"),
-        (lambda t: t.pop("dtn.mlp_head_small.1.weight"), "no dtn.mlp_head_small.1.weight"),
+        (lambda t: t.pop("dtn.pos_embedding_media"), "dtn.pos_embedding_media is missing"),
+        (lambda t: t.pop("dtn.mlp_head_small.1.weight"), "dtn.mlp_head_small.1.weight is missing"),
         (lambda t: t.update({"dtn.rcm.q.weight": np.zeros(4)}), r"dtn.rcm.q.weight has shape \(4,\); expected 2 axes"),
     ],
 )  # fmt: skip
@@ -173,6 +173,12 @@ def test_streams_that_differ_are_refused():
     del tensors["Modalit_depth.frp_module.rpconv1d.weight"]
     with pytest.raises(ConversionError, match="the two streams are different networks"):
         detect_network(tensors)
+
+
+def test_of_widths_with_the_same_channels_the_preferred_one_is_found():
+    shapes = manifest_of(small_config(width=0.101), 3)
+    assert detect_network(shapes, {"width": 0.101}).model["width"] == 0.101
+    assert detect_network(shapes, {"width": 0.5}).model["width"] == detect_network(shapes).model["width"] != 0.101
 
 
 def test_one_misshapen_tensor_does_not_change_the_width():
