@@ -81,7 +81,7 @@ def metadata(trained: TrainedModel, checkpoint: str, **file_format: Any) -> dict
 
 
 def _preprocessing(config: ConfigDict, modalities: Sequence[str]) -> dict[str, Any]:
-    (crop,) = transforms.evaluation_transforms(config.data.transforms, config.clip.size, 1)
+    crop = transforms.draw_transform(config, None)
     width, height = crop.resize
     depth = config.data.depth
     rules = ("person",) * depth.reference_person_crop + (depth.encoding, depth.colour_map, "coloured")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rgbd_jax.checkpoint.checkpoints import CheckpointMetadata, RetentionPolicy, find, read_run
-from rgbd_jax.checkpoint.workdir import CONFIG_FILE, run_config
+from rgbd_jax.checkpoint.checkpoints import CheckpointMetadata, find, read_metadata
+from rgbd_jax.checkpoint.workdir import CONFIG_FILE, read_config
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.pytorch.converted import is_converted
 from rgbd_jax.scores import Scores, scores_file
@@ -79,7 +79,7 @@ def read_source(
     resolved = [folder.resolve() for folder in folders]
     if twice := [folder for folder, path in zip(folders, resolved, strict=True) if resolved.count(path) > 1]:
         raise ValueError(f"{twice[0]} is given twice: compare a run with others")
-    own = _run_config(workdir, data_dir)
+    own = _read_config(workdir, data_dir)
     if own is not None and config is not None:
         raise ValueError(f"{workdir} is a run with its own config: omit --config")
     if config is not None and data_dir is not None:
@@ -88,11 +88,11 @@ def read_source(
     split = split or (config.data.eval_split if config is not None else DEFAULT_SPLIT)
     for folder in folders:
         if not scores_file(folder, split).exists():
-            _evaluate(folder, split, config if folder == workdir else _run_config(folder, data_dir) or config)
+            _evaluate(folder, split, config if folder == workdir else _read_config(folder, data_dir) or config)
     runs = load_runs(folders, split)
     if own is None:
         return Source(workdir, config, None if config is None else "best", None, None, runs)
-    which, metadata, notes = _checkpoint(workdir, own, runs.scores[0].step)
+    which, metadata, notes = _checkpoint(workdir, runs.scores[0].step)
     file = workdir / "metrics.jsonl"
     return Source(workdir, own, which, metadata, read_curves(file) if file.is_file() else None, runs, notes)
 
@@ -122,10 +122,10 @@ def read_curves(file: Path) -> dict[str, dict[str, Curve]]:
     return curves
 
 
-def _run_config(workdir: Path, data_dir: Path | None) -> ConfigDict | None:
+def _read_config(workdir: Path, data_dir: Path | None) -> ConfigDict | None:
     if not (workdir / CONFIG_FILE).is_file():
         return None
-    config = run_config(workdir)
+    config = read_config(workdir)
     if data_dir is not None:
         config.data.data_dir = str(data_dir)
     return config
@@ -149,17 +149,14 @@ def _evaluate(workdir: Path, split: str, config: ConfigDict | None) -> None:
     evaluate(config, workdir, "best")
 
 
-def _checkpoint(
-    workdir: Path, config: "ConfigDict", step: int
-) -> tuple[str | None, CheckpointMetadata | None, tuple[str, ...]]:
+def _checkpoint(workdir: Path, step: int) -> tuple[str | None, CheckpointMetadata | None, tuple[str, ...]]:
     """Returns the checkpoint that the scores are of, its metadata, and warnings."""
-    policy = RetentionPolicy(**config.checkpoint)
     try:
-        folders = {which: find(workdir, which, policy, evaluated=True) for which in ("latest", "best")}
+        folders = {which: find(workdir, which, evaluated=True) for which in ("latest", "best")}
     except (FileNotFoundError, ValueError) as error:
         return None, None, (f"No checkpoint can be read: {error}.",)
     which = "latest" if folders["best"].name != str(step) == folders["latest"].name else "best"
-    metadata = read_run(folders[which])
+    metadata = read_metadata(folders[which])
     if folders[which].name == str(step):
         return which, metadata, ()
     return (
