@@ -11,11 +11,9 @@ from rgbd_jax.data.source import open_split, prepared_directory
 from rgbd_jax.initial_state import matching_weights
 from rgbd_jax.model import Model, evaluation_schedule
 from rgbd_jax.models.family import ScheduleValues, Tree
-from rgbd_jax.pytorch.converted import match_network
-from rgbd_jax.pytorch.files import read_weights
-from rgbd_jax.pytorch.name_table import ConversionError
-from rgbd_jax.pytorch.state_dict import COUNTER
-from rgbd_jax.pytorch.workdir import is_workdir
+from rgbd_jax.pytorch.convert import match_network
+from rgbd_jax.pytorch.names import COUNTER, ConversionError
+from rgbd_jax.pytorch.weights import is_workdir, read_weights
 
 log = logging.getLogger("rgbd_jax")
 

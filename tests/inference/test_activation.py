@@ -5,8 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from rgbd_jax.pytorch.converted import match_network
-from rgbd_jax.pytorch.files import read_weights, write_weights
 
 from rgbd_jax.data.loader import load_clip
 from rgbd_jax.data.source import open_split
@@ -14,6 +12,8 @@ from rgbd_jax.data.transforms import draw_transform
 from rgbd_jax.inference.drawing import model_view, relative, tinted
 from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.inference.trained import load_trained
+from rgbd_jax.pytorch.convert import match_network
+from rgbd_jax.pytorch.weights import read_weights, write_weights
 from tests.tiny import save_run, tiny_config
 
 

@@ -7,10 +7,10 @@ import re
 import jax
 import numpy as np
 import pytest
-from rgbd_jax.dataset import open_splits
 
 from rgbd_jax.checkpoint.provenance import provenance
 from rgbd_jax.checkpoint.workdir import write_config
+from rgbd_jax.data.splits import open_splits
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.scores import Scores, scores_file

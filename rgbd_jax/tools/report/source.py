@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from rgbd_jax.checkpoint.checkpoints import CheckpointMetadata, find, read_metadata
 from rgbd_jax.checkpoint.workdir import CONFIG_FILE, read_config
 from rgbd_jax.evaluate import evaluate
-from rgbd_jax.pytorch.converted import is_converted
+from rgbd_jax.pytorch.weights import is_converted
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.tools.fuse import Runs, load_runs
 
