@@ -133,11 +133,12 @@ def _check_absent(path: Path) -> None:
 
 def _as_function(trained: TrainedModel) -> Callable[..., Outputs]:
     """Returns a function of the frames of each modality, uint8 b t h w 3: probabilities and logits, float32 b k."""
-    model, weights = trained.model, jax.tree.map(np.asarray, (trained.params, trained.batch_stats))
+    model = trained.model
+    params, batch_stats = jax.tree.map(np.asarray, (trained.params, trained.batch_stats))
 
     def predict(*frames: UInt8[Array, "b t h w 3"]) -> Outputs:
         inputs = model.inputs({"frames": dict(zip(model.modalities, frames, strict=True))})
-        output, _ = model.apply(*weights, inputs, trained.schedule)
+        output, _ = model.apply(params, batch_stats, inputs, trained.schedule)
         logits = output.logits.astype(jnp.float32)  # b k
         return jax.nn.softmax(logits, axis=-1), logits
 
