@@ -129,6 +129,8 @@ def _continued(stream: Stream, path: str) -> InitialState:
         if config.optimizer.name != "sgd":
             raise ValueError(f"config.optimizer.name={config.optimizer.name!r}: only 'sgd' can continue {path}")
         state = dataclasses.replace(state, optimizer_state=_with_momentum(state, trained))
+    for line in trained.left_out:
+        log.warning("%s: left out: %s", path, line)
     log.info("continuing %s after %d epochs; %s", path, trained.epoch, _momentum_note(trained, state))
     for name in ("momentum", "weight_decay"):
         if name in trained.optimizer and trained.optimizer[name] != config.optimizer[name]:
