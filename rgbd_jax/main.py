@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", choices=("best", "latest"), default="best", help="checkpoint that --mode=eval evaluates"
     )
+    parser.add_argument("--device_count", type=int, default=0, help="devices of --mode=plan (default: all; CPU: any)")
     group = parser.add_argument_group("several processes")
     group.add_argument("--coordinator", help="host:port of process 0")
     group.add_argument("--process_count", type=int, help="number of processes")
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, args.overrides)
     if args.mode == "plan":
-        _plan(config)
+        _plan(config, args.device_count)
         return
     if args.workdir is None:
         raise ValueError(f"--workdir is required with --mode={args.mode}")
@@ -91,11 +92,11 @@ def _prepare_data(config: ConfigDict) -> None:
         log.info("%s is prepared in %s", data.dataset, info.directory)
 
 
-def _plan(config: ConfigDict) -> None:
+def _plan(config: ConfigDict, device_count: int) -> None:
     from rgbd_jax.data.splits import known_classes
     from rgbd_jax.tools.plan import plan, table
 
-    result = plan(config, known_classes(config))
+    result = plan(config, known_classes(config), device_count)
     print(table(result))
     print(json.dumps({"mode": "plan", **result}))
 

@@ -204,8 +204,15 @@ def _save_converted(path: Path, trained: TrainedWeights, network: MatchedNetwork
         **trained.record(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Weights hardly shrink when compressed: without it writing takes half the time.
-    handlers = {"weights": ocp.PyTreeCheckpointHandler(use_compression=False), "network": ocp.JsonCheckpointHandler()}
+    # Weights hardly shrink when compressed, and nobody changes the arrays while they are written, so none is copied.
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+        (jax.Array, ocp.type_handlers.ArrayHandler()),  # Orbax warns without one
+    )
+    handlers = {
+        "weights": ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry),
+        "network": ocp.JsonCheckpointHandler(),
+    }
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:
         items = ocp.args.Composite(weights=ocp.args.PyTreeSave(tree), network=ocp.args.JsonSave(record))
         checkpointer.save(path.absolute(), args=items)

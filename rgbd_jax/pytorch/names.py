@@ -88,7 +88,7 @@ class NameTable:
         rows: (name here, name in PyTorch), in the order in which PyTorch registers the modules. A word in angle
             brackets stands for any of its alternatives; <block> is the index into weights that are stacked here.
         words: word -> alternative here -> alternative in PyTorch.
-        layouts: last part of a row's name, or word.alternative -> axes here and in PyTorch, where they differ.
+        layouts: last part of a name, or word.alternative -> axes here and in PyTorch, where they differ.
         class_heads: names of the last layers of the class heads, which other classes cannot use.
         parts: pattern of tensors' names -> the part of the network that they are, for reports; the first one counts.
         marker: a tensor that no other family has.
@@ -125,14 +125,12 @@ class NameTable:
         return {part: rank for rank, part in enumerate(parts)}
 
     def in_order(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns tensors in the order of PyTorch's state dict, by which its optimizers number them."""
-        rank = self._rank
-        return dict(
-            sorted(
-                tensors.items(),
-                key=lambda item: [(0, int(p)) if p.isdigit() else (1, rank[p]) for p in item[0].split(".")],
-            )
-        )
+        """Returns a network's tensors in the order of PyTorch's state dict, by which optimizers number them."""
+
+        def key(name: str) -> list[tuple[int, int]]:
+            return [(0, int(part)) if part.isdigit() else (1, self._rank[part]) for part in name.split(".")]
+
+        return {name: tensors[name] for name in sorted(tensors, key=key)}
 
     def entries(self, *trees: Tree) -> Iterator[Entry]:
         """Yields the entries of every tensor in trees of parameters or running statistics.
@@ -235,21 +233,20 @@ class NameTable:
         match = self.match(tensors, params, batch_stats)
         if problems := match.problems() + [f"{name}: {why}" for name, why in match.skipped.items() if why == UNKNOWN]:
             raise misfit(problems)
-        types: dict[tuple[str, ...], set[np.dtype]] = {}
-        for entry in self.entries(params, batch_stats):
-            types.setdefault(entry.path, set()).add(tensors[entry.name].dtype)
-        if mixed := [".".join(path) for path, found in types.items() if keep_types and len(found) > 1]:
-            raise ConversionError(f"blocks of one stack have different types of numbers: {', '.join(mixed)}")
-        result = []
-        for tree in (params, batch_stats):
-            leaves = traverse_util.flatten_dict(tree)
-            empty = {
-                path: np.empty(leaf.shape, min(types[path], key=str) if keep_types else leaf.dtype)
-                for path, leaf in leaves.items()
-            }
-            result.append(traverse_util.unflatten_dict(empty))
+        types: dict[tuple[str, ...], np.dtype] = {}
+        for entry in self.entries(params, batch_stats) if keep_types else ():
+            found = tensors[entry.name].dtype
+            if types.setdefault(entry.path, found) != found:
+                raise ConversionError(f"blocks of a stack have different types of numbers: {'.'.join(entry.path)}")
+
+        def empty(tree: Tree) -> dict:
+            flat = traverse_util.flatten_dict(tree)
+            arrays = {path: np.empty(leaf.shape, types.get(path, leaf.dtype)) for path, leaf in flat.items()}
+            return traverse_util.unflatten_dict(arrays)
+
+        result = empty(params), empty(batch_stats)
         self.overlay(tensors, match, *result)
-        return result[0], result[1]
+        return result
 
     def report(self, match: Match, left_out: Iterable[str] = ()) -> str:
         """Returns a table of what became of tensors: loaded by part of the network, skipped and why, missing.

@@ -75,10 +75,6 @@ def _number(dtype: np.dtype, data: bytes) -> bool | int | float:
     return np.frombuffer(data, dtype)[0].item()
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    return text.encode({"latin1": "latin1"}[encoding])
-
-
 STORAGE_TYPES = {
     "Double": "float64",
     "Float": "float32",
@@ -109,7 +105,7 @@ GLOBALS: dict[str, Any] = {
     "builtins.set": lambda members=(): members,
     "__builtin__.set": lambda members=(): members,
     "__builtin__.bytes": lambda: b"",
-    "_codecs.encode": _latin1,
+    "_codecs.encode": lambda text, encoding: text.encode({"latin1": "latin1"}[encoding]),
     "numpy.dtype": _number_type,
     "numpy.core.multiarray.scalar": _number,
     "numpy._core.multiarray.scalar": _number,
@@ -135,7 +131,7 @@ class _Instructions(dict):
 class _Unpickler(pickle._Unpickler):
     """Python's unpickler, confined to our two tables.
 
-    The one written in Python: that in C has no table of instructions, and its memo can be made to fill all memory.
+    It is the one written in Python: that in C has no table of instructions, and a file can make its memo fill memory.
 
     Args:
         stream: the pickle.
@@ -230,8 +226,8 @@ def _read_zip(file: BinaryIO) -> Any:
             )
         if packed := [n for n, e in entries.items() if e.compress_type or e.compress_size != e.file_size]:
             raise ConversionError(
-                f"its entry {packed[0]!r} is compressed, which PyTorch never does: unpack it and pack it again "
-                "uncompressed (zip -0 -r)"
+                f"its entry {packed[0]!r} is compressed, which PyTorch never does: unpack the archive and pack it "
+                "again uncompressed (zip -0 -r)"
             )
         if damaged := archive.testzip():
             raise ConversionError(f"its entry {damaged!r} does not match its checksum (CRC-32); {INCOMPLETE}")
@@ -273,7 +269,8 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
     file.seek(stream.tell())
     for key in keys:  # their values follow the pickles
         numel, data = storages[key]
-        if int.from_bytes(file.read(8), "little") != numel or file.readinto(data) != data.size:  # type: ignore[attr-defined]
+        found = int.from_bytes(file.read(8), "little")
+        if found != numel or file.readinto(data) != data.size:  # type: ignore[attr-defined]
             raise ConversionError(f"storage {key[:40]!r} does not have {numel} elements; {INCOMPLETE}")
     if file.read(1):
         raise ConversionError(f"the file goes on after the last storage; {INCOMPLETE}")
@@ -303,8 +300,8 @@ def _check_extent(value: Any, file_size: int) -> None:
         raise ConversionError(f"its values are nested deeper than {MAX_DEPTH}, or are more than {MAX_VALUES}")
     if nbytes > MAX_EXPANSION * file_size + FREE_BYTES:
         raise ConversionError(
-            f"its tensors are more than {MAX_EXPANSION} times as large as the file: expanded (stride 0) or views "
-            "of one storage; save contiguous copies (tensor.contiguous()) instead"
+            f"its tensors are more than {MAX_EXPANSION} times as large as the file: expanded tensors (stride 0) or "
+            "views of one storage; save contiguous copies (tensor.contiguous()) instead"
         )
 
 

@@ -192,7 +192,9 @@ def _from_torch(contents: Any) -> TrainedWeights:
         raise ConversionError(f"its 'model' holds what is no tensor: {_listed(others)}")
     tensors = _without_prefix(model)
     left_out = [
-        f"{name}: not part of the network" for name in fields if name not in ("model", "optimizer", "epoch", "bestacc")
+        f"{str(name)[:80]}: not part of the network"
+        for name in fields
+        if name not in ("model", "optimizer", "epoch", "bestacc")
     ]
     momentum: dict[str, np.ndarray] = {}
     settings: dict[str, Any] = {}
@@ -238,11 +240,12 @@ def _momentum(saved: Any, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, 
 
 
 def _check_momentum(momentum: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    expected = {name: tensors[name].shape if name in tensors else "no such parameter" for name in momentum}
-    found = {name: getattr(buffer, "shape", type(buffer).__name__) for name, buffer in momentum.items()}
-    if misfits := [
-        f"{name} {found[name]}, expected {shape}" for name, shape in expected.items() if found[name] != shape
-    ]:
+    misfits = []
+    for name, buffer in momentum.items():
+        found = getattr(buffer, "shape", type(buffer).__name__)
+        expected = tensors[name].shape if name in tensors else "no such parameter"
+        misfits += [f"{name} {found}, expected {expected}"] * (found != expected)
+    if misfits:
         raise ConversionError(f"{len(misfits)} momentum buffers do not fit their parameters: {'; '.join(misfits[:8])}")
 
 

@@ -20,7 +20,7 @@ from rgbd_jax.pytorch.weights import read_weights
 from tests.pytorch.torch_files import flat
 
 MEMORY_BYTES = 512 << 20
-SECONDS = 10
+SECONDS = 60
 
 
 def limit_memory() -> None:

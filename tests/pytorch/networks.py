@@ -17,10 +17,8 @@ from tests.tiny import tiny_config
 
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32, "float64": np.float64}
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-GROUP = {
-    "lr": 0.005, "momentum": 0.9, "dampening": 0, "weight_decay": 3e-4, "nesterov": False, "maximize": False,
-    "foreach": None, "initial_lr": 0.01,
-}  # fmt: skip
+GROUP = {"lr": 0.005, "momentum": 0.9, "dampening": 0, "weight_decay": 3e-4, "nesterov": False, "maximize": False}
+GROUP |= {"foreach": None, "initial_lr": 0.01}
 
 
 def small_config(stream: str = "rgb", **model: Any) -> ConfigDict:
@@ -32,12 +30,7 @@ def small_config(stream: str = "rgb", **model: Any) -> ConfigDict:
 
 def manifest_of(config: ConfigDict, classes: int) -> dict[str, tuple[int, ...]]:
     """Returns name -> shape of the PyTorch state dict of a network, step counters included."""
-    return manifest_of_stream(Stream(config, classes))
-
-
-def manifest_of_stream(stream: Stream) -> dict[str, tuple[int, ...]]:
-    """Returns the same of a stream."""
-    leaves = stream.shapes()
+    leaves = Stream(config, classes).shapes()
     params, batch_stats = (
         jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), tree)
         for tree in (leaves.params, leaves.batch_stats)

@@ -1,9 +1,7 @@
 """`rgbd convert IN OUT` as a user meets it: round trips bit by bit, the table, the model card, and what is refused."""
 
 import argparse
-import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +16,6 @@ from tests.pytorch.networks import checkpoint, convert, manifest_of, random_stat
 from tests.pytorch.torch_files import flat, legacy_file, zip_file
 from tests.tiny import save_run, tiny_config
 
-ROOT = Path(__file__).parents[2]
 MANIFESTS = {
     "rgb": manifest_of(small_config("rgb", recoupling_heads=2, temporal_blocks=2), 3),
     "fusion": manifest_of(small_config("fusion", recoupling=False), 4),
@@ -26,7 +23,7 @@ MANIFESTS = {
 
 
 def refused(message, *arguments):
-    """Checks what is said of arguments that cannot be used."""
+    """Checks the error of arguments that cannot be used."""
     with pytest.raises((ValueError, OSError), match=re.escape(message)):
         convert(*arguments)
 
@@ -102,31 +99,16 @@ def test_command_reports_what_it_did(rgb, tmp_path, capsys):
     assert load_file(tmp_path / "out.safetensors").keys() == tensors.keys()
 
 
-def test_network_of_full_size(tmp_path):
-    """38 M parameters come back bit by bit."""
-    tensors = random_state_dict(json.loads((ROOT / "tests" / "parity" / "ntu_rgb_128.manifest.json").read_text()))
-    (tmp_path / "full.pth.tar").write_bytes(zip_file(checkpoint(tensors, optimizer=False)))
-    convert(tmp_path / "full.pth.tar", tmp_path / "converted")
-    convert(tmp_path / "converted", tmp_path / "back.pth.tar")
-    assert flat(read_torch(tmp_path / "back.pth.tar")) == flat(checkpoint(tensors, optimizer=False))
-
-
-def test_safetensors_of_other_programs(tmp_path):
+def test_other_programs_and_versions(tmp_path):
+    """Safetensors of any program; a bare state dict from before PyTorch 0.4.1, which has no step counters."""
     tensors = random_state_dict(MANIFESTS["rgb"])
     save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "theirs.safetensors")
-    convert(tmp_path / "theirs.safetensors", tmp_path / "converted")
-    convert(tmp_path / "converted", tmp_path / "back.pth")
-    assert flat(read_torch(tmp_path / "back.pth")) == flat({"model": checkpoint(tensors)["model"]})
-
-
-def test_bare_state_dict_without_counters(tmp_path):
-    """Files from before PyTorch 0.4.1 have no step counters."""
-    tensors = random_state_dict(MANIFESTS["fusion"])
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
-    (tmp_path / "bare.pth").write_bytes(legacy_file(checkpoint(tensors)["model"]))
-    convert(tmp_path / "bare.pth", tmp_path / "converted")
-    convert(tmp_path / "converted", tmp_path / "back.pt")
-    assert flat(read_torch(tmp_path / "back.pt")) == flat({"model": checkpoint(tensors)["model"]})
+    old = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+    (tmp_path / "old.pth").write_bytes(legacy_file(old))
+    for name, expected in {"theirs.safetensors": tensors, "old.pth": old}.items():
+        convert(tmp_path / name, tmp_path / name.split(".")[0])
+        convert(tmp_path / name.split(".")[0], tmp_path / f"{name}.pt")
+        assert flat(read_torch(tmp_path / f"{name}.pt")) == flat({"model": expected})
 
 
 def test_optimizer_states_that_are_not_taken_over_leave_the_weights(rgb, capsys):
@@ -153,7 +135,7 @@ def test_optimizer_states_that_are_not_taken_over_leave_the_weights(rgb, capsys)
         source.write_bytes(zip_file(contents))
         weights = read_weights(source)
         assert flat(dict(weights.tensors)) == flat(tensors)
-        assert (dict(weights.momentum), dict(weights.optimizer)) == ({}, {})
+        assert (weights.momentum, weights.optimizer) == ({}, {})
         (line,) = weights.left_out
         assert line.startswith("optimizer: ")
         assert reason in line

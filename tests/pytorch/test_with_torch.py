@@ -21,20 +21,8 @@ from tests.test_parity import FOLDER, FORWARD, Case, assert_logits, evaluate
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: ./scripts/test.sh --torch installs it")
 pytestmark = pytest.mark.optional
 
-TYPES = [
-    "float64",
-    "float32",
-    "float16",
-    "bfloat16",
-    "complex64",
-    "complex128",
-    "int64",
-    "int32",
-    "int16",
-    "int8",
-    "uint8",
-    "bool",
-]
+REALS = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
+TYPES = (*REALS, "int64", "int32", "int16", "int8", "uint8", "bool")
 CASES = ("isogd_plain_64", "jester_nofrp_72", "thuread_heads_64", "ntu_rgb_128", "ntu_fusion_128")
 
 

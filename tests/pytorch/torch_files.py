@@ -1,17 +1,12 @@
 """Checkpoint files as torch.save writes them, made without PyTorch and without the package's own writer."""
 
 import argparse
-import contextlib
 import io
 import pickle
 import struct
-import sys
-import types
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any, NamedTuple
-from unittest import mock
 
 import ml_dtypes
 import numpy as np
@@ -63,27 +58,18 @@ class _Storage(NamedTuple):
     base: np.ndarray
 
 
-@contextlib.contextmanager
-def _importable(names: set[tuple[str, str]]) -> Iterator[dict[tuple[str, str], Any]]:
-    """Lets pickle find something under each (module, name); it asks for that before it writes a name."""
-    modules, found = {}, {}
-    for module, name in names:
-        parts = module.split(".")
-        for end in range(1, len(parts) + 1):
-            path = ".".join(parts[:end])
-            modules.setdefault(path, types.ModuleType(path))
-        stand_in = type(name, (), {"__module__": module})
-        setattr(modules[module], name, stand_in)
-        found[module, name] = stand_in
-    with mock.patch.dict(sys.modules, modules):
-        yield found
+class _Global(NamedTuple):
+    module: str
+    name: str
+
+    def __call__(self) -> None:
+        """Is never called; pickle asks whether it could be."""
 
 
-class _Pickler(pickle.Pickler):
-    def __init__(self, out: io.BytesIO, protocol: int, legacy: bool, found: dict[tuple[str, str], Any]):
+class _Pickler(pickle._Pickler):
+    def __init__(self, out: io.BytesIO, protocol: int, legacy: bool):
         super().__init__(out, protocol)
         self._legacy = legacy
-        self._found = found
         self.storages: list[np.ndarray] = []
 
     def persistent_id(self, value: Any) -> Any:
@@ -92,33 +78,41 @@ class _Pickler(pickle.Pickler):
         if not any(value.base is known for known in self.storages):
             self.storages.append(value.base)
         key = next(str(index) for index, known in enumerate(self.storages) if known is value.base)
-        kind = self._found["torch", STORAGE_CLASSES[value.base.dtype.name]]
+        kind = _Global("torch", STORAGE_CLASSES[value.base.dtype.name])
         identity = ("storage", kind, key, "cpu", value.base.size)
         return (*identity, None) if self._legacy else identity
 
     def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, _Global):
+            return value.name
         if isinstance(value, np.ndarray):
             strides = [int(stride) // value.itemsize for stride in np.ascontiguousarray(value).strides]
             value = View(value.reshape(-1), 0, value.shape, tuple(strides[-value.ndim :] if value.ndim else ()))
         if isinstance(value, View):
             arguments = (_Storage(value.base), value.offset, value.shape, value.strides, False, OrderedDict())
-            return self._found["torch._utils", "_rebuild_tensor_v2"], arguments
+            return _Global("torch._utils", "_rebuild_tensor_v2"), arguments
         if isinstance(value, Parameter):
-            return self._found["torch._utils", "_rebuild_parameter"], (value.data, True, OrderedDict())
+            return _Global("torch._utils", "_rebuild_parameter"), (value.data, True, OrderedDict())
         if isinstance(value, Named):
-            return self._found[value.module, value.name], value.arguments
+            return _Global(value.module, value.name), value.arguments
         return NotImplemented
+
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        if not isinstance(obj, _Global):
+            super().save_global(obj, name)
+        elif self.proto < 4:
+            self.write(f"c{obj.module}\n{obj.name}\n".encode())
+        else:
+            self.save(obj.module)
+            self.save(obj.name)
+            self.write(pickle.STACK_GLOBAL)
 
 
 def pickled(value: Any, *, protocol: int = 2, legacy: bool = False) -> tuple[bytes, list[np.ndarray]]:
     """Returns the pickle of a value and its storages; arrays, View, Parameter and Named in it are PyTorch's."""
-    names = {("torch", name) for name in STORAGE_CLASSES.values()}
-    names |= {("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter")}
-    names |= {("torch", "device"), ("torch", "Size")}
     out = io.BytesIO()
-    with _importable(names) as found:
-        pickler = _Pickler(out, protocol, legacy, found)
-        pickler.dump(value)
+    pickler = _Pickler(out, protocol, legacy)
+    pickler.dump(value)
     return out.getvalue(), pickler.storages
 
 
