@@ -25,7 +25,7 @@ from rgbd_jax.checkpoint.checkpoints import (
 )
 from rgbd_jax.checkpoint.workdir import CONFIG_FILE, check_workdir, read_config, write_config
 from rgbd_jax.config import default_config
-from rgbd_jax.parallel.mesh import make_mesh, place, replicated, state_sharding
+from rgbd_jax.parallel.mesh import make_mesh, replicated, shard, state_sharding
 from rgbd_jax.step import TrainState
 
 
@@ -49,7 +49,7 @@ SHARDING = state_sharding(SHAPES, make_mesh(1))
 def state():
     """A state of which no two numbers are alike, so that nothing can be mixed up unnoticed."""
     rng = np.random.default_rng(0)
-    return place(jax.tree.map(lambda x: (100 * rng.normal(size=x.shape)).astype(x.dtype), SHAPES), SHARDING)
+    return shard(jax.tree.map(lambda x: (100 * rng.normal(size=x.shape)).astype(x.dtype), SHAPES), SHARDING)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def two_checkpoints(tmp_path_factory, state):
 
 
 def at(state, step):
-    return dataclasses.replace(state, step=place(np.asarray(step, np.int32), replicated(make_mesh(1))))
+    return dataclasses.replace(state, step=shard(np.asarray(step, np.int32), replicated(make_mesh(1))))
 
 
 def save(workdir, state, steps, metrics=None, **fields):
