@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from rgbd_jax.models.attention import HEAD_FEATURES, MLP_FEATURES
 from rgbd_jax.models.layers import scaled
 from rgbd_jax.models.recoupling import QUERY_FEATURES
 from rgbd_jax.models.spatial import INCEPTION_CHANNELS
-from rgbd_jax.models.temporal import ATTENTION_HEAD_FEATURES, MLP_FEATURES
-from rgbd_jax.models.trunk import FEATURES
+from rgbd_jax.models.unimodal import FEATURES
 from rgbd_jax.pytorch.names import ConversionError, DetectedNetwork, NameTable
 
 WORDS = {
@@ -160,7 +160,7 @@ def _trunk(shapes: Shapes, preferred: Mapping[str, Any]) -> tuple[dict[str, Any]
         "width": width,
         "branch_frames": tuple(_shape(shapes, f"dtn.pos_embedding_{b}", 3)[1] - 1 for b in WORDS["branch"].values()),
         "temporal_blocks": len({name.split(".")[2] for name in shapes if name.startswith(TRANSFORMERS)}),
-        "attention_heads": _shape(shapes, ATTENTION, 2)[0] // (3 * scaled(ATTENTION_HEAD_FEATURES, width)),
+        "attention_heads": _shape(shapes, ATTENTION, 2)[0] // (3 * scaled(HEAD_FEATURES, width)),
         "frp": "frp_module.rpconv1d.weight" in shapes,
         "recoupling": "dtn.rcm.q.weight" in shapes,
     }
