@@ -98,7 +98,7 @@ def _networks(parts: list[str], arguments: argparse.Namespace) -> tuple[dict, di
 
     from benchmarking.machine import measured_peaks
     from benchmarking.network import network, profile
-    from rgbd_jax.dataset import known_classes
+    from rgbd_jax.data.splits import known_classes
     from rgbd_jax.tools.planning.plan import TracedStep
 
     holder = config_flags.DEFINE_config_file("config")

@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from rgbd_jax.checkpoint.metric_accumulator import OF_THE_CLOCK
+from rgbd_jax.checkpoint.metric_writers import TIMING_METRICS
 
 Lines = dict[tuple[int, str], dict[str, float]]
 
@@ -59,7 +59,7 @@ def read(workdir: Path) -> Lines:
     lines: Lines = {}
     for line in map(json.loads, file.read_text().splitlines()):
         step, kind = line.pop("step"), line.pop("kind")
-        lines[step, kind] = {name: value for name, value in line.items() if name not in OF_THE_CLOCK}
+        lines[step, kind] = {name: value for name, value in line.items() if name not in TIMING_METRICS}
     return lines
 
 

@@ -18,8 +18,8 @@ from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.inference.streaming import stream_labels
 from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.metrics import softmax
-from rgbd_jax.pytorch.converted import match_network
-from rgbd_jax.pytorch.files import read_weights, write_weights
+from rgbd_jax.pytorch.convert import match_network, write_weights
+from rgbd_jax.pytorch.weights import read_weights
 from rgbd_jax.scores import Scores, scores_file
 from tests.conftest import ROOT
 from tests.tiny import save_run, tiny_config

@@ -116,6 +116,6 @@ def place_in_view(config: ConfigDict, width: int, height: int) -> np.ndarray:
     Returns:
         A 3x3 matrix for `tinted`: both positions are shares of width and height.
     """
-    transform = transforms.draw_transform(config.data.transforms, config.clip.size, None)
+    transform = transforms.draw_transform(config, None)
     size = config.clip.size
     return np.diag([1 / size, 1 / size, 1.0]) @ transform.matrix(width, height) @ np.diag([width, height, 1.0])

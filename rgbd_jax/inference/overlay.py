@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
-from rgbd_jax.data.sampling import sample_frames
 from rgbd_jax.inference.clips import ClipError, LoadedClip, UserClip
 from rgbd_jax.inference.drawing import place_in_view, relative, resized, shown_frame, tinted
 from rgbd_jax.inference.predictor import Prediction
 from rgbd_jax.inference.trained import TrainedNetwork
 from rgbd_jax.inference.video import write_video
 from rgbd_jax.ingest.clip_files import is_video, open_video
+from rgbd_jax.sampling import sample_frames
 
 SUFFIX = ".mp4"
 FRAMES_A_SECOND = 15.0  # of folders of frames, which do not tell: slow enough to look at

@@ -6,14 +6,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rgbd_jax.checkpoint.workdir import check_workdir, read_class_names, run_config
+from rgbd_jax.checkpoint.workdir import check_workdir, read_class_names, read_config
 from rgbd_jax.data.source import open_split, prepared_directory
 from rgbd_jax.initial_state import weights_for
-from rgbd_jax.pytorch.converted import match_network
-from rgbd_jax.pytorch.files import read_weights
-from rgbd_jax.pytorch.name_table import ConversionError
-from rgbd_jax.pytorch.state_dict import COUNTER
-from rgbd_jax.pytorch.workdir import is_workdir
+from rgbd_jax.pytorch.convert import match_network
+from rgbd_jax.pytorch.names import ConversionError
+from rgbd_jax.pytorch.weights import is_workdir, read_weights
 from rgbd_jax.step import Stream, Tree, evaluation_schedule
 
 log = logging.getLogger("rgbd_jax")
@@ -67,7 +65,7 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
         if config is not None:
             check_workdir(path, config, new_allowed=False)
         else:
-            config = run_config(path)
+            config = read_config(path)
     elif config is None:
         raise ValueError(
             f"{path} does not say which frames its network sees: give --config, such as "
@@ -81,7 +79,6 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
     params, batch_stats = weights_for(stream, trained, str(path))
     epoch = config.train.epochs if trained.epoch is None else trained.epoch
     moment = evaluation_schedule(config, max(epoch - 1, 0))
-    counters = [int(value) for name, value in trained.tensors.items() if name.endswith(COUNTER)]
     return TrainedNetwork(
         path=path,
         stream=stream,
@@ -90,7 +87,7 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
         temperature=float(moment.temperature),
         class_names=class_names(path, config, classes),
         epoch=trained.epoch,
-        step=max(counters, default=0),
+        step=trained.steps,
     )
 
 

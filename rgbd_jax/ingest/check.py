@@ -8,8 +8,8 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from rgbd_jax.data.frame_counts import REFERENCE_SHORT
 from rgbd_jax.data.source import PreparedSplit
+from rgbd_jax.data.splits import REFERENCE_SHORT
 from rgbd_jax.ingest.build import builder_class_of
 from rgbd_jax.ingest.clip_files import FrameKind
 from rgbd_jax.ingest.discovery import RawClip, RawClips

@@ -12,7 +12,6 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core.splits import SplitDict, SplitInfo
 
-from rgbd_jax.data.frame_counts import write_index
 from rgbd_jax.ingest.clip_files import COLOUR, FrameKind, clip_kind, read_clip
 from rgbd_jax.ingest.discovery import RawClip, RawClips
 from rgbd_jax.ingest.incomplete import incomplete_folder
@@ -172,14 +171,6 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
             split: [name for report in shards for name in report.left_out] for split, shards in reports.items()
         }
         self.info.write_to_directory(str(folder))
-        counts = {}
-        for split, shards in reports.items():
-            for number, report in enumerate(shards):
-                counts[self._file_name(split, number, len(shards))] = {
-                    "bytes": report.file_bytes,
-                    **report.frame_counts,
-                }
-        write_index(folder, counts)
 
     def _file_name(self, split: str, number: int, count: int) -> str:
         template = self._get_filename_template(split_name=split)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from rgbd_jax.parallel.sharded_step import parallel_train_step, spread_over
 
 from benchmarking import memory, worker
 from benchmarking.blocks import seconds_by_block
 from rgbd_jax.parallel.mesh import by_clip, global_batch, make_mesh, place, replicated, state_sharding
-from rgbd_jax.parallel.sharded_step import parallel_train_step, spread_over
-from rgbd_jax.pytorch.state_dict import to_pytorch
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
 from rgbd_jax.step import ScheduleValues, Stream
 
 
@@ -80,7 +80,9 @@ class Ours:
         """Writes frames and heat maps as the network sees them, labels, and the weights by PyTorch's names."""
         state = self._stream.init(0)
         clip, heat = jax.jit(self._stream.inputs)(self._batch)
-        weights = {f"weights/{name}": tensor for name, tensor in to_pytorch(state.params, state.batch_stats).items()}
+        weights = {
+            f"weights/{name}": tensor for name, tensor in DECOUPLED.to_pytorch(state.params, state.batch_stats).items()
+        }
         inputs: dict[str, np.ndarray] = {
             "clip": np.asarray(clip, np.float32),
             "label": np.asarray(self._batch["label"]),

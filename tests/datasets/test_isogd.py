@@ -8,7 +8,7 @@ from rgbd_jax.datasets.isogd.builder import name_of
 
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_split
-from rgbd_jax.dataset import open_splits
+from rgbd_jax.data.splits import open_splits
 from rgbd_jax.ingest.problems import RawDataError
 from rgbd_jax.ingest.reference_lists import find_lists, read_lists
 from tests.data.test_splits import PUBLISHED, SHARED_SPLITS, needs_shared_splits

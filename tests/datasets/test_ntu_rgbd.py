@@ -11,7 +11,7 @@ from rgbd_jax.datasets.ntu_rgbd.builder import NtuRgbd
 
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_split
-from rgbd_jax.dataset import open_splits
+from rgbd_jax.data.splits import open_splits
 from rgbd_jax.ingest.problems import RawDataError
 from tests.datasets import ntu
 from tests.datasets.conftest import decoded

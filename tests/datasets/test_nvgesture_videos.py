@@ -8,7 +8,7 @@ import pytest
 from rgbd_jax.configs import nvgesture
 
 from rgbd_jax.data import loader
-from rgbd_jax.dataset import open_splits
+from rgbd_jax.data.splits import open_splits
 from rgbd_jax.ingest.problems import RawDataError
 from rgbd_jax.ingest.splits import read_split_list
 from tests.data.test_splits import SHARED_SPLITS, needs_shared_splits

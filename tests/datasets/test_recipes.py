@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rgbd_jax.data import loader
-from rgbd_jax.dataset import open_splits
+from rgbd_jax.data.splits import open_splits
 from tests import made_raw_data
 from tests.test_configs import STREAMS
 

@@ -71,7 +71,7 @@ def test_a_drawing_colours_the_places_that_the_map_is_about(small_demo):
     drawn = tinted(frame, activation, place_in_view(config, width, height))
     changed = np.abs(drawn.astype(int) - 100).sum(-1)
     row, column = np.unravel_index(changed.argmax(), changed.shape)
-    transform = draw_transform(config.data.transforms, config.clip.size, None)
+    transform = draw_transform(config, None)
     x, y, _ = transform.matrix(width, height) @ [column + 0.5, row + 0.5, 1]
     cell = config.clip.size / 4
     assert abs(x - 2.5 * cell) < cell / 2

@@ -10,7 +10,7 @@ import pytest
 
 from rgbd_jax.checkpoint.provenance import provenance
 from rgbd_jax.checkpoint.workdir import write_config
-from rgbd_jax.dataset import open_splits
+from rgbd_jax.data.splits import open_splits
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.scores import Scores, scores_file
@@ -35,7 +35,7 @@ def run(small_demo, tmp_path_factory):
     """The workdir of a tiny network as it is initialised, saved as if an epoch of 3 steps had passed, and evaluated."""
     config = tiny_config(small_demo)
     splits = open_splits(config)
-    produced_by = provenance(splits.training, splits.evaluation)
+    produced_by = provenance(config, splits.training, splits.evaluation)
     workdir = save_run(config, tmp_path_factory.mktemp("runs") / "tiny_rgb", provenance=produced_by, **METRICS)
     more = {"learning_rate": 0.1, "gradient_norm": 2.0}
     lines = [{"step": step, "kind": "train", **more, **METRICS} for step in (1, 2, 3)]
@@ -49,7 +49,7 @@ def test_page_of_a_run(run):
     page = render(read_source(run), errors=3, correct=1)
     scores = Scores.load(scores_file(run, "validation"))
     correct = int((scores.heads["logits"].argmax(1) == scores.labels).sum())
-    produced_by = json.loads((run / "checkpoints" / "3" / "run" / "metadata").read_text())["provenance"]
+    produced_by = json.loads((run / "checkpoints" / "3" / "metadata" / "metadata").read_text())["provenance"]
     for text in (
         f"{correct} of 24 clips",
         "validation (24 clips, 12 classes)",
@@ -139,7 +139,7 @@ def test_names_cannot_become_markup(tmp_path):
 def command(*arguments):
     parser = argparse.ArgumentParser()
     report.add_arguments(parser)
-    report.run(parser.parse_args(list(map(str, arguments))))
+    report.run(parser.parse_args(list(map(str, arguments)), argparse.Namespace(overrides=[])))
 
 
 def test_the_command_writes_a_small_page_of_many_classes_and_runs(tmp_path, capsys):

@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 
-from rgbd_jax.checkpoint.checkpoints import RetentionPolicy, find, read_run
-from rgbd_jax.checkpoint.workdir import run_config
+from rgbd_jax.checkpoint.checkpoints import find, read_metadata
+from rgbd_jax.checkpoint.workdir import read_config
 from rgbd_jax.data import transforms
 from rgbd_jax.inference.trained import TrainedNetwork
 from rgbd_jax.modalities import STREAMS
-from rgbd_jax.pytorch.workdir import is_workdir
+from rgbd_jax.pytorch.weights import is_workdir
 from rgbd_jax.tools.exporting.function import OUTPUTS, input_shape, weights_digest
 
 FORMAT = 1
@@ -99,7 +99,7 @@ def about(trained: TrainedNetwork, which: str, form: str, details: dict[str, Any
 
 def _preprocessing(trained: TrainedNetwork, modalities: Sequence[str]) -> dict[str, Any]:
     config = trained.config
-    (crop,) = transforms.evaluation_transforms(config.data.transforms, config.clip.size, 1)
+    crop = transforms.draw_transform(config, None)
     result: dict[str, Any] = {
         "frames": {"count": config.clip.frames, "rule": FRAMES_RULE},
         "space": {
@@ -129,7 +129,7 @@ def _preprocessing(trained: TrainedNetwork, modalities: Sequence[str]) -> dict[s
 def _source(trained: TrainedNetwork, which: str) -> dict[str, Any]:
     """Returns where the weights are from; names of folders and hosts are left out, for the file may go far."""
     of_run = is_workdir(trained.path)
-    config = json.dumps((run_config(trained.path) if of_run else trained.config).to_dict(), sort_keys=True)
+    config = json.dumps((read_config(trained.path) if of_run else trained.config).to_dict(), sort_keys=True)
     source = {
         "name": trained.path.resolve().name,
         "epoch": trained.epoch,
@@ -140,6 +140,6 @@ def _source(trained: TrainedNetwork, which: str) -> dict[str, Any]:
     }
     if not of_run:
         return source
-    run = read_run(find(trained.path, which, RetentionPolicy(**trained.config.checkpoint), evaluated=True))
-    kept = {name: run.provenance[name] for name in KEPT_PROVENANCE if name in run.provenance}
+    metadata = read_metadata(find(trained.path, which, evaluated=True))
+    kept = {name: metadata.provenance[name] for name in KEPT_PROVENANCE if name in metadata.provenance}
     return {**source, "checkpoint": which, "trained": kept}

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
-from rgbd_jax.data import loader, sampling
+from rgbd_jax import sampling
+from rgbd_jax.data import loader
 from rgbd_jax.data.source import ClipRecord
 from rgbd_jax.inference import drawing
 from rgbd_jax.inference.overlay import overlaid

@@ -15,7 +15,7 @@ from jax.extend import core
 from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
-from rgbd_jax.config import check_config, check_split_over
+from rgbd_jax.config_rules import check_config, check_divisible
 from rgbd_jax.modalities import MODALITIES, STREAMS
 from rgbd_jax.models.mixing import enabled
 from rgbd_jax.parallel.mesh import REPLICAS, SHARDS, sharded_axis
@@ -72,7 +72,7 @@ class TracedStep:
     """
 
     def __init__(self, config: ConfigDict, num_classes: int, device_count: int, lanes: int = 1):
-        check_split_over(config, device_count)
+        check_divisible(config, device_count)
         shards = config.sharding.parameter_shards
         if device_count % shards:
             raise ValueError(

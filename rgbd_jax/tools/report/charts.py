@@ -11,8 +11,8 @@ from jaxtyping import Float
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from rgbd_jax.data.sampling import sample_frames
-from rgbd_jax.step import evaluation_schedule
+from rgbd_jax.model import evaluation_schedule
+from rgbd_jax.sampling import sample_frames
 from rgbd_jax.tools.report.explanations import BRANCHES, ClipExplanation
 from rgbd_jax.tools.report.source import Source
 from rgbd_jax.tools.report.summary import (

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rgbd_jax.checkpoint.checkpoints import CheckpointMetadata, RetentionPolicy, find, read_run
-from rgbd_jax.checkpoint.workdir import CONFIG_FILE, run_config
+from rgbd_jax.checkpoint.checkpoints import CheckpointMetadata, find, read_metadata
+from rgbd_jax.checkpoint.workdir import CONFIG_FILE, read_config
 from rgbd_jax.evaluate import evaluate
-from rgbd_jax.pytorch.converted import is_converted
+from rgbd_jax.pytorch.weights import is_converted
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.tools.fuse import Runs, load_runs
 
@@ -92,7 +92,7 @@ def read_source(
     runs = load_runs(folders, split)
     if own is None:
         return Source(workdir, config, None if config is None else "best", None, None, runs)
-    which, metadata, notes = _checkpoint(workdir, own, runs.scores[0].step)
+    which, metadata, notes = _checkpoint(workdir, runs.scores[0].step)
     file = workdir / "metrics.jsonl"
     return Source(workdir, own, which, metadata, read_curves(file) if file.is_file() else None, runs, notes)
 
@@ -125,7 +125,7 @@ def read_curves(file: Path) -> dict[str, dict[str, Curve]]:
 def _run_config(workdir: Path, data_dir: Path | None) -> ConfigDict | None:
     if not (workdir / CONFIG_FILE).is_file():
         return None
-    config = run_config(workdir)
+    config = read_config(workdir)
     if data_dir is not None:
         config.data.data_dir = str(data_dir)
     return config
@@ -153,13 +153,12 @@ def _checkpoint(
     workdir: Path, config: "ConfigDict", step: int
 ) -> tuple[str | None, CheckpointMetadata | None, tuple[str, ...]]:
     """Returns the checkpoint that the scores are of, its metadata, and warnings."""
-    policy = RetentionPolicy(**config.checkpoint)
     try:
-        folders = {which: find(workdir, which, policy, evaluated=True) for which in ("latest", "best")}
+        folders = {which: find(workdir, which, evaluated=True) for which in ("latest", "best")}
     except (FileNotFoundError, ValueError) as error:
         return None, None, (f"No checkpoint can be read: {error}.",)
     which = "latest" if folders["best"].name != str(step) == folders["latest"].name else "best"
-    metadata = read_run(folders[which])
+    metadata = read_metadata(folders[which])
     if folders[which].name == str(step):
         return which, metadata, ()
     return (

@@ -11,22 +11,17 @@ from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from rgbd_jax.config import default_config
-from rgbd_jax.metrics import FUSION_SUMS, accuracies, rank_of_label, softmax
+from rgbd_jax.metrics import accuracies, rank_of_label, softmax
 from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.model import FAMILIES
 from rgbd_jax.scores import Scores
 from rgbd_jax.tools.fuse import Runs
 from rgbd_jax.tools.report.source import Source
 
-# Titles of the heads, and the sums of heads that are evaluated: to be taken from the network families.
-HEAD_TITLES = {
-    "logits": "final prediction",
-    "small": "small branch",
-    "medium": "medium branch",
-    "large": "large branch",
-    "rgb": "RGB",
-    "depth": "depth",
-}
-HEAD_SUMS = FUSION_SUMS
+# Of all network families: titles of their heads, and the sums of heads that they evaluate.
+HEAD_TITLES = {head: title for family in FAMILIES.values() for head, title in family.heads.items()}
+HEAD_TITLES["logits"] = "final prediction"
+HEAD_SUMS = {metric: heads for family in FAMILIES.values() for metric, heads in family.head_sums.items()}
 
 BINS = 10  # of the confidence
 # Thresholds of the findings.
