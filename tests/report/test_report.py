@@ -77,8 +77,14 @@ def test_explanations_are_of_the_scored_clips(run, small_demo):
     split = open_splits(tiny_config(small_demo)).evaluation
     names = ("recoupling_weights", "small_attention", "medium_attention", "large_attention")
     frames = {"rgb": np.stack([explanation.modalities["rgb"].frames for explanation in explanations])}
-    predict = jax.jit(lambda *weights: trained.stream.predict_step(*weights, {"frames": frames}, names))
-    outputs = jax.device_get(predict(trained.params, trained.batch_stats)).intermediates
+    model = trained.model
+
+    @jax.jit
+    def intermediates(params, batch_stats):
+        inputs = model.inputs({"frames": frames})
+        return model.apply(params, batch_stats, inputs, trained.schedule, intermediates=names)[0].intermediates
+
+    outputs = jax.device_get(intermediates(trained.params, trained.batch_stats))
     for i, explanation in enumerate(explanations):
         assert split[explanation.index].name == source.scores.names[explanation.index]
         logits = source.scores.heads["logits"][explanation.index].astype(np.float64)
