@@ -149,9 +149,7 @@ def _evaluate(workdir: Path, split: str, config: ConfigDict | None) -> None:
     evaluate(config, workdir, "best")
 
 
-def _checkpoint(
-    workdir: Path, config: "ConfigDict", step: int
-) -> tuple[str | None, CheckpointMetadata | None, tuple[str, ...]]:
+def _checkpoint(workdir: Path, step: int) -> tuple[str | None, CheckpointMetadata | None, tuple[str, ...]]:
     """Returns the checkpoint that the scores are of, its metadata, and warnings."""
     try:
         folders = {which: find(workdir, which, evaluated=True) for which in ("latest", "best")}
