@@ -13,7 +13,7 @@ COMMANDS = {
     "eval": ("rgbd_jax.main", "evaluate a run or a converted checkpoint"),
     "plan": ("rgbd_jax.main", "what a training step costs, as the compiler estimates it"),
     "predict": ("rgbd_jax.tools.predict", "classify clips or a stream"),
-    "report": ("rgbd_jax.tools.report.page", "write a report of a run as one HTML page"),
+    "report": ("rgbd_jax.tools.report", "write a report of a run as one HTML page"),
     "serve": ("rgbd_jax.tools.serve", "serve a page to try a trained network"),
     "export": ("rgbd_jax.tools.export", "export a trained network to StableHLO or ONNX"),
     "convert": ("rgbd_jax.pytorch.convert", "convert checkpoints from and to PyTorch"),
