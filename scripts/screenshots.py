@@ -102,11 +102,11 @@ def page(browser: "Browser", workdir: Path) -> np.ndarray:
     with serving(workdir) as address:
         opened = browser.new_page(viewport={"width": PAGE_WIDTH, "height": 900}, color_scheme="light")
         opened.goto(address)
-        opened.locator("#ask-example").click()
-        opened.locator("#result article, #result [role=alert]").first.wait_for(timeout=1000 * ASKED)
-        opened.wait_for_function("[...document.querySelectorAll('#result video')].every(each => each.readyState >= 3)")
+        opened.locator("#examples button").first.click()
+        opened.locator("#predictions h2, .toast-wrap").first.wait_for(timeout=1000 * ASKED)
+        opened.wait_for_function("[...document.querySelectorAll('video')].every(each => each.readyState >= 3)")
         opened.evaluate(
-            """async share => { for (const each of document.querySelectorAll('#result video')) {
+            """async share => { for (const each of document.querySelectorAll('video')) {
                 each.pause(); each.controls = false;
                 await new Promise(done => { each.onseeked = done; each.currentTime = share * each.duration; });
             } }""",
@@ -123,7 +123,7 @@ def serving(workdir: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "rgbd_jax.tools.serve", "--workdir", str(workdir), "--port", str(port)]
+    command = [sys.executable, "-m", "rgbd_jax", "serve", "--workdir", str(workdir), "--port", str(port)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
