@@ -32,7 +32,7 @@ def run(command: ModuleType, prog: str, argv: Sequence[str]) -> None:
     _set_up(args.verbose)
     try:
         command.run(args)
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         log.debug("traceback:", exc_info=True)
         sys.exit(f"error: {error}")
 

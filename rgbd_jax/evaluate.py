@@ -23,8 +23,7 @@ from rgbd_jax.model import Model, evaluation_schedule
 from rgbd_jax.models.family import ScheduleValues
 from rgbd_jax.parallel import distributed
 from rgbd_jax.parallel.mesh import global_batch, local_batch_size, make_mesh, replicated, shard, state_sharding
-from rgbd_jax.pytorch.converted import is_converted
-from rgbd_jax.pytorch.files import read_weights
+from rgbd_jax.pytorch.weights import is_converted, read_weights
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.step import Batch, TrainState, compile_evaluation_step, new_state, state_shapes
 

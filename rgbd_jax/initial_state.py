@@ -14,12 +14,8 @@ from ml_collections import ConfigDict
 from rgbd_jax.model import Model, family_of
 from rgbd_jax.models.family import Tree
 from rgbd_jax.optim import learning_rate, map_params_like
-from rgbd_jax.pytorch import report
-from rgbd_jax.pytorch.detect import detect_network, is_fusion, same_width
-from rgbd_jax.pytorch.files import read_weights
-from rgbd_jax.pytorch.name_table import ConversionError
-from rgbd_jax.pytorch.state_dict import CLASS_HEAD, from_pytorch, match_tensors, misfit, overlay, to_pytorch
-from rgbd_jax.pytorch.weights import TrainedWeights
+from rgbd_jax.pytorch.names import ConversionError, misfit
+from rgbd_jax.pytorch.weights import TrainedWeights, detect_network, is_fusion, read_weights, table_of_params
 from rgbd_jax.step import TrainState, new_state
 
 log = logging.getLogger("rgbd_jax")
@@ -82,15 +78,13 @@ def matching_weights(model: Model, weights: TrainedWeights, path: str) -> tuple[
     """
     config = model.config
     try:
-        detected = detect_network(weights.tensors)
+        detected = detect_network(weights.tensors, config.model)
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
     found = {"clip.frames": detected.frames, **{f"model.{name}": value for name, value in detected.model.items()}}
     expected = {name: _field(config, name) for name in found} | {"model.num_classes": model.num_classes}
     kinds = {True: "fusion", False: "rgb or depth"}
     found["modality"], expected["modality"] = kinds[detected.fusion], kinds[len(model.modalities) > 1]
-    if same_width(detected.model["width"], config.model.width):
-        expected["model.width"] = found["model.width"]
     if weights.reference_layout is not None and detected.fusion:
         found["fusion.reference_layout"] = weights.reference_layout
         expected["fusion.reference_layout"] = config.fusion.reference_layout
@@ -101,12 +95,13 @@ def matching_weights(model: Model, weights: TrainedWeights, path: str) -> tuple[
     ]
     if differing:
         raise ValueError("\n  ".join([f"{path} is of another network than the config's:", *differing]))
-    match = match_tensors(weights.tensors, *model.shapes())
+    table = table_of_params(model.shapes()[0])
+    match = table.match(weights.tensors, *model.shapes())
     if problems := match.problems():
         raise ConversionError(f"{path}: {misfit(problems)}")
     if match.skipped:
-        log.warning("%s\n%s", path, report.table(match, weights.left_out))
-    return from_pytorch({name: weights.tensors[name] for name in match.loaded}, *model.shapes())
+        log.warning("%s\n%s", path, table.report(match, weights.left_out))
+    return table.from_pytorch({name: weights.tensors[name] for name in match.loaded}, *model.shapes())
 
 
 def _field(config: ConfigDict, name: str) -> Any:
@@ -139,7 +134,7 @@ def _continued(model: Model, path: str) -> InitialState:
         state = dataclasses.replace(state, opt_state=_with_momentum(state, weights))
     note = "no momentum: it starts at zero"
     if weights.momentum:
-        without = len(to_pytorch(state.params, {})) - len(weights.momentum)
+        without = len(table_of_params(state.params).to_pytorch(state.params, {})) - len(weights.momentum)
         note = f"momentum of {len(weights.momentum)} parameters; that of {without} starts at zero"
     log.info("continuing %s after %d epochs; %s", path, weights.epoch, note)
     for name in ("momentum", "weight_decay"):
@@ -159,8 +154,9 @@ def _continued(model: Model, path: str) -> InitialState:
 
 def _with_momentum(state: TrainState, weights: TrainedWeights) -> Tree:
     """Returns the optimizer state with the momentum buffers; parameters without one start at zero."""
-    zeros = {name: np.zeros_like(tensor) for name, tensor in to_pytorch(state.params, {}).items()}
-    buffers, _ = from_pytorch({**zeros, **weights.momentum}, state.params, {})
+    table = table_of_params(state.params)
+    zeros = {name: np.zeros_like(tensor) for name, tensor in table.to_pytorch(state.params, {}).items()}
+    buffers, _ = table.from_pytorch({**zeros, **weights.momentum}, state.params, {})
     return map_params_like(lambda _: buffers, state.opt_state)
 
 
@@ -182,8 +178,9 @@ def _load_matching(params: Tree, batch_stats: Tree, model: Model, field: str, pa
             f"config.fusion.reference_layout={config.fusion.reference_layout}, but config.{field}={path} has "
             f"{weights.reference_layout}"
         )
-    match = match_tensors(weights.tensors, params, batch_stats, skip=CLASS_HEAD)
+    table = table_of_params(params)
+    match = table.match(weights.tensors, params, batch_stats, skip=table.class_heads)
     if not match.loaded:
         raise ConversionError(f"config.{field}={path}: none of its {len(weights.tensors)} tensors fits the network")
-    overlay(weights.tensors, match, params, batch_stats)
-    log.info("config.%s=%s\n%s", field, path, report.table(match, weights.left_out))
+    table.overlay(weights.tensors, match, params, batch_stats)
+    log.info("config.%s=%s\n%s", field, path, table.report(match, weights.left_out))

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", choices=("best", "latest"), default="best", help="checkpoint that --mode=eval evaluates"
     )
+    parser.add_argument("--device_count", type=int, default=0, help="devices of --mode=plan (default: all; CPU: any)")
     group = parser.add_argument_group("several processes")
     group.add_argument("--coordinator", help="host:port of process 0")
     group.add_argument("--process_count", type=int, help="number of processes")
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, args.overrides)
     if args.mode == "plan":
-        _plan(config)
+        _plan(config, args.device_count)
         return
     if args.workdir is None:
         raise ValueError(f"--workdir is required with --mode={args.mode}")
@@ -69,21 +70,33 @@ def run(args: argparse.Namespace) -> None:
 
 def _train_or_evaluate(config: ConfigDict, args: argparse.Namespace) -> dict:
     from rgbd_jax.evaluate import evaluate
-    from rgbd_jax.ingest.build import prepare_for
     from rgbd_jax.parallel import distributed
     from rgbd_jax.train import train
 
     if distributed.is_primary():
-        prepare_for(config)
+        _prepare_data(config)
     distributed.barrier("the data set is prepared")
     return train(config, args.workdir) if args.mode == "train" else evaluate(config, args.workdir, args.checkpoint)
 
 
-def _plan(config: ConfigDict) -> None:
+def _prepare_data(config: ConfigDict) -> None:
+    """Builds the data set from the raw clips of the config; the demo, which is rendered, where it is missing."""
+    from rgbd_jax.data.source import prepared_directory
+    from rgbd_jax.ingest.build import prepare
+
+    data = config.data
+    rendered = data.dataset == "rgbd_demo" and prepared_directory(data.dataset, data.data_dir) is None
+    if data.raw_dir or rendered:
+        raw_dir, skip_bad_clips = data.raw_dir or None, data.skip_bad_clips
+        info = prepare(data.dataset, data_dir=data.data_dir, raw_dir=raw_dir, skip_bad_clips=skip_bad_clips)
+        log.info("%s is prepared in %s", data.dataset, info.directory)
+
+
+def _plan(config: ConfigDict, device_count: int) -> None:
     from rgbd_jax.data.splits import known_classes
     from rgbd_jax.tools.plan import plan, table
 
-    result = plan(config, known_classes(config))
+    result = plan(config, known_classes(config), device_count)
     print(table(result))
     print(json.dumps({"mode": "plan", **result}))
 

@@ -35,7 +35,8 @@ def unimodal_schedule(config: ConfigDict, epoch: float) -> tuple[float, float]:
     weight = loss.distillation if int(epoch) >= config.schedule.warm_up_epochs - 1 else 0.0
     if not loss.sharpness:
         return weight, 1.0
-    temperatures = np.linspace(*loss.temperature, loss.temperature_epochs)
+    first, last = loss.temperature
+    temperatures = np.linspace(first, last, loss.temperature_epochs)
     return weight, float(temperatures[min(int(epoch), len(temperatures) - 1)])
 
 
@@ -114,7 +115,8 @@ class Model:
         if metric not in known:
             raise ValueError(f"config.checkpoint.best_metric={metric!r}: expected one of {', '.join(known)}")
         network = nnx.eval_shape(lambda: self.family.module(config, num_classes))
-        self._graph, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+        self._graph, *states = nnx.split(network, nnx.Param, nnx.BatchStat)
+        params, batch_stats = states
         self._shapes = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
     def shapes(self) -> tuple[Tree, Tree]:
@@ -134,8 +136,10 @@ class Model:
         """
         model, inputs = self.config.model, {}
         for modality, frames in batch["frames"].items():
-            partner = None if mixture is None else batch["partner"]["frames"][modality]
-            seen = frames if mixture is None else mixture.blend(frames, partner)
+            seen, partner = frames, None
+            if mixture is not None:
+                partner = batch["partner"]["frames"][modality]
+                seen = mixture.blend(frames, partner)
             heat = heat_maps(frames, model.frp_window, mixture, partner) if model.frp else None  # b t h w 1
             inputs[modality] = ClipInput(normalise(seen, jnp.dtype(model.dtype)), heat)
         return inputs

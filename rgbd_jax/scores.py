@@ -107,7 +107,7 @@ KINDS = {"U": "text", "i": "integers", "f": "float32"}
 
 def _check(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     if problem := next(_problems(arrays), None):
-        raise ValueError(f"{path} holds no valid scores: {problem}; evaluate again")
+        raise ValueError(f"{path}: invalid scores: {problem}; evaluate again")
 
 
 def _problems(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:

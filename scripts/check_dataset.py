@@ -13,8 +13,8 @@ from pathlib import Path
 
 from absl import logging
 
-from rgbd_jax.data.splits import REFERENCE_SHORT
 from rgbd_jax.data.source import prepared_directory
+from rgbd_jax.data.splits import REFERENCE_SHORT
 from rgbd_jax.ingest.build import BUILDERS
 from rgbd_jax.ingest.check import RawCheck, check_raw, compare
 from rgbd_jax.ingest.problems import KINDS

@@ -10,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 from rgbd_jax.checkpoint.checkpoints import list_checkpoints
 from rgbd_jax.checkpoint.metric_writers import MetricAccumulator
-from rgbd_jax.parallel.distributed import DistributedConfig, initialize
+from rgbd_jax.parallel.distributed import DistributedConfig, group, initialize
 from rgbd_jax.parallel.preemption import PREEMPTED, PreemptedError
 from rgbd_jax.train import train
 from tests.test_main import TINY
@@ -146,9 +147,9 @@ def test_all_processes_stop_at_one_synchronisation_point(tmp_path, numbers):
 
 def test_a_coordinator_that_does_not_answer(tmp_path):
     address = f"localhost:{free_port()}"
-    group = [f"--coordinator={address}", "--process_count=2", "--process_index=1", "--join_timeout=3"]
+    flags = [f"--coordinator={address}", "--process_count=2", "--process_index=1", "--join_timeout=3"]
     command = [sys.executable, "-m", "rgbd_jax.main", "--config", "configs/demo.py", "--workdir", str(tmp_path / "run")]
-    (status,), (stderr,) = ended([start([*command, *group])])
+    (status,), (stderr,) = ended([start([*command, *flags])])
     assert status == ABORTED
     assert f"error: the group is not complete after 3 s (--join_timeout): {address} does not answer" in stderr
     assert not (tmp_path / "run").exists()
@@ -166,6 +167,14 @@ def test_a_coordinator_that_does_not_answer(tmp_path):
 def test_flags_that_name_no_group_are_errors(config, message):
     with pytest.raises((ValueError, OSError), match=message):
         initialize(config)
+
+
+def test_lack_of_device_memory_is_explained():
+    with (
+        pytest.raises(MemoryError, match=r"lower config.train.batch_size .*\n  RESOURCE_EXHAUSTED"),
+        group(DistributedConfig()),
+    ):
+        jnp.zeros(1 << 50, jnp.int8)
 
 
 def lines(workdir):
@@ -195,8 +204,8 @@ def test_two_processes_train_as_one_stop_together_and_one_process_resumes(small_
     config.train.epochs = 500  # more than it will come to
     fields = [f"data.data_dir={small_demo}", *(flag for flag in TINY if "train.epochs" not in flag), "train.epochs=500"]
     command = [sys.executable, "-m", "rgbd_jax.main", "--config", "configs/demo.py", "--workdir", str(workdir)]
-    group = [f"--coordinator=localhost:{free_port()}", "--process_count=2", *(f"--config.{field}" for field in fields)]
-    processes = [start([*command, *group, f"--process_index={index}"], XLA_FLAGS=TWO_DEVICES) for index in range(2)]
+    flags = [f"--coordinator=localhost:{free_port()}", "--process_count=2", *(f"--config.{field}" for field in fields)]
+    processes = [start([*command, *flags, f"--process_index={index}"], XLA_FLAGS=TWO_DEVICES) for index in range(2)]
     try:
         wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(lines(workdir)) > 4, 600)
         processes[1].send_signal(signal.SIGTERM)
@@ -213,6 +222,6 @@ def test_two_processes_train_as_one_stop_together_and_one_process_resumes(small_
     alone = tmp_path / "alone"
     assert train_steps(2, config, alone, monkeypatch) == 2
     # Rounding in float32 depends on the number of devices (docs/performance.md); test_devices compares in float64.
-    for group, single in zip(lines(workdir)[:2], lines(alone)[:2], strict=True):
+    for both, single in zip(lines(workdir)[:2], lines(alone)[:2], strict=True):
         for name in ("loss", "cross_entropy", "distillation"):
-            assert group[name] == pytest.approx(single[name], rel=1e-4), (group["step"], name)
+            assert both[name] == pytest.approx(single[name], rel=1e-4), (both["step"], name)

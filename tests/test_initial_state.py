@@ -15,12 +15,11 @@ from rgbd_jax import train as train_module
 from rgbd_jax.checkpoint.checkpoints import CheckpointManager, list_checkpoints, read_metadata
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.initial_state import initial_state
-from rgbd_jax.pytorch.__main__ import main as convert_main
-from rgbd_jax.pytorch.pytorch_file import read_pytorch, write_pytorch
-from rgbd_jax.pytorch.state_dict import to_pytorch
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
+from rgbd_jax.pytorch.torch_file import read_torch, write_torch
 from rgbd_jax.step import Stream
 from rgbd_jax.train import train
-from tests.convert.networks import checkpoint, manifest_of, random_state_dict, small_config
+from tests.pytorch.networks import checkpoint, convert, manifest_of, random_state_dict, small_config
 from tests.tiny import saved_state, tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -37,18 +36,6 @@ def sgd_config(data_dir, epochs=3):
     config.loss.sharpness = True
     config.train.epochs = epochs
     return config
-
-
-@pytest.fixture(scope="module")
-def convert():
-    def run(*arguments):
-        before, sys.argv = sys.argv, ["convert", *map(str, arguments)]
-        try:
-            convert_main()
-        finally:
-            sys.argv = before
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +61,7 @@ def interrupted(small_demo, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(interrupted, convert):
+def exported(interrupted):
     """The run after its second epoch as every kind of checkpoint."""
     config, root = interrupted
     found = {"workdir": root / "second_epoch"}
@@ -150,7 +137,7 @@ def test_other_kinds_give_the_same_start(exported, kind):
 
 def test_exported_file_says_what_pytorch_asks_for(exported):
     _, root, found = exported
-    contents = read_pytorch(found["pytorch"])
+    contents = read_torch(found["pytorch"])
     assert contents["epoch"] == 2
     (group,) = contents["optimizer"]["param_groups"]
     assert (group["momentum"], group["weight_decay"]) == (0.9, 1e-3)
@@ -160,7 +147,7 @@ def test_exported_file_says_what_pytorch_asks_for(exported):
     assert len(contents["optimizer"]["state"]) == len(group["params"])
 
 
-def test_converted_checkpoint_evaluates_as_the_run_it_is_of(interrupted, tmp_path, convert):
+def test_converted_checkpoint_evaluates_as_the_run_it_is_of(interrupted, tmp_path):
     config, root = interrupted
     for which in ("best", "latest"):
         convert(root / "whole", tmp_path / which, f"--checkpoint={which}")
@@ -195,7 +182,7 @@ def stranger(tmp_path):
     """The file of a network with other classes and frames than the config's, and its tensors."""
     config = small_config(temporal_blocks=2, branch_frames=(2, 4, 5))
     tensors = random_state_dict(manifest_of(config, 5))
-    write_pytorch(tmp_path / "stranger.pth.tar", checkpoint(tensors))
+    write_torch(tmp_path / "stranger.pth.tar", checkpoint(tensors))
     return tmp_path / "stranger.pth.tar", tensors
 
 
@@ -235,7 +222,7 @@ def test_streams_of_fusion_start_from_streams(tmp_path):
     states = {}
     for seed, name in enumerate(("rgb", "depth")):
         states[name] = random_state_dict(manifest_of(small_config(name), 5), seed=seed + 1)
-        write_pytorch(tmp_path / f"{name}.pth.tar", checkpoint(states[name], prefix="module."))
+        write_torch(tmp_path / f"{name}.pth.tar", checkpoint(states[name], prefix="module."))
         config.fusion[f"init_{name}_from"] = str(tmp_path / f"{name}.pth.tar")
     params = initial_state(Stream(config, 12)).state.params
     for name, tensors in states.items():
@@ -250,7 +237,7 @@ def test_streams_of_fusion_start_from_streams(tmp_path):
 def test_fusion_starts_from_fusion(tmp_path):
     config = small_config("fusion")
     tensors = random_state_dict(manifest_of(config, 5))
-    write_pytorch(tmp_path / "fusion.pth.tar", checkpoint(tensors))
+    write_torch(tmp_path / "fusion.pth.tar", checkpoint(tensors))
     config.init_from = str(tmp_path / "fusion.pth.tar")
     with pytest.raises(ValueError, match=r"config.fusion.reference_layout=False, but config.init_from=.* has True"):
         initial_state(Stream(config, 12))
@@ -271,9 +258,9 @@ def refused(config, *said):
 def test_checkpoints_of_the_wrong_kind(tmp_path, stranger):
     rgb = str(stranger[0])
     fusion = str(tmp_path / "fusion.pth.tar")
-    write_pytorch(fusion, checkpoint(random_state_dict(manifest_of(small_config("fusion"), 5))))
+    write_torch(fusion, checkpoint(random_state_dict(manifest_of(small_config("fusion"), 5))))
     nothing = str(tmp_path / "nothing.pth.tar")
-    write_pytorch(nothing, {"model": {"weight": np.zeros(3, np.float32)}})
+    write_torch(nothing, {"model": {"weight": np.zeros(3, np.float32)}})
     (tmp_path / "page.pth.tar").write_text("<html>")
 
     config = small_config()
@@ -316,7 +303,7 @@ def test_trainings_that_cannot_be_continued(tmp_path, stranger):
 
     contents = checkpoint(random_state_dict(manifest_of(config, 12)))
     good = str(tmp_path / "good.pth.tar")
-    write_pytorch(good, contents)
+    write_torch(good, contents)
     config.continue_from = good
     refused(config, "config.optimizer.name='adamw': only 'sgd'")
     config.optimizer.name = "sgd"
@@ -324,12 +311,12 @@ def test_trainings_that_cannot_be_continued(tmp_path, stranger):
     assert (start.epoch, start.notes) == (
         7, {"continued_from": good, "best_accuracy_there": 0.625, "learning_rate_there": 0.005},
     )  # fmt: skip
-    write_pytorch(good, {"model": contents["model"]})
+    write_torch(good, {"model": contents["model"]})
     refused(config, "does not say how many epochs are done; use config.init_from")
     config.continue_from = str(tmp_path / "absent")
     refused(config, f"config.continue_from={tmp_path / 'absent'}: no such file or folder")
     del contents["model"]["dtn.cls_token_large"]
-    write_pytorch(good, {**contents, "optimizer": None})
+    write_torch(good, {**contents, "optimizer": None})
     config.continue_from = good
     refused(config, f"{good}: 1 tensors do not fit the network", "dtn.cls_token_large: missing")
 
@@ -341,17 +328,17 @@ def test_momentum_of_both_streams_is_taken_over(tmp_path):
     config.train.epochs = 8
     config.fusion.reference_layout = True
     contents = checkpoint(random_state_dict(manifest_of(config, 12)))
-    write_pytorch(tmp_path / "fusion.pth.tar", contents)
+    write_torch(tmp_path / "fusion.pth.tar", contents)
     config.continue_from = str(tmp_path / "fusion.pth.tar")
     state = initial_state(Stream(config, 12)).state
     (momentum,) = [part.trace for part in state.optimizer_state if hasattr(part, "trace")]
-    found = to_pytorch(momentum, {})
+    found = DECOUPLED.to_pytorch(momentum, {})
     names = [name for name in contents["model"] if name in found]
     assert len(names) == len(found) > 300
     for number, name in enumerate(names):
         buffer = contents["optimizer"]["state"].get(number, {}).get("momentum_buffer")
         np.testing.assert_array_equal(found[name], 0 if buffer is None else buffer, err_msg=name)
-    np.testing.assert_array_equal(to_pytorch(state.params, {})["fc.weight"], contents["model"]["fc.weight"])
+    np.testing.assert_array_equal(DECOUPLED.to_pytorch(state.params, {})["fc.weight"], contents["model"]["fc.weight"])
 
 
 def test_command_line_says_it_in_one_line_and_writes_nothing(small_demo, tmp_path):

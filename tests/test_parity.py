@@ -19,8 +19,9 @@ from einops import rearrange
 from rgbd_jax.config import default_config
 from rgbd_jax.model import Model
 from rgbd_jax.models.family import ClipInput, ScheduleValues
-from rgbd_jax.pytorch.detect import detect_network
-from rgbd_jax.pytorch.state_dict import COUNTER, from_pytorch, to_pytorch
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
+from rgbd_jax.pytorch.names import COUNTER
+from rgbd_jax.pytorch.weights import detect_network
 from rgbd_jax.step import new_state, train_step
 from tests.parity import recipe
 
@@ -105,7 +106,7 @@ class Case:
         meta, config = self.meta, self.config(dtype)
         model = RecordedInputs(config, meta["num_classes"])
         weights = recipe.state_dict(self.manifest, meta["seed"])
-        state = new_state(model, *from_pytorch(weights, *model.shapes()))
+        state = new_state(model, *DECOUPLED.from_pytorch(weights, *model.shapes()))
         size, classes = (meta["batch"], config.clip.frames, meta["size"]), meta["num_classes"]
         inputs = recipe.inputs(meta["seed"], *size, classes, model.modalities)
 
@@ -206,7 +207,7 @@ def test_parity_training_float64(name):
         options = {"xla_cpu_enable_concurrency_optimized_scheduler": False}  # the other scheduler takes more memory
         step = jax.jit(functools.partial(train_step, model), donate_argnums=0, compiler_options=options)
         for number in range(case.meta["steps"]):
-            before = to_pytorch(state.params, {}) if number == 0 else None
+            before = DECOUPLED.to_pytorch(state.params, {}) if number == 0 else None
             state, measured = step(state, batch, schedule)
             recorded = case.recorded[f"train/step{number}"]
             parts = FUSION_LOSSES if case.meta["kind"] == "fusion" else ("cross_entropy", "distillation")
@@ -221,7 +222,7 @@ def test_parity_training_float64(name):
                 assert set(gradient) == set(case.recorded["train/grad_names"])
                 norms = [np.linalg.norm(gradient[name].ravel()) for name in case.recorded["train/grad_names"]]
                 np.testing.assert_allclose(norms, case.recorded["train/grad_norms"], rtol=TRAJECTORY)
-        named = to_pytorch(state.params, state.batch_stats)
+        named = DECOUPLED.to_pytorch(state.params, state.batch_stats)
         recorded = dict(zip(case.recorded["train/final_names"], case.recorded["train/final_norms"], strict=True))
         counters = [name for name in recorded if name.endswith(COUNTER)]
         assert {recorded.pop(name) for name in counters} == {int(state.step)}
@@ -235,7 +236,9 @@ def first_gradient(case, state, before, norm):
     (momentum,) = (part for part in jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, dict)) if part)
     scale = min(1, case.meta["grad_clip"] / (float(norm) + 1e-6))
     decay = case.meta["weight_decay"]
-    return {name: (buffer - decay * before[name]) / scale for name, buffer in to_pytorch(momentum, {}).items()}
+    return {
+        name: (buffer - decay * before[name]) / scale for name, buffer in DECOUPLED.to_pytorch(momentum, {}).items()
+    }
 
 
 @pytest.mark.parametrize("name", CASES)

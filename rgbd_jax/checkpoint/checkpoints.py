@@ -71,12 +71,9 @@ class CheckpointManager:
         }
 
     def save(self, state: Any, metadata: CheckpointMetadata, metrics: Mapping[str, Any] | None = None) -> None:
-        """Saves under the state's step; returns when the state may be donated, before everything is on disk.
+        """Saves an evaluated epoch with its metrics, or a mid-epoch checkpoint, under the state's step.
 
-        Args:
-            state: the train state.
-            metadata: everything else.
-            metrics: of the evaluation of this state; None saves a mid-epoch checkpoint.
+        Returns when the state may be donated, before everything is on disk.
         """
         kind = RECOVERY if metrics is None else EPOCHS
         # Orbax synchronises the processes itself: its messages must not meet those of a step that is still running.
@@ -124,10 +121,7 @@ def list_checkpoints(workdir: Path) -> list[Path]:
 def find(workdir: Path, which: str, *, evaluated: bool = False) -> Path:
     """Returns the folder of the "best" or "latest" intact checkpoint of a run; the log names damaged ones.
 
-    Args:
-        workdir: the run's folder.
-        which: "best" by `config.checkpoint`, or "latest".
-        evaluated: whether to leave out mid-epoch checkpoints, which are never the "best".
+    Mid-epoch checkpoints are never the "best", and with `evaluated` not the "latest" either.
 
     Raises:
         FileNotFoundError: there is none.
@@ -174,11 +168,6 @@ def restore_latest(workdir: Path, abstract_state: Any, sharding: Any) -> tuple[A
 
 def read_state(folder: Path, abstract_state: Any, sharding: Any) -> Any:
     """Returns the train state of a checkpoint, which may have been written by another number of processes.
-
-    Args:
-        folder: the checkpoint.
-        abstract_state: the state's shapes and types.
-        sharding: a tree like it, of shardings.
 
     Raises:
         ValueError: it cannot be read, or is of another network; names the first tensors that differ.

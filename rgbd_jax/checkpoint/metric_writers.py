@@ -82,11 +82,8 @@ class MetricAccumulator:
 class MetricWriter:
     """Writes metrics to `metrics.jsonl` and for TensorBoard in the first process; in the others it does nothing.
 
-    Args:
-        workdir: the run's folder.
-        first_step: the step from which the run starts or resumes; metrics of later steps, left by a run that was
-            killed, are removed.
-        evaluated_steps: steps that the checkpoint has evaluations of; metrics of other evaluations are removed.
+    What a killed run logged after the checkpoint is removed: steps after `first_step`, where this run starts or
+    resumes, and evaluations of other steps than `evaluated_steps`.
 
     Raises:
         OSError: a file cannot be written; names it.

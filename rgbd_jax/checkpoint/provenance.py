@@ -80,13 +80,7 @@ def fingerprint(split: PreparedSplit) -> dict[str, Any]:
 
 
 def resumed_provenance(workdir: Path, there: Mapping[str, Any], here: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """Returns the provenance of a resumed run; logs versions, machine and evaluation clips that have changed.
-
-    Args:
-        workdir: the run's folder.
-        there: provenance in the checkpoint.
-        here: provenance of this process.
-        step: step of the checkpoint.
+    """Returns the provenance of a run that resumes from a checkpoint of `step`; logs what has changed since.
 
     Raises:
         ValueError: the training clips have changed.

@@ -37,12 +37,7 @@ def write_config(workdir: Path, config: ConfigDict, class_names: Sequence[str]) 
 
 
 def check_workdir(workdir: Path, config: ConfigDict, *, new_allowed: bool) -> None:
-    """Checks that a workdir's run has this config, but for `MUTABLE_FIELDS`.
-
-    Args:
-        workdir: the run's folder.
-        config: the experiment's config.
-        new_allowed: whether the workdir may be empty or missing.
+    """Checks that a workdir's run has this config, but for `MUTABLE_FIELDS`; a new one has to be empty or missing.
 
     Raises:
         ValueError: the workdir holds a run of another config (names every field), or something else.

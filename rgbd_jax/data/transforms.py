@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from ml_collections import ConfigDict
 
-from rgbd_jax.config import NVGESTURE_CENTRE
+from rgbd_jax.config_rules import NVGESTURE_CENTRE
 
 _NVGESTURE_MARGIN = 10  # smallest left and top of its training crops
 _BLUR_PROBABILITY = 0.5

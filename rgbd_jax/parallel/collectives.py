@@ -47,7 +47,8 @@ def gather(params: Tree, shapes: Tree) -> Tree:
         axis = sharded_axis(full.shape, jax.lax.axis_size(FSDP))
         if axis is None:
             return jax.lax.pcast(leaf, _axes(), to="varying")
-        return jax.lax.pcast(jax.lax.all_gather(leaf, FSDP, axis=axis, tiled=True), DATA, to="varying")
+        # In this order the transpose scatters first, so that the all-reduce is of this device's part alone.
+        return jax.lax.all_gather(jax.lax.pcast(leaf, DATA, to="varying"), FSDP, axis=axis, tiled=True)
 
     return jax.tree.map(whole, params, shapes)
 

@@ -21,6 +21,7 @@ from orbax.checkpoint.multihost import get_barrier_sync_fn
 FAILED = 1
 _WEEK_MS = 7 * 24 * 3600 * 1000
 _SAME_ERROR_MS = 5000
+_SHUTDOWN_SECONDS = 10  # from the first process that ends, which is the one that fails: others wait for each other
 
 log = logging.getLogger("rgbd_jax")
 
@@ -51,8 +52,8 @@ class DistributedConfig:
 def group(config: DistributedConfig) -> Iterator[None]:
     """Joins the processes that train together, and leaves them at the end; alone, only explains lack of memory.
 
-    An error that all processes meet ends all but process 0 silently, with status 1. When a process fails, dies or hangs
-    by itself, JAX aborts the others after the heartbeat timeout, with a message that names it.
+    An error that all processes meet ends all but process 0 silently, with status 1. When one process fails, JAX aborts
+    the others within seconds; when it dies or hangs, after the heartbeat timeout, with a message that names it.
 
     Raises:
         ValueError: the config does not describe a group.
@@ -63,7 +64,7 @@ def group(config: DistributedConfig) -> Iterator[None]:
     try:
         yield
     except SystemExit:
-        jax.distributed.shutdown()
+        _leave()
         raise
     except Exception as error:
         met_by_all = _met_by_all(error)
@@ -78,7 +79,7 @@ def group(config: DistributedConfig) -> Iterator[None]:
                 + str(error).splitlines()[0][:300]
             ) from error
         raise
-    jax.distributed.shutdown()
+    _leave()
 
 
 def initialize(config: DistributedConfig) -> None:
@@ -109,7 +110,7 @@ def initialize(config: DistributedConfig) -> None:
             cluster_detection_method="deactivate" if config.coordinator else None,
             initialization_timeout=config.join_timeout + 1,  # the warning comes first
             heartbeat_timeout_seconds=config.heartbeat_timeout,
-            shutdown_timeout_seconds=config.heartbeat_timeout,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         raise OSError(f"cannot join the group of {where}: {error}") from error
@@ -142,6 +143,11 @@ def compiled(function: Any, name: str, *arguments: Any) -> Callable[..., Any]:
     program = function.lower(*arguments).compile()
     barrier(f"compiled: {name}")
     return program
+
+
+def _leave() -> None:
+    barrier("all have finished")
+    jax.distributed.shutdown()
 
 
 def _met_by_all(error: Exception) -> bool:

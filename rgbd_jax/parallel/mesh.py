@@ -57,43 +57,34 @@ def sharded_axis(shape: tuple[int, ...], shards: int) -> int | None:
 
 
 def state_specs(shapes: Any, shards: int) -> Any:
-    """Returns partition specs for a train state.
-
-    Args:
-        shapes: a `TrainState` of shapes.
-        shards: number of devices that parameters and optimizer state are split over.
-    """
+    """Returns the partition specs of a `TrainState` of shapes, split over `shards` devices."""
 
     def spec(leaf: Any) -> PartitionSpec:
         axis = sharded_axis(leaf.shape, shards)
         return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, FSDP)
 
-    replicated_specs = jax.tree.map(lambda leaf: PartitionSpec(), shapes)
-    return replicated_specs.replace(
-        params=jax.tree.map(spec, shapes.params), opt_state=jax.tree.map(spec, shapes.opt_state)
-    )
+    specs = jax.tree.map(lambda leaf: PartitionSpec(), shapes)
+    return specs.replace(params=jax.tree.map(spec, shapes.params), opt_state=jax.tree.map(spec, shapes.opt_state))
 
 
 def state_sharding(shapes: Any, mesh: Mesh) -> Any:
-    """Returns the shardings of a train state on the mesh (see `state_specs`)."""
+    """Returns the shardings of a `TrainState` of shapes on the mesh."""
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), state_specs(shapes, mesh.shape[FSDP]))
 
 
 def shard(tree: Any, sharding: Any) -> Any:
-    """Returns a tree of arrays, the same in every process, on the mesh.
+    """Returns arrays on the mesh from a tree of arrays that is the same in every process.
 
     Args:
-        tree: arrays of NumPy or of this process's JAX.
+        tree: arrays of NumPy, or of JAX on this process's devices.
         sharding: a tree of shardings like it, or one for all.
     """
-    if isinstance(sharding, NamedSharding):
-        sharding = jax.tree.map(lambda _: sharding, tree)
 
     def place(leaf: Any, where: NamedSharding) -> jax.Array:
         values = np.asarray(leaf)
         return jax.make_array_from_callback(values.shape, where, lambda index: values[index])
 
-    return jax.tree.map(place, tree, sharding)
+    return jax.tree.map(place, tree, jax.tree.broadcast(sharding, tree))
 
 
 def local_batch_size(batch_size: int) -> int:

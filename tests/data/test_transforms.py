@@ -105,15 +105,6 @@ def test_rotation_comes_first_anticlockwise_on_black(angle, flip):
     assert mean_difference(one_more, reference_chain(transform, frame)) > 2 * GREY_LEVEL
 
 
-def test_rotation_leaves_black_corners_and_no_rotation_none():
-    white = np.full((240, 320, 3), 255, np.uint8)
-    whole = ClipTransform((256, 256), 256, 128, 0, 0)
-    assert transformed(whole, white).min() == 255
-    turned = transformed(dataclasses.replace(whole, rotation=45), white)
-    assert turned[0, 0].max() == 0
-    assert turned[64, 64].min() == 255
-
-
 def test_fine_detail_of_a_large_frame_does_not_alias():
     # A checkerboard of single pixels is flat grey once it is shrunk; without averaging it would leave a pattern.
     y, x = np.mgrid[:1080, :1920]
@@ -188,13 +179,9 @@ def test_training_draws_rotation_flip_and_blur_as_often_as_set():
     assert np.mean([d.flip for d in drawn]) == pytest.approx(0.25, abs=0.05)
     radii = [d.blur_radius for d in drawn if d.blur_radius is not None]
     assert len(radii) / len(drawn) == pytest.approx(0.5, abs=0.05)
-    assert 0.1 <= min(radii) < 0.15
-    assert 1.95 < max(radii) <= 2
-
-
-def test_nothing_is_drawn_that_is_switched_off():
-    drawn = draws(config(rotation_probability=0, flip_probability=0), 200)
-    assert {(d.rotation, d.flip, d.blur_radius) for d in drawn} == {(0, False, None)}
+    assert (min(radii), max(radii)) == pytest.approx((0.1, 2), abs=0.05)
+    switched_off = draws(config(rotation_probability=0, flip_probability=0), 200)
+    assert {(d.rotation, d.flip, d.blur_radius) for d in switched_off} == {(0, False, None)}
 
 
 @settings(deadline=None, max_examples=40)
@@ -205,19 +192,11 @@ def test_nothing_is_drawn_that_is_switched_off():
     size=st.integers(4, 100),
     seed=st.integers(0, 2**32),
 )
-def test_a_flat_frame_stays_flat_but_for_black(frame_size, room, crop, size, seed):
-    drawn = transforms.draw_transform(
-        config(size, resize=(crop + room[0], crop + room[1]), crop_size=crop, rotation_probability=0.5, blur=True),
-        np.random.default_rng(seed),
-    )
+def test_a_flat_frame_stays_flat_to_its_borders(frame_size, room, crop, size, seed):
+    unrotated = config(size, resize=(crop + room[0], crop + room[1]), crop_size=crop, rotation_probability=0, blur=True)
     frame = np.full((frame_size[1], frame_size[0], 3), (200, 10, 90), np.uint8)
-    got = transformed(drawn, frame)
-    if drawn.rotation == 0:
-        np.testing.assert_array_equal(got, np.broadcast_to(frame[0, 0], got.shape))
-    else:  # cubic interpolation overshoots by a seventh along each axis, next to black
-        assert (got <= np.ceil(frame[0, 0] * (8 / 7) ** 2)).all()
-        coverage = transformed(drawn, np.full_like(frame, 255)) / 255  # 0 where the rotation brings in black
-        assert (got >= frame[0, 0] * coverage - 2).all()
+    got = transformed(transforms.draw_transform(unrotated, np.random.default_rng(seed)), frame)
+    np.testing.assert_array_equal(got, np.broadcast_to(frame[0, 0], got.shape))
 
 
 @settings(deadline=None)
