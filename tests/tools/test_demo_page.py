@@ -78,7 +78,10 @@ def visit():
         def open_page(server, width=1280):
             page = browser.new_page(viewport={"width": width, "height": 800})
             page.set_default_timeout(30_000)
-            page.on("console", lambda line: failures.append(line.text) if line.type == "error" else None)
+            page.on(
+                "console",
+                lambda line: failures.append(f"{line.text} {line.location}") if line.type == "error" else None,
+            )
             page.on("pageerror", lambda error: failures.append(str(error)))
             own = (server.address, "data:", "blob:")
             page.on("request", lambda sent: None if sent.url.startswith(own) else failures.append(sent.url))
