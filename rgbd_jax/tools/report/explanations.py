@@ -124,8 +124,8 @@ def _explanation(
     attention = {branch: prediction.intermediates[f"{prefix}{branch}_attention"] for branch in BRANCHES}  # l b h n n
     return ModalityExplanation(
         frames,
-        prediction.heat[modality][i] if prediction.heat else None,
-        prediction.activation[modality][i],
+        prediction.heat_map[modality][i] if prediction.heat_map else None,
+        prediction.class_activation_map[modality][i],
         None if weights is None else weights[i].astype(np.float32).mean(-1),
         {branch: x[:, i].astype(np.float32).mean((0, 1)) for branch, x in attention.items()},
     )
