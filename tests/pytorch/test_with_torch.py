@@ -9,10 +9,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from rgbd_jax.initial_state import weights_for
+from rgbd_jax.initial_state import matching_weights
 from rgbd_jax.pytorch.names import ConversionError
 from rgbd_jax.pytorch.torch_file import read_torch, write_torch
 from rgbd_jax.pytorch.weights import read_weights
+from rgbd_jax.step import new_state
 from tests.parity import recipe
 from tests.pytorch.networks import convert, manifest_of, small_config
 from tests.pytorch.torch_files import flat, plain_sample, sample
