@@ -182,6 +182,8 @@ def test_a_save_that_fails_names_the_step_and_what_is_intact(tmp_path, state):
 
 def test_a_workdir_accepts_its_own_config_but_for_the_mutable_fields(tmp_path):
     config = default_config("depth")
+    (tmp_path / f".{CONFIG_FILE}.0.tmp").touch()  # of a run that was killed at its very start
+    check_workdir(tmp_path, config, new_allowed=True)
     write_config(tmp_path, config, ["push", "pull"])
     assert read_config(tmp_path) == config
     config.train.epochs, config.checkpoint.keep_best = 7, 3
