@@ -141,6 +141,7 @@ def test_uploads_and_examples_are_recognised_and_what_is_no_clip_is_named(serve,
         message = page.locator(".toast-wrap").get_by_text(name)
         message.wait_for()
         assert str(server.folder) not in message.inner_text()
+        page.locator("#clip-rgb").get_by_text(name[:4]).first.wait_for(state="detached")
         assert server.files() == results
     assert visit.failures == []
     for number in range(5):  # too large together
