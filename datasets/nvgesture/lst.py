@@ -4,97 +4,42 @@ A line holds blank- or tab-separated fields: `path:./Video_data/class_01/subject
 sensor, such as `color:sk_color:138:218` (the frame after the last one is 218), and `label:1`, counted from 1.
 """
 
-import dataclasses
 import re
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from rgbd_jax.ingest.problems import LabelError, Problem, RawDataError, line_problem
+from rgbd_jax.ingest.clip_files import ClipSpec, FrameRange
+from rgbd_jax.ingest.problems import LabelError
 
-SENSORS = {"rgb": "color", "depth": "depth"}
-"""Modality to the name of its field."""
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoRange:
-    """The frames of a gesture in the video of one sensor.
-
-    Attributes:
-        video: the video, relative to the folder of the data set.
-        first: the first frame, counted from 0.
-        stop: the frame after the last one.
-    """
-
-    video: str
-    first: int
-    stop: int
+NUM_CLASSES = 25
+_SENSORS = {"rgb": "color", "depth": "depth"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Gesture:
-    """One line of a list.
-
-    Attributes:
-        name: the recording, such as "class_01/subject13_r0".
-        label: class number, counted from 0.
-        ranges: modality to its frames.
-        where: "file:line".
-    """
-
-    name: str
-    label: int
-    ranges: Mapping[str, VideoRange]
-    where: str
-
-
-def read_lst(file: Path, num_classes: int) -> tuple[list[Gesture], list[Problem]]:
-    """Reads a list; blank lines and the fields of other sensors do not matter.
-
-    Returns:
-        The good lines in their order, and what is wrong with the others.
+def parse_line(line: str, where: str, raw_dir: Path, split: str) -> ClipSpec:
+    """Returns the gesture of a line, named "SPLIT/class_01/subject13_r0" as in the reference's lists.
 
     Raises:
-        RawDataError: the file is no text, or names no gesture.
+        ValueError: quotes the line and what is wrong with it.
     """
-    try:
-        lines = file.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise RawDataError([Problem(str(file), "is not UTF-8 text; save it as UTF-8", one_clip=False)]) from error
-    gestures: list[Gesture] = []
-    problems: list[Problem] = []
-    for number, line in enumerate(lines, start=1):
-        where = f"{file}:{number}"
-        if not line.strip():
-            continue
-        try:
-            gestures.append(_parse(line, num_classes, where))
-        except ValueError as error:
-            problems.append(line_problem(where, error, line.strip()))
-    if not gestures and not problems:
-        raise RawDataError([Problem(str(file), "names no gesture", one_clip=False)])
-    return gestures, problems
-
-
-def _parse(line: str, num_classes: int, where: str) -> Gesture:
     fields = dict(field.partition(":")[::2] for field in line.split())
-    missing = [key for key in ("path", *SENSORS.values(), "label") if not fields.get(key)]
+    missing = [key for key in ("path", *_SENSORS.values(), "label") if not fields.get(key)]
     if missing:
-        raise ValueError(f"expected a field {' and '.join(f'{key}:…' for key in missing)}, found none")
-    path = PurePosixPath(fields["path"])
+        expected = " and ".join(f"{key}:…" for key in missing)
+        raise ValueError(f"expected a field {expected}, found none in {line!r}")
+    path, label = PurePosixPath(fields["path"]), fields["label"]
     if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
-        raise ValueError(f"expected a path such as ./Video_data/class_01/subject13_r0, found {fields['path']!r}")
-    if not re.fullmatch("[0-9]+", fields["label"]) or not 1 <= int(fields["label"]) <= num_classes:
-        raise LabelError(f"expected a label from 1 to {num_classes}, found {fields['label']!r}")
-    ranges = {modality: _range(path, sensor, fields[sensor]) for modality, sensor in SENSORS.items()}
-    lengths = {modality: each.stop - each.first for modality, each in ranges.items()}
-    if len(set(lengths.values())) > 1:
-        found = " and ".join(f"{count} of {SENSORS[modality]}" for modality, count in lengths.items())
-        raise ValueError(f"expected as many frames of each sensor, found {found}")
-    return Gesture("/".join(path.parts[-2:]), int(fields["label"]) - 1, ranges, where)
-
-
-def _range(path: PurePosixPath, sensor: str, text: str) -> VideoRange:
-    match = re.fullmatch(r"(\w+):([0-9]+):([0-9]+)", text)
-    if match is None or int(match[2]) >= int(match[3]):
-        raise ValueError(f"expected {sensor}:VIDEO:START:END with START before END, found '{sensor}:{text}'")
-    return VideoRange(str(path / f"{match[1]}.avi"), int(match[2]), int(match[3]))
+        raise ValueError(f"expected a path such as ./Video_data/class_01/subject13_r0, found {str(path)!r} in {line!r}")
+    if not re.fullmatch("[0-9]+", label) or not 1 <= int(label) <= NUM_CLASSES:
+        raise LabelError(f"expected a label from 1 to {NUM_CLASSES}, found {label!r} in {line!r}")
+    frames = {}
+    for modality, sensor in _SENSORS.items():
+        match = re.fullmatch(r"(\w+):([0-9]+):([0-9]+)", fields[sensor])
+        if match is None or int(match[2]) >= int(match[3]):
+            expected = f"expected {sensor}:VIDEO:START:END with START before END"
+            raise ValueError(f"{expected}, found '{sensor}:{fields[sensor]}' in {line!r}")
+        video, first = raw_dir / path / f"{match[1]}.avi", int(match[2])
+        frames[modality] = FrameRange(video, first, int(match[3]) - first)
+    counts = {_SENSORS[modality]: each.count for modality, each in frames.items()}
+    if len(set(counts.values())) > 1:
+        found = " and ".join(f"{count} of {sensor}" for sensor, count in counts.items())
+        raise ValueError(f"expected as many frames of each sensor, found {found} in {line!r}")
+    return ClipSpec(f"{split}/{'/'.join(path.parts[-2:])}", int(label) - 1, where, frames=frames)

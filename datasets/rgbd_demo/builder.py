@@ -27,7 +27,9 @@ class RgbdDemo(tfds.core.GeneratorBasedBuilder):
         self._seed = seed
         self._clips_per_class = dict(clips_per_class or {"train": 50, "validation": 20})
         if set(self._clips_per_class) != set(SPLITS):
-            raise ValueError(f"clips_per_class must be given for the splits {SPLITS}, found {(*self._clips_per_class,)}")
+            raise ValueError(
+                f"clips_per_class must be given for the splits {SPLITS}, found {(*self._clips_per_class,)}"
+            )
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
