@@ -10,7 +10,7 @@ from absl import logging
 
 from rgbd_jax.config import default_config
 from rgbd_jax.data.source import open_split
-from rgbd_jax.ingest.build import BUILDERS
+from rgbd_jax.ingest.build import dataset_names
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.tools.contact_sheet import draw_contact_sheet
 
@@ -18,7 +18,7 @@ from rgbd_jax.tools.contact_sheet import draw_contact_sheet
 def main() -> int:
     """Draws what the command line asks for and returns the exit status."""
     parser = argparse.ArgumentParser(description="Draws frames and heat maps of a random sample of prepared clips.")
-    parser.add_argument("dataset", choices=sorted(BUILDERS))
+    parser.add_argument("dataset", choices=dataset_names())
     parser.add_argument(
         "--data_dir", type=Path, default=Path("data"), help="where prepared data sets lie (%(default)s)"
     )

@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from rgbd_jax.config import check_config
-from rgbd_jax.ingest.build import BUILDERS
+from rgbd_jax.ingest.build import dataset_names
 from rgbd_jax.optim import learning_rate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -57,7 +57,7 @@ def test_settings_are_those_of_the_paper(name, stream):
     )
     assert found == SETTINGS[name]
     assert config.modality == stream
-    assert config.data.dataset in BUILDERS
+    assert config.data.dataset in dataset_names()
     assert (config.data.train_split, config.data.eval_split) == SPLITS.get(name, ("train", "validation"))
     assert transforms.reference_nvgesture_crop == (name == "nvgesture")
     # NTU's depth is cut around the person when the data set is built, and must not be cut again.

@@ -41,8 +41,8 @@ class IsoGd(RawClipsBuilder):
         roots = {m: root for m, root in roots.items() if any(find_clip(root, _path_of(c.name, m)) for c in clips)}
         if not roots:
             raise FileNotFoundError(f"{raw_dir}: none of the {len(clips)} clips of the lists is there")
-        checked = check_splits(splits, locator(roots, "%06d", name_in=_path_of), problems)
-        return RawClips(tuple(roots), tuple(f"{n:03d}" for n in range(1, _CLASSES + 1)), checked, problems)
+        class_names = tuple(f"{number:03d}" for number in range(1, _CLASSES + 1))
+        return check_splits(roots, class_names, splits, locator(roots, "%06d", name_in=_path_of), problems)
 
 
 def name_of(path: str) -> str:

@@ -44,8 +44,8 @@ class Jester(RawClipsBuilder):
         else:
             files = {split: raw_dir / _CSV.format(split) for split in ("train", "validation")}
             splits = {split: read_clips(file, parse, split, problems) for split, file in files.items()}
-        locate = locator({"rgb": raw_dir / _CLIPS}, pattern="%05d", pattern_first=1)
-        return RawClips(("rgb",), class_names, check_splits(splits, locate, problems), problems)
+        roots = {"rgb": raw_dir / _CLIPS}
+        return check_splits(roots, class_names, splits, locator(roots, "%05d", pattern_first=1), problems)
 
 
 def _name_of(path: str) -> str:

@@ -62,7 +62,7 @@ def _clips_of_videos(raw_dir: Path) -> RawClips:
             return parse_line(line, where, raw_dir, folder)
 
         splits[split] = read_clips(file, parse, split, problems)
-    return RawClips(MODALITIES, _CLASS_NAMES, check_splits(splits, _check_videos, problems), problems)
+    return check_splits(MODALITIES, _CLASS_NAMES, splits, _check_videos, problems)
 
 
 def _check_videos(clip: ClipSpec) -> Mapping[str, FrameRange]:
@@ -92,7 +92,7 @@ def _clips_of_frames(raw_dir: Path) -> RawClips:
 
     problems: list[Problem] = []
     splits = read_lists(lists, problems, num_classes=NUM_CLASSES)
-    return RawClips(tuple(roots), _CLASS_NAMES, check_splits(splits, locate, problems), problems)
+    return check_splits(roots, _CLASS_NAMES, splits, locate, problems)
 
 
 def _check_that_it_is_the_gesture(clip: ClipSpec, path: Path) -> None:

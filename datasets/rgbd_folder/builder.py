@@ -1,13 +1,12 @@
 """TFDS builder of `rgbd_folder`."""
 
 import collections
-from collections.abc import Iterator
 from pathlib import Path
 
 from rgbd_jax.ingest.builder import RawClipsBuilder
 from rgbd_jax.ingest.clip_files import VIDEO_SUFFIXES, ClipSpec, clip_name, is_video, natural_key
 from rgbd_jax.ingest.discovery import RawClips, check_folder, check_splits, locator
-from rgbd_jax.ingest.problems import Problem, RawDataError, bad_data
+from rgbd_jax.ingest.problems import Problem, bad_data
 from rgbd_jax.ingest.split_lists import SPLIT_NAMES, find_splits, read_lines, read_split_list
 from rgbd_jax.modalities import MODALITIES
 
@@ -39,7 +38,7 @@ class RgbdFolder(RawClipsBuilder):
             class_names = class_names or tuple(map(str, range(max(labels, default=-1) + 1)))
         else:
             class_names, splits = _class_folders(roots, problems)
-        return RawClips(tuple(roots), class_names, check_splits(splits, locator(roots), problems), problems)
+        return check_splits(roots, class_names, splits, locator(roots), problems)
 
 
 def _class_names(file: Path) -> tuple[str, ...]:
@@ -55,17 +54,15 @@ def _class_folders(
 ) -> tuple[tuple[str, ...], dict[str, list[ClipSpec]]]:
     """Returns the classes and, by split, the clips of `ROOT/SPLIT/CLASS/CLIP` in natural numeric order."""
     found: dict[str, dict[str, set[str]]] = {}  # split to class to names of clips
+    splits = ", ".join(SPLIT_NAMES)
     for root in roots.values():
         folders = find_splits(root, suffix="")
-        others = [path for path in _entries(root) if path not in folders.values()]
-        splits = ", ".join(SPLIT_NAMES)
         if not folders:
             expected = f"split lists in {root.parent} (SPLIT.txt) or class folders {root}/SPLIT/CLASS/CLIP"
             raise bad_data(root, f"expected {expected}, SPLIT being one of {splits}")
-        if others:
-            raise RawDataError(
-                [Problem(str(path), f"is none of the splits {splits}", skippable=False) for path in others]
-            )
+        for path in _entries(root):
+            if path not in folders.values():
+                raise bad_data(path, f"is none of the splits {splits}")
         for split, folder in folders.items():
             classes = found.setdefault(split, collections.defaultdict(set))
             for class_folder in _entries(folder):
@@ -82,16 +79,16 @@ def _class_folders(
                         problems.append(Problem(str(path), f"expected {expected}, found another file", split=split))
     class_names = tuple(sorted({name for classes in found.values() for name in classes}))
     first = next(iter(roots.values()))
-    return class_names, {
+    clips = {
         split: [
             ClipSpec(name, label, str(first / name))
             for label, class_name in enumerate(class_names)
-            for name in sorted(found[split].get(class_name, ()), key=natural_key)
+            for name in sorted(classes.get(class_name, ()), key=natural_key)
         ]
-        for split in ("train", "validation", "test")
-        if split in found
+        for split, classes in found.items()
     }
+    return class_names, clips
 
 
-def _entries(folder: Path) -> Iterator[Path]:
-    yield from sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def _entries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

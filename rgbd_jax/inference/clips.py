@@ -15,7 +15,7 @@ from rgbd_jax.data.source import ClipRecord
 from rgbd_jax.ingest.clip_files import (
     FRAME_SUFFIXES,
     VIDEO_SUFFIXES,
-    Recording,
+    FrameRange,
     clip_kind,
     frame_bounds,
     is_video,
@@ -132,7 +132,7 @@ def read_user_clip(clip: UserClip) -> ClipRecord:
     try:
         for modality, path in clip.paths.items():
             _check_path(path)
-            recording = Recording(path)
+            recording = FrameRange(path)
             frames[modality] = read_clip(recording, clip_kind(recording, modality))
         check_frame_counts(clip.name, {modality: len(encoded) for modality, encoded in frames.items()})
     except RawDataError as error:

@@ -15,7 +15,7 @@ from rgbd_jax.data.codec import encode_jpeg
 from rgbd_jax.data.source import ClipRecord
 from rgbd_jax.inference.clips import ClipError
 from rgbd_jax.inference.predictor import Predictor
-from rgbd_jax.ingest.clip_files import GREY_SPREAD, Recording, colour_spread, frame_files, open_video
+from rgbd_jax.ingest.clip_files import GREY_SPREAD, FrameRange, colour_spread, frame_files, open_video
 from rgbd_jax.ingest.problems import RawDataError
 from rgbd_jax.modalities import STREAMS
 
@@ -99,7 +99,7 @@ def encoded_frames(source: str, modality: str) -> Iterator[bytes]:
         yield from _encoded_video(source, modality)
         return
     try:
-        files = frame_files(Recording(path))
+        files = frame_files(FrameRange(path))
     except RawDataError as error:
         raise ClipError("; ".join(map(str, error.problems))) from error
     for file in files:

@@ -30,25 +30,15 @@ log = logging.getLogger("rgbd_jax")
 
 @dataclasses.dataclass(frozen=True)
 class PreparedInfo:
-    """A prepared data set.
-
-    Attributes:
-        dataset: its name.
-        directory: where its files lie.
-        clips: split to its number of clips; the splits of its protocols, where it has several.
-        class_names: the classes, by label.
-        modalities: which of "rgb" and "depth" it has.
-        left_out: the bad clips that were left out, and why.
-        built: whether it was built now; otherwise it was there.
-    """
+    """A prepared data set."""
 
     dataset: str
     directory: Path
-    clips: Mapping[str, int]
+    clips: Mapping[str, int]  # by split: those of its protocols, where it has several
     class_names: tuple[str, ...]
     modalities: tuple[str, ...]
-    left_out: tuple[str, ...]
-    built: bool
+    left_out: tuple[str, ...]  # what is wrong with the bad clips that were left out
+    built: bool  # now; otherwise it was there
 
     def __str__(self) -> str:
         clips = ", ".join(f"{count} {split}" for split, count in self.clips.items())
@@ -75,11 +65,6 @@ def builder_class(dataset: str) -> type[tfds.core.DatasetBuilder]:
         raise ValueError(f"unknown data set {dataset!r}; there are {', '.join(dataset_names())}")
     module = importlib.import_module(f"rgbd_jax.datasets.{dataset}.builder")
     return next(value for value in vars(module).values() if getattr(value, "name", None) == dataset)
-
-
-def is_generated(dataset: str) -> bool:
-    """Returns whether a data set is generated, from no raw clips."""
-    return not issubclass(builder_class(dataset), RawClipsBuilder)
 
 
 def prepare(
@@ -110,12 +95,13 @@ def prepare(
         OSError: the prepared data cannot be written.
         RuntimeError: the calling script has no `if __name__ == "__main__":` around this.
     """
-    if is_generated(dataset) and raw_dir:
-        raise ValueError(f"{dataset} is generated: it takes no raw_dir, found {str(raw_dir)!r}")
-    if not is_generated(dataset) and not raw_dir:
+    cls = builder_class(dataset)
+    if issubclass(cls, RawClipsBuilder) and not raw_dir:
         raise ValueError(f"{dataset} is built from raw clips: raw_dir must name the folder that holds them")
+    if raw_dir and not issubclass(cls, RawClipsBuilder):
+        raise ValueError(f"{dataset} is generated: it takes no raw_dir, found {str(raw_dir)!r}")
     raw = Path(raw_dir).expanduser() if raw_dir else None
-    directory = Path(data_dir).expanduser() / dataset / str(builder_class(dataset).VERSION)
+    directory = Path(data_dir).expanduser() / dataset / str(cls.VERSION)
     built = not (directory / "dataset_info.json").exists()
     if built:
         _build(dataset, directory.parents[1], raw, skip_bad_clips, runner)

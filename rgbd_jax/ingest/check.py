@@ -6,11 +6,11 @@ Prints a table of the splits and every problem with its file and line; the exit 
 import argparse
 import collections
 import functools
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -19,18 +19,13 @@ from rgbd_jax.data.index import read_index
 from rgbd_jax.data.source import prepared_directory
 from rgbd_jax.ingest.build import builder_class, dataset_names
 from rgbd_jax.ingest.builder import RawClipsBuilder, frame_kinds
-from rgbd_jax.ingest.clip_files import ClipSpec, check_headers
+from rgbd_jax.ingest.clip_files import ClipSpec, FrameKind, check_headers
 from rgbd_jax.ingest.discovery import THREADS, RawClips
 from rgbd_jax.ingest.problems import KINDS, Problem, RawDataError, in_split
-from rgbd_jax.ingest.shard_build import map_in_processes
-from rgbd_jax.ingest.shards import read_example
+from rgbd_jax.ingest.shards import ReadFrames, read_example
 
 SHORT_CLIP = 16  # frames: config.data.reference_protocol leaves out clips of so many or fewer
 _SHORT_CLIPS_LISTED = 20
-_CLIPS_PER_JOB = 16
-
-Result = int | Sequence[Problem]
-"""Number of frames of a clip, or what is wrong with it."""
 
 
 def check_raw(
@@ -42,7 +37,7 @@ def check_raw(
         dataset: name of the data set.
         raw_dir: where the raw clips lie.
         decode: decode every frame as a build does; otherwise files are listed and their headers read.
-        workers: processes that decode; None for one a core.
+        workers: threads that decode; None for one a core.
 
     Returns:
         The good clips and all problems, and split to the number of frames of each good clip.
@@ -57,67 +52,47 @@ def check_raw(
     raw = RawClips((), (), {}, ())
     try:
         raw = cls.find_clips(raw_dir)
-        clips = [(split, clip) for split, each in raw.splits.items() for clip in each]
-        check = functools.partial(_decode, raw=raw, cls=cls, workers=workers) if decode else _check_headers
-        results: list[Result] = [0] * len(clips)
-        with tqdm(desc=f"checking {dataset}", total=len(clips), unit="clip", disable=None) as progress:
-            for number, result in check([clip for _, clip in clips]):
-                results[number] = result
-                progress.update()
+        check: Callable[[ClipSpec], int | Sequence[Problem]] = _check_headers
+        if decode:
+            check = functools.partial(_decode, kinds=frame_kinds(raw), read_frames=cls.read_frames)
     except RawDataError as error:
         return RawClips((), raw.class_names, {}, (*raw.problems, *error.problems)), {}
     good: dict[str, list[ClipSpec]] = {split: [] for split in raw.splits}
     frames: dict[str, list[int]] = {split: [] for split in raw.splits}
     problems = list(raw.problems)
-    for (split, clip), result in zip(clips, results, strict=True):
-        if isinstance(result, int):
-            good[split].append(clip)
-            frames[split].append(result)
-        else:
-            problems += in_split(split, result)
+    clips = [(split, clip) for split, each in raw.splits.items() for clip in each]
+    with ThreadPoolExecutor(workers or (os.cpu_count() if decode else THREADS)) as threads:
+        results = threads.map(check, [clip for _, clip in clips])
+        progress = tqdm(results, desc=f"checking {dataset}", total=len(clips), unit="clip", disable=None)
+        for (split, clip), result in zip(clips, progress, strict=True):
+            if isinstance(result, int):
+                good[split].append(clip)
+                frames[split].append(result)
+            else:
+                problems += in_split(split, result)
     return RawClips(raw.modalities, raw.class_names, good, problems, raw.metadata), frames
 
 
-def _check_headers(clips: Sequence[ClipSpec]) -> Iterator[tuple[int, Result]]:
-    """Yields for every clip its position and what its headers show."""
-
-    def check(clip: ClipSpec) -> Result:
-        count, problems = 0, []
-        for frames in clip.frames.values():
-            try:
-                count = max(count, check_headers(frames))
-            except RawDataError as error:
-                problems += error.problems
-            except OSError as error:
-                problems.append(Problem(clip.where, f"cannot be read: {error}"))
-        return problems or count
-
-    with ThreadPoolExecutor(THREADS) as threads:
-        yield from enumerate(threads.map(check, clips))
-
-
-def _decode(
-    clips: Sequence[ClipSpec], raw: RawClips, cls: type[RawClipsBuilder], workers: int | None
-) -> Iterator[tuple[int, Result]]:
-    """Yields for every clip its position and what decoding it shows, as processes finish it."""
-    numbered = list(enumerate(clips))
-    batches = [numbered[i : i + _CLIPS_PER_JOB] for i in range(0, len(numbered), _CLIPS_PER_JOB)]
-    read = functools.partial(read_example, kinds=frame_kinds(raw), read_frames=cls.read_frames)
-    for _, results in map_in_processes(functools.partial(_decode_batch, read=read), batches, workers):
-        yield from results
-
-
-def _decode_batch(
-    clips: Sequence[tuple[int, ClipSpec]], read: Callable[[ClipSpec], Mapping[str, Any]]
-) -> list[tuple[int, Result]]:
-    results: list[tuple[int, Result]] = []
-    for number, clip in clips:
+def _check_headers(clip: ClipSpec) -> int | Sequence[Problem]:
+    """Returns the number of frames of a clip by its headers, or what is wrong with it."""
+    count, problems = 0, []
+    for frames in clip.frames.values():
         try:
-            example = read(clip)
-            results.append((number, max(len(example[modality]) for modality in clip.frames)))
+            count = max(count, check_headers(frames))
         except RawDataError as error:
-            results.append((number, error.problems))
-    return results
+            problems += error.problems
+        except OSError as error:
+            problems.append(Problem(clip.where, f"cannot be read: {error}"))
+    return problems or count
+
+
+def _decode(clip: ClipSpec, kinds: Mapping[str, FrameKind], read_frames: ReadFrames) -> int | Sequence[Problem]:
+    """Returns the number of frames of a clip when decoded, or what is wrong with it."""
+    try:
+        example = read_example(clip, kinds, read_frames)
+    except RawDataError as error:
+        return error.problems
+    return len(example[next(iter(clip.frames))])
 
 
 def compare(raw: RawClips, directory: Path) -> tuple[list[str], list[str]]:

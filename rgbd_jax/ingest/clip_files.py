@@ -40,27 +40,17 @@ class FrameKind:
 COLOUR = FrameKind("uint8", 3)
 GREY = FrameKind("uint8", 1)
 DEPTH_16_BIT = FrameKind("uint16", 1)
-MODALITY_KINDS = {"rgb": (COLOUR,), "depth": (DEPTH_16_BIT, GREY, COLOUR)}
-"""Modality to the kinds of frames that it may have."""
+_KINDS = {"rgb": (COLOUR,), "depth": (DEPTH_16_BIT, GREY, COLOUR)}
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameRange:
-    """The frames of a clip in one modality.
+    """The frames of a clip in one modality."""
 
-    Attributes:
-        path: folder of frames, or video.
-        first: the first frame that is used, counted from 0.
-        count: how many frames are used; all that follow if None.
-        pattern: file name of frame i, without suffix, as `pattern % (i + pattern_first)`; None for natural numeric
-            order.
-        pattern_first: number of the first frame in file names that follow `pattern`.
-    """
-
-    path: Path
-    first: int = 0
-    count: int | None = None
-    pattern: str | None = None
+    path: Path  # folder of frames, or video
+    first: int = 0  # the first frame that is used
+    count: int | None = None  # how many frames are used; all that follow if None
+    pattern: str | None = None  # frame i is `pattern % (i + pattern_first)` plus suffix; None: natural numeric order
     pattern_first: int = 0
 
     @property
@@ -71,21 +61,13 @@ class FrameRange:
 
 @dataclasses.dataclass(frozen=True)
 class ClipSpec:
-    """One clip of a raw data set.
+    """One clip of a raw data set."""
 
-    Attributes:
-        name: path of the clip in the folder of a modality, unique in its split.
-        label: class number, counted from 0.
-        where: what names the clip: a line of a list ("file:line") or its folder.
-        frame_count: how many frames are used, from the first one; all if None.
-        frames: modality to its frames; empty until the clip has been found on disk.
-    """
-
-    name: str
-    label: int
-    where: str = dataclasses.field(repr=False)
-    frame_count: int | None = None
-    frames: Mapping[str, FrameRange] = dataclasses.field(default_factory=dict)
+    name: str  # path of the clip in the folder of a modality, unique in its split
+    label: int  # counted from 0
+    where: str = dataclasses.field(repr=False)  # what names the clip: a line of a list ("file:line") or its folder
+    frame_count: int | None = None  # how many frames are used, from the first one; all if None
+    frames: Mapping[str, FrameRange] = dataclasses.field(default_factory=dict)  # by modality, once found on disk
 
 
 def is_video(path: Path) -> bool:
@@ -94,17 +76,13 @@ def is_video(path: Path) -> bool:
 
 
 def clip_name(path: str) -> str:
-    """Returns the name of the clip at `path`: without the suffix, if that is one of a video."""
+    """Returns `path` without the suffix of a video."""
     pure = PurePosixPath(path)
     return str(pure.with_suffix("") if pure.suffix.lower() in VIDEO_SUFFIXES else pure)
 
 
 def find_clip(root: Path, name: str) -> Path | None:
-    """Returns the folder of frames or the video of the clip `name` below `root`, None if there is neither.
-
-    Raises:
-        RawDataError: there is more than one.
-    """
+    """Returns the one folder of frames or video of the clip `name` below `root`, None if there is none."""
     folder = root / name
     found = [folder] if folder.is_dir() else []
     for suffix in VIDEO_SUFFIXES:
@@ -117,12 +95,7 @@ def find_clip(root: Path, name: str) -> Path | None:
 
 
 def frame_files(frames: FrameRange) -> list[Path]:
-    """Lists the frames of a folder that are used, in time order.
-
-    Raises:
-        RawDataError: the folder holds no frame or too few, a frame is missing between others, or something in it is no
-            frame.
-    """
+    """Lists the frames of a folder that are used, in time order; raises RawDataError if one is missing."""
     folder = frames.path
     names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), key=natural_key)
     if not names:
@@ -162,10 +135,7 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 
 
 def _missing_number(names: list[str]) -> int | None:
-    """Returns the first number that is missing from frames that count by ones, None if none is.
-
-    Numbers that mostly do not count by ones (every fifth frame kept, times of capture) show no gaps.
-    """
+    """Returns the first number that is missing from frames that mostly count by ones, None if none is."""
     numbers = [int(found[-1]) for name in names if (found := re.findall("[0-9]+", Path(name).stem))]
     steps = np.diff(numbers)
     gaps = np.flatnonzero(steps > 1)
@@ -175,13 +145,10 @@ def _missing_number(names: list[str]) -> int | None:
 
 
 def check_headers(frames: FrameRange) -> int:
-    """Checks that every frame file starts as JPEG or PNG, or that a video can be opened and is long enough.
+    """Checks that every frame file starts as JPEG or PNG, or that a video opens and is long enough by its header.
 
     Returns:
-        Number of frames that are used, by the header of a video; 0 where the header does not give it.
-
-    Raises:
-        RawDataError: every file at fault.
+        Number of frames that are used; 0 where the header of a video does not give it.
     """
     if not is_video(frames.path):
         problems: list[Problem] = []
@@ -211,28 +178,20 @@ def _signature_problems(file: Path, content: bytes) -> list[Problem]:
 
 
 def clip_kind(frames: FrameRange, modality: str) -> FrameKind:
-    """Returns the kind of a clip's frames: of the first one in a folder, of all in a video.
-
-    Raises:
-        RawDataError: the clip cannot be read, or is of a kind that the modality may not have.
-    """
+    """Returns the kind of a clip's frames: of the first one in a folder, of all in a video."""
     if is_video(frames.path):
         coloured = modality == "rgb" or any(colour_spread(frame) > GREY_SPREAD for frame in video_frames(frames))
         return COLOUR if coloured else GREY
     file = frame_files(frames)[0]
     kind = _kind_of(_decode(file, file.read_bytes()))
-    if kind not in MODALITY_KINDS[modality]:
-        expected = " or ".join(map(str, MODALITY_KINDS[modality]))
+    if kind not in _KINDS[modality]:
+        expected = " or ".join(map(str, _KINDS[modality]))
         raise bad_clip(file, f"is {kind}; {modality} frames are {expected}")
     return kind
 
 
 def read_clip(frames: FrameRange, kind: FrameKind) -> list[bytes]:
-    """Reads the encoded frames (JPEG or PNG) of a clip and checks that each can be decoded.
-
-    Raises:
-        RawDataError: a frame is missing, cannot be decoded or is not of `kind`.
-    """
+    """Returns the encoded frames (JPEG or PNG) of a clip; raises RawDataError unless each decodes to `kind`."""
     if is_video(frames.path):
         return _read_video(frames, kind)
     encoded = []
@@ -244,11 +203,7 @@ def read_clip(frames: FrameRange, kind: FrameKind) -> list[bytes]:
 
 
 def decode_frame(file: Path, content: bytes, kind: FrameKind) -> np.ndarray:
-    """Decodes the content of `file`: h w, or h w 3 (BGR).
-
-    Raises:
-        RawDataError: it cannot be decoded or is not of `kind`.
-    """
+    """Decodes the content of `file` to h w or h w 3 (BGR); raises RawDataError unless it is of `kind`."""
     image = _decode(file, content)
     if _kind_of(image) != kind:
         raise bad_clip(file, f"is {_kind_of(image)}; the data set's frames are {kind}")
@@ -265,7 +220,7 @@ def _decode(file: Path, content: bytes) -> np.ndarray:
 
 
 def _kind_of(image: np.ndarray) -> FrameKind:
-    return FrameKind(str(image.dtype), 1 if image.ndim == 2 else image.shape[2])
+    return FrameKind(image.dtype.name, 1 if image.ndim == 2 else image.shape[2])
 
 
 def _read_video(frames: FrameRange, kind: FrameKind) -> list[bytes]:
@@ -283,11 +238,7 @@ def _read_video(frames: FrameRange, kind: FrameKind) -> list[bytes]:
 
 
 def video_frames(frames: FrameRange) -> Iterator[np.ndarray]:
-    """Yields the frames of a video that are used (h w 3, BGR).
-
-    Raises:
-        RawDataError: the video ends before its header says, or has fewer frames than are used.
-    """
+    """Yields the frames of a video that are used (h w 3, BGR); raises RawDataError if the video ends too early."""
     capture = open_video(frames.path)
     try:
         announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)

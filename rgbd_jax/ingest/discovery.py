@@ -1,13 +1,13 @@
 """The clips of a raw data set: found on disk and checked without decoding a frame."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from rgbd_jax.ingest.clip_files import ClipSpec, FrameRange, find_clip, frame_files, is_video
-from rgbd_jax.ingest.problems import Problem, RawDataError, bad_clip, in_split
+from rgbd_jax.ingest.problems import Kind, Problem, RawDataError, bad_clip, in_split
 
 THREADS = 16  # they wait for the file system
 
@@ -17,21 +17,13 @@ Locate = Callable[[ClipSpec], Mapping[str, FrameRange]]
 
 @dataclasses.dataclass(frozen=True)
 class RawClips:
-    """The clips of a raw data set.
+    """The clips of a raw data set."""
 
-    Attributes:
-        modalities: those that the data set has, of "rgb" and "depth".
-        class_names: the classes, by label.
-        splits: split to its good clips.
-        problems: what is wrong with the other clips.
-        metadata: what else is kept with the prepared data set, such as its protocols.
-    """
-
-    modalities: tuple[str, ...]
+    modalities: tuple[str, ...]  # of "rgb" and "depth"
     class_names: tuple[str, ...]
-    splits: Mapping[str, Sequence[ClipSpec]]
-    problems: Sequence[Problem]
-    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    splits: Mapping[str, Sequence[ClipSpec]]  # good clips
+    problems: Sequence[Problem]  # what is wrong with the others
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # kept with the prepared data set
 
     def notes(self) -> list[str]:
         """Returns what is odd but no fault: clips in two splits, classes without a training clip."""
@@ -82,26 +74,17 @@ def locator(
 
 
 def complete(clip: ClipSpec, found: Mapping[str, Path | None], expected: Mapping[str, Path]) -> dict[str, Path]:
-    """Returns modality to the folder or video of a clip.
-
-    Args:
-        clip: the clip.
-        found: modality to its folder or video, None if there is none.
-        expected: modality to where it was looked for.
-
-    Raises:
-        RawDataError: a modality is missing.
-    """
+    """Returns modality to the folder or video of a clip; raises RawDataError if one is not `found`, but `expected`."""
     paths = {modality: path for modality, path in found.items() if path is not None}
     missing = [str(expected[modality]) for modality in found if modality not in paths]
     if missing:
         only = f"; it is in {' and '.join(paths)} only" if paths else ""
-        kind = "unpaired" if paths else "missing"
+        kind: Kind = "unpaired" if paths else "missing"
         raise bad_clip(clip.where, f"there is no clip {' or '.join(missing)}{only}", kind)
     return paths
 
 
-def check_clips(clips: Sequence[ClipSpec], locate: Locate, problems: list[Problem]) -> list[ClipSpec]:
+def check_clips(clips: Sequence[ClipSpec], locate: Locate, problems: list[Problem], split: str = "") -> list[ClipSpec]:
     """Finds clips on disk and counts their frames, many at a time; frames of videos are counted when they are read.
 
     Returns:
@@ -119,26 +102,22 @@ def check_clips(clips: Sequence[ClipSpec], locate: Locate, problems: list[Proble
             return [Problem(clip.where, f"cannot be read: {error}")]
         return dataclasses.replace(clip, frames=frames)
 
-    good = []
     with ThreadPoolExecutor(THREADS) as threads:
-        for result in threads.map(check, clips):
-            if isinstance(result, ClipSpec):
-                good.append(result)
-            else:
-                problems.extend(result)
-    return good
+        results = list(threads.map(check, clips))
+    problems += in_split(split, (problem for each in results if not isinstance(each, ClipSpec) for problem in each))
+    return [each for each in results if isinstance(each, ClipSpec)]
 
 
 def check_splits(
-    splits: Mapping[str, Sequence[ClipSpec]], locate: Locate, problems: list[Problem]
-) -> dict[str, list[ClipSpec]]:
-    """Does what `check_clips` does for the clips of every split."""
-    checked = {}
-    for split, clips in splits.items():
-        faults: list[Problem] = []
-        checked[split] = check_clips(clips, locate, faults)
-        problems += in_split(split, faults)
-    return checked
+    modalities: Iterable[str],
+    class_names: tuple[str, ...],
+    splits: Mapping[str, Sequence[ClipSpec]],
+    locate: Locate,
+    problems: list[Problem],
+) -> RawClips:
+    """Returns a data set of the clips that `check_clips` finds good; `problems` are those of its lists."""
+    good = {split: check_clips(clips, locate, problems, split) for split, clips in splits.items()}
+    return RawClips(tuple(modalities), class_names, good, problems)
 
 
 def check_frame_counts(where: str, counts: Mapping[str, int]) -> None:

@@ -9,27 +9,18 @@ Kind = Literal["missing", "unreadable", "unpaired", "mislabelled", "duplicated"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Kinds of problems, in the order of the columns of tables."""
 
-_SHOWN = 20
+_SHOWN = 20  # problems in the message of an error
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with raw data.
+    """One thing that is wrong with raw data."""
 
-    Attributes:
-        where: the file at fault, with the line ("train.txt:3") where it has lines.
-        what: what was found and what was expected.
-        kind: "missing" (a clip or frames), "unreadable" (a file or line), "unpaired" (rgb and depth do not match),
-            "mislabelled" or "duplicated".
-        skippable: it concerns one clip, which can be left out.
-        split: the split of the clip, "" if that is not known.
-    """
-
-    where: str
-    what: str
+    where: str  # the file at fault, with the line ("train.txt:3") where it has lines
+    what: str  # what was found and what was expected
     kind: Kind = "unreadable"
-    skippable: bool = True
-    split: str = ""
+    skippable: bool = True  # it concerns one clip, which can be left out
+    split: str = ""  # of the clip, "" if that is not known
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
@@ -40,14 +31,9 @@ class LabelError(ValueError):
 
 
 class RawDataError(ValueError):
-    """Raw data that cannot be used.
-
-    Attributes:
-        problems: everything that was found.
-    """
+    """Raw data that cannot be used: the first `problems` in full, the number of the others."""
 
     def __init__(self, problems: Sequence[Problem]):
-        """Describes the first problems in full and counts the others."""
         self.problems = tuple(problems)
         lines = [str(problem) for problem in self.problems[:_SHOWN]]
         if len(self.problems) > 1:

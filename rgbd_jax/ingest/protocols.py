@@ -16,46 +16,29 @@ log = logging.getLogger("rgbd_jax")
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """One way to cut a data set into training and evaluation.
-
-    Attributes:
-        name: such as "cs"; its splits are "cs_train" and "cs_validation".
-        lists: names that the folder of its split lists may have.
-        num_classes: number of classes: the first ones of the data set.
-        split_of: the rule: name of a clip to "train" or "validation", None for a clip that is not in the protocol.
-        sizes: split to its number of clips in the whole data set, where that is known.
-    """
+    """One way to cut a data set into training and evaluation; its splits are "NAME_train" and "NAME_validation"."""
 
     name: str
-    lists: tuple[str, ...]
-    num_classes: int
-    split_of: Callable[[str], str | None]
-    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    lists: tuple[str, ...]  # names that the folder of its split lists may have
+    num_classes: int  # the first ones of the data set
+    split_of: Callable[[str], str | None]  # the rule: name of a clip to "train", "validation" or None for neither
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of splits in the whole data set, if known
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a data set with protocols lies on disk.
-
-    Attributes:
-        modalities: those that the raw data has.
-        class_names: the classes, by label.
-        name_of: gives the clip that a path of a split list stands for; raises ValueError for none.
-        label_of: gives the label that is part of a clip's name; raises ValueError for a name without one.
-        on_disk: name of every clip on disk to where it lies.
-        locate: gives the frames of a clip.
-    """
+    """How a data set with protocols lies on disk."""
 
     modalities: tuple[str, ...]
     class_names: tuple[str, ...]
-    name_of: Callable[[str], str]
-    label_of: Callable[[str], int]
-    on_disk: Mapping[str, Path]
+    name_of: Callable[[str], str]  # the clip that a path of a split list stands for, or ValueError
+    label_of: Callable[[str], int]  # the label that is part of a clip's name, or ValueError
+    on_disk: Mapping[str, Path]  # name of every clip on disk to where it lies
     locate: Locate
 
 
 def find_protocol_clips(
-    raw_dir: Path, layout: Layout, protocols: Sequence[Protocol], problems: list[Problem]
+    raw_dir: Path, layout: Layout, protocols: Sequence[Protocol], problems: Sequence[Problem] = ()
 ) -> RawClips:
     """Finds and checks the clips of all protocols.
 
@@ -82,26 +65,27 @@ def find_protocol_clips(
     else:
         named = {name: ClipSpec(name, -1, str(path)) for name, path in layout.on_disk.items()}
     named = _with_labels(named, layout, problems)
-    members: dict[str, Collection[str]] = {}
+    members: dict[tuple[str, str], Collection[str]] = {}  # protocol and split to names of clips
     for protocol in protocols:
-        of_lists = {split: {clip.name for clip in clips} for split, clips in listed.get(protocol.name, {}).items()}
-        splits = of_lists or {
-            split: {name for name in named if protocol.split_of(name) == split} for split in ("train", "validation")
-        }
-        members |= {f"{protocol.name}_{split}": names for split, names in splits.items()}
+        for split in listed.get(protocol.name, ("train", "validation")):
+            if protocol.name in listed:
+                members[protocol.name, split] = {clip.name for clip in listed[protocol.name][split]}
+            else:
+                members[protocol.name, split] = {name for name in named if protocol.split_of(name) == split}
     clips = {clip.name: clip for clip in check_clips(list(named.values()), layout.locate, problems)}
     if not clips:
         raise RawDataError([*problems, Problem(str(raw_dir), "has no good clip", skippable=False)])
-    base_splits, unions = to_base_splits(clips, members)
-    by_name = {protocol.name: protocol for protocol in protocols}
+    base_splits, unions = to_base_splits(clips, {"_".join(key): names for key, names in members.items()})
     protocol_splits = {}
-    for name, parts in unions.items():
-        protocol, split = by_name[name.rpartition("_")[0]], name.rpartition("_")[2]
-        protocol_splits[name] = ProtocolSplit(tuple(parts), protocol.num_classes)
-        size = sum(len(base_splits[part]) for part in parts)
-        whole = protocol.sizes.get(split, size)
-        if size != whole:
-            log.warning("%s has %d clips here; in the whole data set it has %d", name, size, whole)
+    for protocol in protocols:
+        for split in ("train", "validation", "test"):
+            parts = unions.get(name := f"{protocol.name}_{split}")
+            if parts:
+                protocol_splits[name] = ProtocolSplit(tuple(parts), protocol.num_classes)
+                size = sum(len(base_splits[part]) for part in parts)
+                if size != protocol.sizes.get(split, size):
+                    whole = protocol.sizes[split]
+                    log.warning("%s has %d clips here; in the whole data set it has %d", name, size, whole)
     metadata = {"protocols": to_metadata(protocol_splits)}
     return RawClips(layout.modalities, layout.class_names, base_splits, problems, metadata)
 
@@ -112,16 +96,15 @@ def _read_all_lists(
     """Returns protocol to split to its clips, of all protocols that have lists."""
     listed = {}
     for protocol in protocols:
-        places = [raw_dir / LISTS_FOLDER / folder for folder in protocol.lists]
-        found = [place for place in places if find_lists(place, layout.modalities)]
+        found = [
+            lists for name in protocol.lists if (lists := find_lists(raw_dir / LISTS_FOLDER / name, layout.modalities))
+        ]
         if len(found) > 1:
-            both = " and ".join(place.name for place in found)
+            both = " and ".join(protocol.lists)
             raise bad_data(raw_dir / LISTS_FOLDER, f"{both} both hold lists of protocol {protocol.name}; keep one")
-        for place in found:
-            folders = find_lists(place, layout.modalities)
-            listed[protocol.name] = read_lists(
-                folders, problems, num_classes=protocol.num_classes, name_of=layout.name_of
-            )
+        for lists in found:
+            classes, name_of = protocol.num_classes, layout.name_of
+            listed[protocol.name] = read_lists(lists, problems, num_classes=classes, name_of=name_of)
     return listed
 
 

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 from tqdm import tqdm
@@ -36,8 +35,6 @@ from rgbd_jax.ingest.shards import (
 CLIPS_PER_SHARD = 16  # a build that is killed loses little
 MAX_SHARDS = 512  # random access keeps a file open for every shard, and 1024 is a common limit
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 Runner = Callable[[Sequence[ShardTask]], Iterator[ShardTask]]
 """Writes shards somewhere and yields each when it is done; what it holds is in its report."""
 
@@ -45,9 +42,36 @@ log = logging.getLogger("rgbd_jax")
 
 
 def run_locally(tasks: Sequence[ShardTask], workers: int | None = None) -> Iterator[ShardTask]:
-    """Writes shards in processes on this machine, one a core by default."""
-    for task, _ in map_in_processes(write_shard, tasks, workers):
-        yield task
+    """Writes shards in processes on this machine, one a core by default; one worker is this process."""
+    workers = min(workers or len(os.sched_getaffinity(0)), len(tasks))
+    if workers <= 1:
+        for task in tasks:
+            write_shard(task)
+            yield task
+        return
+    context = multiprocessing.get_context("spawn")  # OpenCV and JAX have threads, which do not survive a fork
+    pool = ProcessPoolExecutor(workers, context, _start_worker)
+    try:
+        futures = {pool.submit(write_shard, task): task for task in tasks}
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
+    cv2.setNumThreads(1)  # one process a core is enough
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose parent was killed; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def run_on_beam(tasks: Sequence[ShardTask], options: Sequence[str]) -> Iterator[ShardTask]:
@@ -66,44 +90,6 @@ def run_on_beam(tasks: Sequence[ShardTask], options: Sequence[str]) -> Iterator[
         shards = pipeline | beam.Create(tasks, reshuffle=False) | beam.Reshuffle()
         shards | beam.Map(write_shard)
     yield from tasks
-
-
-def map_in_processes(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None = None
-) -> Iterator[tuple[Job, Result]]:
-    """Yields jobs and their results in the order in which they finish; one worker or job runs in this process.
-
-    Args:
-        function: does a job; can be imported by its name.
-        jobs: the jobs.
-        workers: number of processes; None for one a core.
-    """
-    workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
-    if workers <= 1:
-        yield from ((job, function(job)) for job in jobs)
-        return
-    context = multiprocessing.get_context("spawn")  # OpenCV and JAX have threads, which do not survive a fork
-    pool = ProcessPoolExecutor(workers, context, _start_worker)
-    try:
-        pending = {pool.submit(function, job): job for job in jobs}
-        for future in as_completed(pending):
-            yield pending[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
-    cv2.setNumThreads(1)  # one process a core is enough
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed; it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def cut(clips: Sequence[ClipSpec], total: int) -> list[tuple[ClipSpec, ...]]:

@@ -30,24 +30,14 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """A shard that is to be written; it can be pickled and sent to another process or machine.
-
-    Attributes:
-        split: the split that it belongs to.
-        clips: its clips, in order.
-        kinds: modality to the kind of its frames.
-        read_frames: reads the encoded frames of a clip by modality; can be imported by its name.
-        features: the features of a record.
-        version: version of the data set.
-        file: the shard.
-    """
+    """A shard that is to be written; it can be pickled and sent to another process or machine."""
 
     split: str
     clips: tuple[ClipSpec, ...]
-    kinds: Mapping[str, FrameKind]
-    read_frames: ReadFrames
+    kinds: Mapping[str, FrameKind]  # by modality
+    read_frames: ReadFrames  # can be imported by its name
     features: tfds.features.FeaturesDict
-    version: str
+    version: str  # of the data set
     file: Path
 
     @property
@@ -58,33 +48,19 @@ class ShardTask:
 
 @dataclasses.dataclass
 class ShardReport:
-    """What a shard holds.
+    """What a shard holds."""
 
-    Attributes:
-        fingerprint: digest of the task and of its raw files, before they were read.
-        record_bytes: size of its records.
-        file_bytes: size of its file.
-        names: name of each record.
-        labels: label of each record.
-        frames: modality to the number of frames of each record.
-        problems: what is wrong with the clips that are left out.
-    """
-
-    fingerprint: str
+    fingerprint: str  # of the task and its raw files, before they were read
     record_bytes: int = 0
     file_bytes: int = 0
-    names: list[str] = dataclasses.field(default_factory=list)
+    names: list[str] = dataclasses.field(default_factory=list)  # one a record
     labels: list[int] = dataclasses.field(default_factory=list)
-    frames: dict[str, list[int]] = dataclasses.field(default_factory=dict)
-    problems: list[Problem] = dataclasses.field(default_factory=list)
+    frames: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # numbers of frames by modality
+    problems: list[Problem] = dataclasses.field(default_factory=list)  # with the clips that are left out
 
 
 def read_example(clip: ClipSpec, kinds: Mapping[str, FrameKind], read_frames: ReadFrames) -> dict[str, Any]:
-    """Reads and verifies a clip and returns its record: "name", "label" and the encoded frames of each modality.
-
-    Raises:
-        RawDataError: what is wrong with the clip.
-    """
+    """Returns a clip's record: "name", "label" and the encoded frames of each modality; else raises RawDataError."""
     try:
         frames = read_frames(clip, kinds)
     except OSError as error:
@@ -99,11 +75,10 @@ def write_shard(task: ShardTask) -> None:
     Raises:
         OSError: the shard cannot be written; the message names it.
     """
-    report = ShardReport(fingerprint(task), frames={modality: [] for modality in task.kinds})
+    report = ShardReport(_fingerprint(task), frames={modality: [] for modality in task.kinds})
     serializer = ExampleSerializer(task.features.get_serialized_info())
-    with atomic_write(task.file) as unfinished:
-        with _os_errors(task.file):
-            writer = ArrayRecordWriter(str(unfinished), "group_size:1")  # every clip can be read alone
+    with atomic_write(task.file) as unfinished, _os_errors(task.file):
+        writer = ArrayRecordWriter(str(unfinished), "group_size:1")  # every clip can be read alone
         for clip in task.clips:
             try:
                 example = read_example(clip, task.kinds, task.read_frames)
@@ -112,15 +87,13 @@ def write_shard(task: ShardTask) -> None:
                 continue
             encoded = serializer.get_tf_example(task.features.encode_example(example))
             record = encoded.SerializeToString(deterministic=True)  # the order of fields is random otherwise
-            with _os_errors(task.file):
-                writer.write(record)
+            writer.write(record)
             report.record_bytes += len(record)
             report.names.append(clip.name)
             report.labels.append(clip.label)
             for modality, counts in report.frames.items():
                 counts.append(len(example[modality]))
-        with _os_errors(task.file):
-            writer.close()
+        writer.close()
         report.file_bytes = unfinished.stat().st_size
     with atomic_write(task.report_file) as unfinished:
         unfinished.write_text(json.dumps(dataclasses.asdict(report)))
@@ -136,61 +109,48 @@ def read_report(task: ShardTask) -> ShardReport | None:
 
 
 def check_shard(task: ShardTask) -> ShardReport:
-    """Returns the report of a shard that is what its report says; of another one the report is removed.
+    """Returns the report of a shard if the shard is what its report states; otherwise the report is removed.
 
     Raises:
         OSError: the shard is not finished, is missing, or has another size or number of records.
     """
     report = read_report(task)
-    if report is None:
-        raise OSError(errno.EIO, "the shard was lost; build again", str(task.file))
-    try:
-        size = task.file.stat().st_size if task.file.exists() else None
-        if size != report.file_bytes:
-            found = "none" if size is None else size
-            what = f"expected a shard of {report.file_bytes} bytes, found {found}; build again"
-            raise OSError(errno.EIO, what, str(task.file))
-        with _os_errors(task.file):  # a shard that is cut off reads as an empty one
+    size = task.file.stat().st_size if task.file.exists() else None
+    what = "the shard was lost"
+    if report is not None and size != report.file_bytes:
+        what = f"expected a shard of {report.file_bytes} bytes, found {size or 'none'}"
+    elif report is not None:
+        with contextlib.suppress(RuntimeError):  # it was overwritten
             reader = ArrayRecordReader(str(task.file))
-            records = reader.num_records()
+            records = reader.num_records()  # a shard that is cut off reads as an empty one
             reader.close()
-        if records != len(report.names):
-            what = f"expected {len(report.names)} records in the shard, found {records}; build again"
-            raise OSError(errno.EIO, what, str(task.file))
-    except OSError:
-        task.report_file.unlink()
-        raise
-    return report
+            if records == len(report.names):
+                return report
+        what = f"expected {len(report.names)} records in the shard, which cannot be read"
+    task.report_file.unlink(missing_ok=True)
+    raise OSError(errno.EIO, f"{what}; build again", str(task.file))
 
 
 def is_finished(task: ShardTask, skip_bad_clips: bool) -> bool:
     """Returns whether an earlier build wrote the shard from the same raw files; if not, its report is removed."""
-    try:
+    with contextlib.suppress(OSError):
         report = check_shard(task)
-    except OSError:
-        return False
-    if report.fingerprint == fingerprint(task) and (skip_bad_clips or not report.problems):
-        return True
-    task.report_file.unlink()
+        if report.fingerprint == _fingerprint(task) and (skip_bad_clips or not report.problems):
+            return True
+        task.report_file.unlink()
     return False
 
 
-def fingerprint(task: ShardTask) -> str:
+def _fingerprint(task: ShardTask) -> str:
     """Returns a digest of all that a shard is made from: clips, raw files with sizes and times, reader, features."""
+    files = []
+    for path in (frames.path for clip in task.clips for frames in clip.frames.values()):
+        with contextlib.suppress(OSError):  # reading the clip will show what is wrong
+            found = [(str(file), file.stat()) for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+            files += [(name, status.st_size, status.st_mtime_ns) for name, status in found]
     reader = f"{task.read_frames.__module__}.{task.read_frames.__qualname__}"
-    files = [_raw_files(frames.path) for clip in task.clips for frames in clip.frames.values()]
-    description = [task.version, task.split, task.file.name, reader, task.features.to_json(), task.kinds, task.clips]
-    return hashlib.sha256(repr([*description, files]).encode()).hexdigest()
-
-
-def _raw_files(path: Path) -> list[tuple[str, int, int]]:
-    """Returns names, sizes and times of the files of a clip as they are now."""
-    try:
-        with os.scandir(path if path.is_dir() else path.parent) as entries:
-            files = [entry for entry in entries if path.is_dir() or entry.name == path.name]
-            return sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in files)
-    except OSError:  # reading the clip will show what is wrong
-        return []
+    made_of = [task.version, task.split, task.file.name, reader, task.features.to_json(), task.kinds, task.clips, files]
+    return hashlib.sha256(repr(made_of).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -200,4 +160,4 @@ def _os_errors(file: Path) -> Iterator[None]:
         yield
     except RuntimeError as error:
         number = next((number for number in DISK_FULL if os.strerror(number) in str(error)), errno.EIO)
-        raise OSError(number, f"the shard cannot be written, or read again: {error}", str(file)) from error
+        raise OSError(number, f"the shard cannot be written: {error}", str(file)) from error

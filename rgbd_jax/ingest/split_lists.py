@@ -1,11 +1,11 @@
 """Text files that list clips, first of all split lists in the reference's format: `path frame_count label` a line."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from rgbd_jax.ingest.clip_files import ClipSpec, clip_name
-from rgbd_jax.ingest.problems import LabelError, Problem, RawDataError, bad_data
+from rgbd_jax.ingest.clip_files import ClipSpec, clip_name, natural_key
+from rgbd_jax.ingest.problems import Kind, LabelError, Problem, RawDataError, bad_data
 
 LISTS_FOLDER = "dataset_splits"  # where users of the reference keep its lists
 _ALIASES = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
@@ -42,8 +42,7 @@ def read_clips(
 
     Args:
         file: the list.
-        parse: makes a clip of a line and its place; raises ValueError that quotes what is wrong, LabelError for a
-            label.
+        parse: makes a clip of a line and its place; raises ValueError, or LabelError, that quotes what is wrong.
         split: the split of the clips.
         problems: what is wrong with single lines is added here.
 
@@ -58,7 +57,7 @@ def read_clips(
         try:
             clip = parse(line, where)
         except ValueError as error:
-            kind = "mislabelled" if isinstance(error, LabelError) else "unreadable"
+            kind: Kind = "mislabelled" if isinstance(error, LabelError) else "unreadable"
             problems.append(Problem(where, str(error), kind, split=split))
             continue
         first = clips.setdefault(clip.name, clip)
@@ -78,12 +77,7 @@ def read_split_list(
 ) -> list[ClipSpec]:
     """Reads a split list in the reference's format, as `read_clips` does.
 
-    Args:
-        file: the list.
-        problems: what is wrong with single lines is added here.
-        split: the split of the clips.
-        num_classes: labels must lie below it, where it is known.
-        name_of: gives the clip that a path of the list stands for; raises ValueError for a path that stands for none.
+    Labels must lie below `num_classes`; `name_of` gives the clip that a path of the list stands for, or ValueError.
     """
 
     def parse(line: str, where: str) -> ClipSpec:
@@ -105,11 +99,7 @@ def read_split_list(
 
 
 def find_splits(folder: Path, suffix: str = ".txt") -> dict[str, Path]:
-    """Returns split ("train", "validation", "test") to its list in `folder`, or to its folder with `suffix=""`.
-
-    Raises:
-        RawDataError: two of them stand for the same split.
-    """
+    """Returns split ("train", "validation", "test") to its list in `folder`, or to its folder with `suffix=""`."""
     found: dict[str, Path] = {}
     for split, aliases in _ALIASES.items():
         paths = [path for alias in aliases if (path := folder / f"{alias}{suffix}").exists()]
@@ -121,7 +111,7 @@ def find_splits(folder: Path, suffix: str = ".txt") -> dict[str, Path]:
     return found
 
 
-def find_lists(folder: Path, modalities: Sequence[str]) -> list[Path]:
+def find_lists(folder: Path, modalities: Iterable[str]) -> list[Path]:
     """Returns the folders that hold split lists: `folder` or, if it has none, those of the modalities in it."""
     if find_splits(folder):
         return [folder]
@@ -131,43 +121,34 @@ def find_lists(folder: Path, modalities: Sequence[str]) -> list[Path]:
 def read_lists(
     folders: Sequence[Path], problems: list[Problem], *, num_classes: int, name_of: Callable[[str], str] = clip_name
 ) -> dict[str, list[ClipSpec]]:
-    """Returns split to the clips of its list, in the order of the first folder.
+    """Returns split to the clips of its list in the first of the folders, all of which must hold the same clips.
 
     Args:
-        folders: as `find_lists` returns them; all must hold the same clips.
+        folders: as `find_lists` returns them.
         problems: what is wrong with single lines is added here.
         num_classes: labels must lie below it.
         name_of: gives the clip that a path of a list stands for, the same for all modalities.
-
-    Raises:
-        RawDataError: a list cannot be read, or the folders do not hold the same clips.
     """
-    first, *others = (
-        {
-            split: read_split_list(
-                file, problems if folder == folders[0] else [], split=split, num_classes=num_classes, name_of=name_of
-            )
-            for split, file in find_splits(folder).items()
-        }
-        for folder in folders
-    )
-    for folder, other in zip(folders[1:], others, strict=True):
+
+    def read(folder: Path, faults: list[Problem]) -> dict[str, list[ClipSpec]]:
+        options = {"num_classes": num_classes, "name_of": name_of}
+        return {s: read_split_list(file, faults, split=s, **options) for s, file in find_splits(folder).items()}
+
+    first = read(folders[0], problems)
+    for folder in folders[1:]:
+        other = read(folder, [])
         if other.keys() != first.keys():
             what = f"expected lists of {' and '.join(first)} as in {folders[0]}, found {' and '.join(other)}"
             raise bad_data(folder, what)
-        unmatched = [*_unmatched(first, other, folder), *_unmatched(other, first, folders[0])]
+        lines, others = _by_content(first), _by_content(other)
+        unmatched = [Problem(lines[key], f"no such line in {folder}", skippable=False) for key in lines.keys() - others]
+        unmatched += [
+            Problem(others[key], f"no such line in {folders[0]}", skippable=False) for key in others.keys() - lines
+        ]
         if unmatched:
-            raise RawDataError(unmatched)
+            raise RawDataError(sorted(unmatched, key=lambda problem: natural_key(problem.where)))
     return first
 
 
-def _unmatched(
-    lists: Mapping[str, Sequence[ClipSpec]], others: Mapping[str, Sequence[ClipSpec]], place: Path
-) -> list[Problem]:
-    """Returns a problem for every clip of `lists` that `others`, those in `place`, lack."""
-    problems = []
-    for split, clips in lists.items():
-        known = {(other.name, other.label, other.frame_count) for other in others[split]}
-        unmatched = [clip for clip in clips if (clip.name, clip.label, clip.frame_count) not in known]
-        problems += [Problem(clip.where, f"no such line in {place}", skippable=False) for clip in unmatched]
-    return problems
+def _by_content(splits: Mapping[str, Sequence[ClipSpec]]) -> dict[tuple, str]:
+    return {(s, clip.name, clip.label, clip.frame_count): clip.where for s, clips in splits.items() for clip in clips}

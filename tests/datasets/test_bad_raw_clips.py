@@ -21,7 +21,7 @@ def test_fewer_frames_than_the_list_says(two_clips):
 
 
 def test_other_numbers_of_frames_in_rgb_and_depth(raw, monkeypatch):
-    monkeypatch.setattr("rgbd_jax.ingest.raw_clips.read_clip", None)  # found before a frame is read
+    monkeypatch.setattr("rgbd_jax.ingest.builder.read_clip", None)  # found before a frame is read
     raw.clip("train/wave/a")
     (raw.root / "rgb/train/wave/a/000003.jpg").unlink()
     raw.refuse("train/wave/a: expected as many depth frames as rgb frames, found 3 rgb and 4 depth frames")

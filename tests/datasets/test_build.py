@@ -20,7 +20,7 @@ def test_bad_clips_are_listed_and_left_out(raw, caplog):
     (raw.root / "depth" / "c0" / "000000.jpg").write_text("no image")
     (raw.root / "rgb" / "c2" / "000003.jpg").unlink()
     raw.lists(train=["c0 4 0", "c1 4 0", "c2 4 0", "c3 4", "c3 4 1"])
-    with caplog.at_level("WARNING", logger="absl"):
+    with caplog.at_level("WARNING", logger="rgbd_jax"):
         info = raw.build(skip_bad_clips=True)
     assert [clip.name for clip in raw.records()] == ["c1", "c3"]
     expected = ["train.txt:4: expected", "rgb/c2: expected 4 frames, found 3", "c0/000000.jpg: is neither JPEG nor PNG"]
@@ -44,7 +44,7 @@ def test_a_build_that_is_interrupted_in_its_first_shard_leaves_nothing(two_clips
             raise KeyboardInterrupt
         return [b"frame"]
 
-    monkeypatch.setattr("rgbd_jax.ingest.raw_clips.read_clip", interrupt)
+    monkeypatch.setattr("rgbd_jax.ingest.builder.read_clip", interrupt)
     with pytest.raises(KeyboardInterrupt):
         two_clips.build()
     assert not [path for path in (two_clips.root.parent / "data").rglob("*") if path.is_file()]
@@ -69,14 +69,14 @@ def test_two_raw_folders_do_not_share_prepared_data(two_clips, tmp_path):
 def test_a_data_set_without_its_bad_clips_says_so_later(two_clips, caplog):
     two_clips.lists(train=["a 4 0", "b 9 1"])
     two_clips.build(skip_bad_clips=True)
-    with caplog.at_level("WARNING", logger="absl"):
+    with caplog.at_level("WARNING", logger="rgbd_jax"):
         assert len(two_clips.build().left_out) == 1
     assert "leaves out 1 bad clips" in caplog.text
 
 
 def test_clips_in_two_splits_are_warned_of(two_clips, caplog):
     two_clips.lists(valid=["b 4 1"])
-    with caplog.at_level("WARNING", logger="absl"):
+    with caplog.at_level("WARNING", logger="rgbd_jax"):
         two_clips.build()
     assert "1 clips of split validation are in split train too" in caplog.text
 

@@ -10,9 +10,9 @@ from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_split
 from rgbd_jax.dataset import open_splits
 from rgbd_jax.ingest.problems import RawDataError
-from rgbd_jax.ingest.reference_lists import find_lists, read_lists
-from tests.data.test_splits import PUBLISHED, SHARED_SPLITS, needs_shared_splits
+from rgbd_jax.ingest.split_lists import find_lists, read_lists
 from tests.datasets.conftest import decoded
+from tests.datasets.test_split_lists import PUBLISHED, SHARED_SPLITS, needs_shared_splits
 
 OWN = {
     "train": ["train/001/M_00001.avi train/001/K_00001.avi 26", "train/001/M_00002.avi train/001/K_00002.avi 249"],
@@ -152,7 +152,7 @@ def test_the_published_lists_are_read_whole():
     problems = []
     folders = find_lists(SHARED_SPLITS / "IsoGD", ("rgb", "depth"))
     assert len(folders) == 2  # that they agree is checked
-    candidates = read_lists(folders, 249, name_of, problems)
+    candidates = read_lists(folders, problems, num_classes=249, name_of=name_of)
     assert not problems
     _, counts = PUBLISHED["IsoGD/rgb"]
     assert {split: len(each) for split, each in candidates.items()} == {

@@ -5,14 +5,13 @@ import pickle
 import re
 
 import pytest
-from rgbd_jax.datasets.ntu_rgbd.classes import CLASS_NAMES
+from rgbd_jax.datasets.ntu_rgbd.builder import CLASS_NAMES
 from rgbd_jax.datasets.ntu_rgbd.protocols import PROTOCOLS
 
 from rgbd_jax.data.protocols import to_base_splits
 from rgbd_jax.data.source import open_split
-from rgbd_jax.ingest.splits import read_split_list
-from tests.data.test_splits import SHARED_SPLITS, needs_shared_splits
 from tests.datasets import ntu
+from tests.datasets.test_split_lists import SHARED_SPLITS, needs_shared_splits, read
 
 RULES = {protocol.name: protocol.split_of for protocol in PROTOCOLS}
 ADDED = "45, 46, 47, 49, 50, 52-59, 70, 74, 78, 80-86, 89, 91-95, 97, 98, 100, 103"
@@ -21,11 +20,11 @@ ADDED = "45, 46, 47, 49, 50, 52-59, 70, 74, 78, 80-86, 89, 91-95, 97, 98, 100, 1
 def published(folder):
     """The names of both lists, by split."""
     lists = {"train": "train.txt", "validation": "valid.txt"}
-    lines = {split: read_split_list(SHARED_SPLITS / "NTU-RGBD" / folder / file)[0] for split, file in lists.items()}
+    lines = {split: read(SHARED_SPLITS / "NTU-RGBD" / folder / file) for split, file in lists.items()}
     for line in itertools.chain(*lines.values()):
-        assert line.path.endswith("_rgb")
-        assert line.label == int(line.path[17:20]) - 1
-    return {split: [line.path.removesuffix("_rgb") for line in part] for split, part in lines.items()}
+        assert line.name.endswith("_rgb")
+        assert line.label == int(line.name[17:20]) - 1
+    return {split: [line.name.removesuffix("_rgb") for line in part] for split, part in lines.items()}
 
 
 @needs_shared_splits
@@ -146,7 +145,7 @@ def test_a_protocol_of_60_has_60_classes_in_a_data_set_of_120(both_parts):
 def test_without_the_other_set_ups_there_is_no_protocol_of_120(raw, caplog):
     ntu.write_depth(raw.root, "S001C001P001R001A001", 1)
     ntu.write_depth(raw.root, "S001C002P003R001A001", 1)
-    with caplog.at_level("WARNING", logger="absl"):
+    with caplog.at_level("WARNING", logger="rgbd_jax"):
         assert list(raw.build("ntu_rgbd").clips) == ["cs_train", "cs_validation", "cv_train", "cv_validation"]
     assert "cs_train has 1 clips here; in the whole data set it has 40320" in caplog.messages
     with pytest.raises(ValueError, match="there is no split 'csub_train'"):

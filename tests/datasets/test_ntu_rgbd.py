@@ -214,7 +214,7 @@ def test_lists_say_which_clips_how_many_frames_and_which_split(raw):
 @pytest.mark.parametrize(
     ("cs", "cv", "expected"),
     [
-        ([f"{NAME}_rgb 4 5"], None, rf"@CS/train\.txt:1: expected label 6, as the name of {NAME} says, found 5"),
+        ([f"{NAME}_rgb 4 5"], None, rf"@CS/train\.txt:1: expected label 6, by the name of {NAME}, found 5"),
         ([f"{NAME}_rgb 4 60"], None, r"@CS/train\.txt:1: expected a label from 0 to 59, found 60"),
         ([f"{NAME}_rgb 9 6"], None, r"expected 9 frames, found 6"),
         ([f"{NAME}_rgb 4 6", f"{NAME}_rgb 4 6"], None, rf"train\.txt:2: names {NAME} a second time"),

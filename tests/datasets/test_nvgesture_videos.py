@@ -10,8 +10,7 @@ from rgbd_jax.configs import nvgesture
 from rgbd_jax.data import loader
 from rgbd_jax.dataset import open_splits
 from rgbd_jax.ingest.problems import RawDataError
-from rgbd_jax.ingest.splits import read_split_list
-from tests.data.test_splits import SHARED_SPLITS, needs_shared_splits
+from tests.datasets.test_split_lists import SHARED_SPLITS, needs_shared_splits, read
 
 LST = "nvgesture_{}_correct_cvpr2016_v2.lst"
 
@@ -113,7 +112,7 @@ def test_a_video_that_cannot_be_decoded_names_the_line(recordings):
 
 def test_recordings_without_their_lists(recordings):
     (recordings.root / LST.format("test")).unlink()
-    with pytest.raises(RawDataError, match=r"test_correct_cvpr2016_v2\.lst: no such list, and without it nothing says"):
+    with pytest.raises(RawDataError, match=r"test_correct_cvpr2016_v2\.lst: no such list; without it the frames"):
         recordings.build("nvgesture")
 
 
@@ -143,10 +142,10 @@ def test_lists_of_all_gestures_find_every_recording(raw):
     color, depth = raw.video("color.avi", frames=12), raw.video("depth.avi", frames=12, grey=True)
     lists = {}
     for split, file in (("train", "train.txt"), ("test", "valid.txt")):
-        lines, _ = read_split_list(SHARED_SPLITS / "NvGesture" / "rgb" / file)
-        lists[split] = [line(each.path.partition("/")[2], each.label + 1) for each in lines]
+        lines = read(SHARED_SPLITS / "NvGesture" / "rgb" / file)
+        lists[split] = [line(each.name.partition("/")[2], each.label + 1) for each in lines]
         for each in lines:
-            folder = raw.root / "Video_data" / each.path.partition("/")[2]
+            folder = raw.root / "Video_data" / each.name.partition("/")[2]
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "sk_color.avi").symlink_to(color)
             (folder / "sk_depth.avi").symlink_to(depth)

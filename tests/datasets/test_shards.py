@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rgbd_jax.ingest.runners import BeamRunner, LocalRunner
 
 from rgbd_jax.data.source import open_split
 from rgbd_jax.ingest import runners, shard_plan, shards
 from rgbd_jax.ingest.build import prepare
 from rgbd_jax.ingest.problems import RawDataError
-from rgbd_jax.ingest.runners import BeamRunner, LocalRunner
 from tests.datasets.conftest import RawFolder, frame
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -179,7 +179,7 @@ def stop_at(monkeypatch, name: str) -> None:
 
 def test_an_interrupted_build_keeps_finished_shards_and_says_so(eight_clips, clip_a_shard, monkeypatch, caplog):
     stop_at(monkeypatch, "c6")
-    with caplog.at_level("WARNING", logger="absl"), pytest.raises(KeyboardInterrupt):
+    with caplog.at_level("WARNING", logger="rgbd_jax"), pytest.raises(KeyboardInterrupt):
         eight_clips.build()
     eight_clips.check_that_nothing_looks_prepared()
     folder = eight_clips.data_dir / "rgbd_folder" / "incomplete.1.0.0"
@@ -329,7 +329,7 @@ def test_a_worker_that_fails_ends_the_build(eight_clips, clip_a_shard):
 
 def test_progress_is_told_where_there_is_no_terminal(eight_clips, monkeypatch, caplog):
     monkeypatch.setattr("rgbd_jax.ingest.progress._SECONDS_BETWEEN_LINES", 0)
-    with caplog.at_level("INFO", logger="absl"):
+    with caplog.at_level("INFO", logger="rgbd_jax"):
         eight_clips.build()
     lines = [message for message in caplog.messages if message.startswith("building rgbd_folder: ")]
     assert len(lines) == 8

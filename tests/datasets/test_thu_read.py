@@ -7,9 +7,8 @@ import pytest
 from rgbd_jax.data.source import open_split
 from rgbd_jax.ingest.build import prepare
 from rgbd_jax.ingest.problems import RawDataError
-from rgbd_jax.ingest.splits import read_split_list
-from tests.data.test_splits import SHARED_SPLITS, needs_shared_splits
 from tests.datasets.conftest import decoded, frame
+from tests.datasets.test_split_lists import SHARED_SPLITS, needs_shared_splits, read
 
 SUBJECTS = ("cgy", "cwx", "fjw", "gs", "lhh", "lzy", "tys", "wyy")
 LABELS = {"zip_up": 0, "clap_hand": 24, "read_book": 39}
@@ -96,7 +95,7 @@ def test_lists_decide(eight):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("RGB_zip_up_cgy_1 2 1", r"rgb/train\.txt:2: expected label 0, as the name of zip_up_cgy_1 says, found 1"),
+        ("RGB_zip_up_cgy_1 2 1", r"rgb/train\.txt:2: expected label 0, by the name of zip_up_cgy_1, found 1"),
         ("RGB_zip_up_cgy_1 2 40", r"rgb/train\.txt:2: expected a label from 0 to 39, found 40"),
         ("RGB_zip_up_cgy_1 9 0", "expected 9 frames, found 3"),
         ("zip_up_cgy_1 2 0", r"rgb/train\.txt:2: expected a name such as RGB_clap_hand_cgy_3"),
@@ -147,8 +146,8 @@ def test_the_rule_gives_the_published_folds_name_for_name(raw):
     for fold in (1, 2, 3, 4):
         for modality, prefix in (("rgb", "RGB_"), ("depth", "D_")):
             for split, file in (("train", "train.txt"), ("validation", "valid.txt")):
-                lines, _ = read_split_list(SHARED_SPLITS / "THU-READ" / f"@CS{fold}" / modality / file)
-                found = {(line.path.removeprefix(prefix), line.label) for line in lines}
+                lines = read(SHARED_SPLITS / "THU-READ" / f"@CS{fold}" / modality / file)
+                found = {(line.name.removeprefix(prefix), line.label) for line in lines}
                 assert found == published.setdefault(f"fold{fold}_{split}", found)
     for name, _ in published["fold1_train"] | published["fold1_validation"]:
         (raw.root / f"RGB_{name}").symlink_to(one)
