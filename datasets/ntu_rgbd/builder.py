@@ -83,7 +83,7 @@ def _roots(raw_dir: Path) -> dict[str, Path]:
     if not roots:
         raise FileNotFoundError(f"{raw_dir}: expected {expected} in it, found none of them")
     if "depth" not in roots and roots["rgb"].name == _VIDEOS:
-        why = f"the videos in {_VIDEOS}/ are cropped around the person, whom the masked depth shows"
+        why = f"the videos in {_VIDEOS}/ are cropped around the person, and the masked depth shows where they are"
         raise FileNotFoundError(f"{raw_dir / _DEPTH}: no such folder; {why}")
     return roots
 

@@ -1,11 +1,14 @@
 """TFDS builder of `rgbd_demo`; nothing is downloaded."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
+
+from rgbd_jax.data.index import write_index
 
 from .clips import SPLITS, make_pair
 from .motions import CLASS_NAMES, HEIGHT, PAIRS, WIDTH
@@ -30,6 +33,7 @@ class RgbdDemo(tfds.core.GeneratorBasedBuilder):
             raise ValueError(
                 f"clips_per_class must be given for the splits {SPLITS}, found {(*self._clips_per_class,)}"
             )
+        self._clips: dict[str, list[tuple[str, int, int]]] = {}  # names, labels and lengths of what was generated
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -53,7 +57,15 @@ class RgbdDemo(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in self._clips_per_class}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        clips = self._clips[split] = []
         keys = [(index, pair) for index in range(self._clips_per_class[split]) for pair in range(len(PAIRS))]
-        for number, (index, pair) in enumerate(tqdm(keys, desc=f"{self.name} {split}", unit="pair", disable=None)):
-            for member, clip in enumerate(make_pair(self._seed, split, pair, index)):
-                yield 2 * number + member, clip._asdict()
+        for index, pair in tqdm(keys, desc=f"{self.name} {split}", unit="pair", disable=None):
+            for clip in make_pair(self._seed, split, pair, index):
+                yield len(clips), clip._asdict()
+                clips.append((clip.name, clip.label, len(clip.rgb)))
+
+    def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        super()._download_and_prepare(*args, **kwargs)
+        for split, clips in self._clips.items():
+            names, labels, frames = zip(*clips, strict=True)
+            write_index(Path(self.data_dir), split, names, labels, {"rgb": frames, "depth": frames})

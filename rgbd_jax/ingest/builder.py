@@ -122,22 +122,26 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
             log.warning("left out: %s", problem)
         tasks = self._tasks(folder)
         reports = build_shards(self.name, folder, tasks, self._runner, self._skip_bad_clips)
-        infos, left_out, unreadable = [], list(self._raw.problems), []
-        for split, clips in self._raw.splits.items():
-            shards = [report for task, report in zip(tasks, reports, strict=True) if task.split == split]
-            names = [name for shard in shards for name in shard.names]
-            if not names:
+        shards = {
+            split: [report for task, report in zip(tasks, reports, strict=True) if task.split == split]
+            for split in self._raw.splits
+        }
+        for split, each in shards.items():
+            if not any(shard.names for shard in each):
                 raise bad_data(self.raw_dir, f"has no good clip in split {split}")
-            labels = [label for shard in shards for label in shard.labels]
-            frames = {m: [count for shard in shards for count in shard.frames[m]] for m in self._kinds}
+        infos, left_out, unreadable = [], list(self._raw.problems), []
+        for split, each in shards.items():
+            names = [name for shard in each for name in shard.names]
+            labels = [label for shard in each for label in shard.labels]
+            frames = {m: [count for shard in each for count in shard.frames[m]] for m in self._kinds}
             write_index(folder, split, names, labels, frames)
-            left_out += [problem for shard in shards for problem in shard.problems]
-            unreadable += sorted({clip.name for clip in clips} - set(names))
+            left_out += [problem for shard in each for problem in shard.problems]
+            unreadable += sorted({clip.name for clip in self._raw.splits[split]} - set(names))
             infos.append(
                 SplitInfo(
                     name=split,
-                    shard_lengths=[len(shard.names) for shard in shards],
-                    num_bytes=sum(shard.record_bytes for shard in shards),
+                    shard_lengths=[len(shard.names) for shard in each],
+                    num_bytes=sum(shard.record_bytes for shard in each),
                     filename_template=self._get_filename_template(split_name=split),
                 )
             )

@@ -152,7 +152,7 @@ def build_shards(
             shutil.rmtree(folder)
         cause = error.__cause__ if isinstance(error, OSError) and error.errno is None else error
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
-            what = f"{cause.strerror}; the disk is full: {space}; {state}"
+            what = f"{os.strerror(cause.errno)}; the disk is full: {space}; {state}"
             raise OSError(cause.errno, what, cause.filename or str(folder)) from error
         log.warning("%s was not built: %s", name, state)
         raise

@@ -69,7 +69,10 @@ def test_a_frame_that_is_missing(jester):
     ("labels", "expected"),
     [
         (CLASS_NAMES[:-1], r"labels\.csv: expected 27 classes, found 26"),
-        ([*CLASS_NAMES, CLASS_NAMES[3]], r"labels\.csv:28: names 'Gesture W3' a second time; the first is .*labels\.csv:4"),
+        (
+            [*CLASS_NAMES, CLASS_NAMES[3]],
+            r"labels\.csv:28: names 'Gesture W3' a second time; the first is .*labels\.csv:4",
+        ),
         (None, r"labels\.csv: no such file"),
     ],
 )
