@@ -5,21 +5,28 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
+
+from rgbd_jax.data.codec import encode_depth, encode_jpeg
+from rgbd_jax.data.depth import crop_person, person_box_in_colour
 from rgbd_jax.ingest.builder import RawClipsBuilder
 from rgbd_jax.ingest.clip_files import (
+    COLOUR,
     FRAME_SUFFIXES,
     ClipSpec,
     FrameKind,
     FrameRange,
+    decode_frame,
     frame_bounds,
     frame_files,
     is_video,
+    video_frames,
 )
 from rgbd_jax.ingest.discovery import RawClips, check_folder, complete
 from rgbd_jax.ingest.problems import Problem, bad_clip
 from rgbd_jax.ingest.protocols import Layout, find_protocol_clips
 
-from . import frames
 from .protocols import CLASSES_60, PROTOCOLS, parse_name
 
 CLASS_NAMES = tuple((Path(__file__).parent / "classes.txt").read_text().splitlines())
@@ -29,6 +36,8 @@ _VIDEOS = "nturgb+d_rgb"
 _FRAMES = "Images"
 _DEPTH = "nturgb+d_depth_masked"
 _RGB_SUFFIX = "_rgb"
+_SIZE = (320, 240)  # width and height that colour frames are kept in, pixels
+_LARGEST = (960, 540)  # of frames that are cropped already: half of the camera's
 _NESTING = 2  # folders between these and the clips: of a set-up, or of the archive that it came in
 
 
@@ -70,8 +79,36 @@ class NtuRgbd(RawClipsBuilder):
 
     @staticmethod
     def read_frames(clip: ClipSpec, kinds: Mapping[str, FrameKind]) -> Mapping[str, Sequence[bytes]]:
-        """Returns a clip's encoded frames, cropped around the person."""
-        return frames.read_frames(clip, kinds)
+        """Reads a clip, cropped around the person frame by frame, as the reference prepares and loads it.
+
+        RGB becomes JPEG of 320x240, depth PNG of at most that, in the kind it had. A video of the whole scene is
+        cropped with the depth frames that go with it.
+        """
+        rgb, depth = clip.frames.get("rgb"), clip.frames.get("depth")
+        encoded: dict[str, list[bytes]] = {modality: [] for modality in clip.frames}
+        depth_files = frame_files(depth) if depth else []
+        depth_frames = (decode_frame(file, file.read_bytes(), kinds["depth"]) for file in depth_files)
+        if rgb and is_video(rgb.path):
+            for number, frame in enumerate(video_frames(rgb)):
+                image = next(depth_frames, None)
+                if image is None:
+                    what = f"expected as many frames as {rgb.path.name} has, found only {number}"
+                    raise bad_clip(depth.path if depth else rgb.path, what, "unpaired")
+                left, top, right, bottom = person_box_in_colour(image, frame.shape[1], frame.shape[0])
+                encoded["rgb"].append(encode_jpeg(cv2.resize(frame[top:bottom, left:right], _SIZE)))
+                encoded["depth"].append(_crop_depth(image))
+            return encoded
+        for file in frame_files(rgb) if rgb else ():
+            content = file.read_bytes()
+            image = decode_frame(file, content, COLOUR)
+            height, width = image.shape[:2]
+            if width > _LARGEST[0] or height > _LARGEST[1]:
+                expected = f"a frame that is cropped around the person, at most {_LARGEST[0]}x{_LARGEST[1]}"
+                raise bad_clip(file, f"is {width}x{height}; expected {expected}")
+            encoded["rgb"].append(content if (width, height) == _SIZE else encode_jpeg(cv2.resize(image, _SIZE)))
+        if depth:
+            encoded["depth"] = [_crop_depth(image) for image in depth_frames]
+        return encoded
 
 
 def _roots(raw_dir: Path) -> dict[str, Path]:
@@ -146,3 +183,7 @@ def _frame_ranges(clip: ClipSpec, paths: Mapping[str, Path]) -> dict[str, FrameR
                 what = f"expected as many frames as {paths['rgb'].name} has, at least {least}, found {found}"
                 raise bad_clip(paths["depth"], what, "unpaired")
     return ranges
+
+
+def _crop_depth(depth: np.ndarray) -> bytes:
+    return encode_depth(np.ascontiguousarray(crop_person(depth)))

@@ -1,19 +1,20 @@
 """TFDS builder of `nvgesture`."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rgbd_jax.ingest.builder import RawClipsBuilder
 from rgbd_jax.ingest.clip_files import FRAME_SUFFIXES, ClipSpec, FrameKind, FrameRange, frame_bounds, is_video
 from rgbd_jax.ingest.discovery import RawClips, check_folder, check_splits, complete, locator
-from rgbd_jax.ingest.problems import Problem, RawDataError, bad_clip, bad_data
+from rgbd_jax.ingest.problems import LabelError, Problem, RawDataError, bad_clip, bad_data
 from rgbd_jax.ingest.split_lists import LISTS_FOLDER, find_lists, read_clips, read_lists
 from rgbd_jax.modalities import MODALITIES
 
-from .lst import NUM_CLASSES, parse_line
-
-_CLASS_NAMES = tuple(f"class_{number:02d}" for number in range(1, NUM_CLASSES + 1))  # as its folders name them
+_CLASSES = 25
+_CLASS_NAMES = tuple(f"class_{number:02d}" for number in range(1, _CLASSES + 1))  # as its folders name them
+_SENSORS = {"rgb": "color", "depth": "depth"}  # as the lists name them
 _VIDEOS = "Video_data"
 _LST = "nvgesture_{}_correct_cvpr2016_v2.lst"
 _SPLITS = {"train": "train", "test": "validation"}  # the data set's own evaluation split, as the reference uses it
@@ -59,10 +60,41 @@ def _clips_of_videos(raw_dir: Path) -> RawClips:
             raise bad_data(file, f"no such list; without it the frames of the gestures in {_VIDEOS}/ are unknown")
 
         def parse(line: str, where: str, folder: str = folder) -> ClipSpec:
-            return parse_line(line, where, raw_dir, folder)
+            return _parse_line(line, where, raw_dir, folder)
 
         splits[split] = read_clips(file, parse, split, problems)
     return check_splits(MODALITIES, _CLASS_NAMES, splits, _check_videos, problems)
+
+
+def _parse_line(line: str, where: str, raw_dir: Path, split: str) -> ClipSpec:
+    """Returns the gesture of a line of a .lst list, named "SPLIT/class_01/subject13_r0" as in the reference's lists.
+
+    A line holds blank- or tab-separated fields: `path:./Video_data/class_01/subject13_r0`, the video and the frames of
+    each sensor, such as `color:sk_color:138:218` (the frame after the last one is 218), and `label:1`, counted from 1.
+    """
+    fields = dict(field.partition(":")[::2] for field in line.split())
+    missing = [key for key in ("path", *_SENSORS.values(), "label") if not fields.get(key)]
+    if missing:
+        expected = " and ".join(f"{key}:…" for key in missing)
+        raise ValueError(f"expected a field {expected}, found none in {line!r}")
+    path, label = PurePosixPath(fields["path"]), fields["label"]
+    if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
+        raise ValueError(f"expected a path such as ./Video_data/class_01/subject13_r0, found {str(path)!r} in {line!r}")
+    if not re.fullmatch("[0-9]+", label) or not 1 <= int(label) <= _CLASSES:
+        raise LabelError(f"expected a label from 1 to {_CLASSES}, found {label!r} in {line!r}")
+    frames = {}
+    for modality, sensor in _SENSORS.items():
+        match = re.fullmatch(r"(\w+):([0-9]+):([0-9]+)", fields[sensor])
+        if match is None or int(match[2]) >= int(match[3]):
+            expected = f"expected {sensor}:VIDEO:START:END with START before END"
+            raise ValueError(f"{expected}, found '{sensor}:{fields[sensor]}' in {line!r}")
+        video, first = raw_dir / path / f"{match[1]}.avi", int(match[2])
+        frames[modality] = FrameRange(video, first, int(match[3]) - first)
+    counts = {_SENSORS[modality]: each.count for modality, each in frames.items()}
+    if len(set(counts.values())) > 1:
+        found = " and ".join(f"{count} of {sensor}" for sensor, count in counts.items())
+        raise ValueError(f"expected as many frames of each sensor, found {found} in {line!r}")
+    return ClipSpec(f"{split}/{'/'.join(path.parts[-2:])}", int(label) - 1, where, frames=frames)
 
 
 def _check_videos(clip: ClipSpec) -> Mapping[str, FrameRange]:
@@ -91,7 +123,7 @@ def _clips_of_frames(raw_dir: Path) -> RawClips:
         return frames
 
     problems: list[Problem] = []
-    splits = read_lists(lists, problems, num_classes=NUM_CLASSES)
+    splits = read_lists(lists, problems, num_classes=_CLASSES)
     return check_splits(roots, _CLASS_NAMES, splits, locate, problems)
 
 

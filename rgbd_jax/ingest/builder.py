@@ -95,7 +95,7 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
             metadata=tfds.core.MetadataDict(raw_dir=str(self.raw_dir.resolve()), **self._raw.metadata),
         )
 
-    def download_and_prepare(self) -> None:  # type: ignore[override]
+    def download_and_prepare(self) -> None:
         """Builds the data set, unless it is there; resumes where an earlier build ended.
 
         The data set gets its name when it is complete. Until then finished shards lie in `incomplete.VERSION` beside
@@ -116,7 +116,7 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
             shutil.rmtree(directory / REPORTS)
         self.info.update_data_dir(str(directory))
 
-    def _download_and_prepare(self, folder: Path) -> None:  # type: ignore[override]
+    def _download_and_prepare(self, folder: Path) -> None:
         """Writes what is missing in `folder`: the shards, then the index of clips and what TFDS needs beside them."""
         for problem in self._raw.problems:
             log.warning("left out: %s", problem)

@@ -6,7 +6,6 @@ Prints a table of the splits and every problem with its file and line; the exit 
 import argparse
 import collections
 import functools
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from rgbd_jax.ingest.builder import RawClipsBuilder, frame_kinds
 from rgbd_jax.ingest.clip_files import ClipSpec, FrameKind, check_headers
 from rgbd_jax.ingest.discovery import THREADS, RawClips
 from rgbd_jax.ingest.problems import KINDS, Problem, RawDataError, in_split
+from rgbd_jax.ingest.shard_build import available_cores
 from rgbd_jax.ingest.shards import ReadFrames, read_example
 
 SHORT_CLIP = 16  # frames: config.data.reference_protocol leaves out clips of so many or fewer
@@ -61,7 +61,7 @@ def check_raw(
     frames: dict[str, list[int]] = {split: [] for split in raw.splits}
     problems = list(raw.problems)
     clips = [(split, clip) for split, each in raw.splits.items() for clip in each]
-    with ThreadPoolExecutor(workers or (os.cpu_count() if decode else THREADS)) as threads:
+    with ThreadPoolExecutor(workers or (available_cores() if decode else THREADS)) as threads:
         results = threads.map(check, [clip for _, clip in clips])
         progress = tqdm(results, desc=f"checking {dataset}", total=len(clips), unit="clip", disable=None)
         for (split, clip), result in zip(clips, progress, strict=True):
@@ -75,7 +75,8 @@ def check_raw(
 
 def _check_headers(clip: ClipSpec) -> int | Sequence[Problem]:
     """Returns the number of frames of a clip by its headers, or what is wrong with it."""
-    count, problems = 0, []
+    count = 0
+    problems: list[Problem] = []
     for frames in clip.frames.values():
         try:
             count = max(count, check_headers(frames))
@@ -137,11 +138,11 @@ def _differences(
             counts = f"{here[label]} good raw clips, {there[label]} prepared"
             differences.append(f"{split}, class {label} ({name}): {counts}")
     for clip in clips:
-        label = prepared.get(clip.name)
-        if label is None:
+        if clip.name not in prepared:
             differences.append(f"{clip.where}: {clip.name} is not prepared in split {split}")
-        elif label != clip.label:
-            differences.append(f"{clip.where}: {clip.name} has label {clip.label} here, {label} where it is prepared")
+        elif prepared[clip.name] != clip.label:
+            labels = f"label {clip.label} here, {prepared[clip.name]} where it is prepared"
+            differences.append(f"{clip.where}: {clip.name} has {labels}")
     good = {clip.name for clip in clips}
     return differences + [
         f"{split}: {name} is prepared, but is no good raw clip" for name in prepared if name not in good
@@ -150,34 +151,29 @@ def _differences(
 
 def report(raw: RawClips, frames: Mapping[str, Sequence[int]], *, decoded: bool, every_short_clip: bool) -> list[str]:
     """Returns what was found in raw data as lines: a table of the splits, the problems, the notes."""
-    found = collections.Counter((problem.split, problem.kind) for problem in raw.problems)
-    short = {
-        split: [
-            f"{clip.where}: {clip.name} has {count} frames only"
-            for clip, count in zip(clips, frames[split], strict=True)
-            if 0 < count <= SHORT_CLIP
-        ]
+    found = collections.Counter((problem.split, str(problem.kind)) for problem in raw.problems)
+    short = [
+        (split, f"{clip.where}: {clip.name} has {count} frames only")
         for split, clips in raw.splits.items()
-    }
-    rows = [("split", "good clips", "frames", *KINDS, "too short")]
+        for clip, count in zip(clips, frames[split], strict=True)
+        if 0 < count <= SHORT_CLIP
+    ]
+    found.update((split, "too short") for split, _ in short)
+    columns = (*KINDS, "too short")
+    lines = ["  ".join([f"{'split':<24}", "good clips", f"{'frames':>10}", *columns])]
     for split in dict.fromkeys([*raw.splits, *(problem.split for problem in raw.problems)]):
-        counts = [len(raw.splits.get(split, ())), sum(frames.get(split, ())), *(found[split, kind] for kind in KINDS)]
-        rows.append((split or "(no split)", *map(str, [*counts, len(short.get(split, ()))])))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *cells in rows:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *padded]))
+        clips, total = len(raw.splits.get(split, ())), sum(frames.get(split, ()))
+        counts = [f"{found[split, column]:>{len(column)}}" for column in columns]
+        lines.append("  ".join([f"{split or '(no split)':<24}", f"{clips:>10}", f"{total:>10}", *counts]))
     how = "every frame was decoded" if decoded else "no frame was decoded (--decode does)"
     lines += ["", f"{len(raw.problems)} problems; {how}"]
     lines += [f"  {problem.kind}: {problem}" for problem in raw.problems]
-    short_clips = [note for notes in short.values() for note in notes]
-    if short_clips or raw.notes():
-        listed = short_clips if every_short_clip else short_clips[:_SHORT_CLIPS_LISTED]
+    if short or raw.notes():
+        listed = short if every_short_clip else short[:_SHORT_CLIPS_LISTED]
         lines += ["", f"Notes, no faults (clips of at most {SHORT_CLIP} frames are short)"]
-        lines += [f"  {note}" for note in [*raw.notes(), *listed]]
-        if len(short_clips) > len(listed):
-            lines.append(f"  and {len(short_clips) - len(listed)} more short clips (--all lists them)")
+        lines += [f"  {note}" for note in [*raw.notes(), *(note for _, note in listed)]]
+        if len(short) > len(listed):
+            lines.append(f"  and {len(short) - len(listed)} more short clips (--all lists them)")
     return lines
 
 
@@ -187,7 +183,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw_dir", type=Path, required=True, help="where the raw clips lie")
     parser.add_argument("--data_dir", type=Path, help="compare with the data set that is prepared there")
     parser.add_argument("--decode", action="store_true", help="decode every frame; otherwise headers alone are read")
-    parser.add_argument("--workers", type=int, help="processes that decode (default: one a core)")
+    parser.add_argument("--workers", type=int, help="threads that decode (default: one a core)")
     parser.add_argument(
         "--all", action="store_true", help=f"list every short clip, not only the first {_SHORT_CLIPS_LISTED}"
     )

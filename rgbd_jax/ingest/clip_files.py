@@ -159,11 +159,10 @@ def check_headers(frames: FrameRange) -> int:
         if problems:
             raise RawDataError(problems)
         return len(files)
-    capture = open_video(frames.path)
-    opened, announced = capture.isOpened(), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    capture.release()
-    if not opened:
+    video = open_video(frames.path)
+    if not video.isOpened():
         raise bad_clip(frames.path, "cannot be opened as a video: truncated or damaged")
+    announced = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     if announced < 1:
         return frames.count or 0
     if frames.stop is not None and announced < frames.stop:
@@ -265,9 +264,7 @@ def open_video(path: Path) -> cv2.VideoCapture:
 
 def frame_bounds(video: Path) -> tuple[int, float]:
     """Returns the least and largest number of frames a video may have by its header; 0 and infinity if unknown."""
-    capture = open_video(video)
-    announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    capture.release()
+    announced = open_video(video).get(cv2.CAP_PROP_FRAME_COUNT)
     if announced < 1:
         return 0, float("inf")
     return max(0, int(announced - _tolerance(announced))), announced + _tolerance(announced)

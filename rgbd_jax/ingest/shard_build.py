@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -35,15 +35,16 @@ from rgbd_jax.ingest.shards import (
 CLIPS_PER_SHARD = 16  # a build that is killed loses little
 MAX_SHARDS = 512  # random access keeps a file open for every shard, and 1024 is a common limit
 
-Runner = Callable[[Sequence[ShardTask]], Iterator[ShardTask]]
+Shards = Generator[ShardTask, None, None]
+Runner = Callable[[Sequence[ShardTask]], Shards]
 """Writes shards somewhere and yields each when it is done; what it holds is in its report."""
 
 log = logging.getLogger("rgbd_jax")
 
 
-def run_locally(tasks: Sequence[ShardTask], workers: int | None = None) -> Iterator[ShardTask]:
+def run_locally(tasks: Sequence[ShardTask], workers: int | None = None) -> Shards:
     """Writes shards in processes on this machine, one a core by default; one worker is this process."""
-    workers = min(workers or len(os.sched_getaffinity(0)), len(tasks))
+    workers = min(workers or available_cores(), len(tasks))
     if workers <= 1:
         for task in tasks:
             write_shard(task)
@@ -60,6 +61,11 @@ def run_locally(tasks: Sequence[ShardTask], workers: int | None = None) -> Itera
         pool.shutdown(cancel_futures=True)
 
 
+def available_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
     cv2.setNumThreads(1)  # one process a core is enough
@@ -74,7 +80,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def run_on_beam(tasks: Sequence[ShardTask], options: Sequence[str]) -> Iterator[ShardTask]:
+def run_on_beam(tasks: Sequence[ShardTask], options: Sequence[str]) -> Shards:
     """Writes shards with Apache Beam; all machines must see raw and prepared data under the same paths.
 
     Args:

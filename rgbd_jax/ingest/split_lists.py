@@ -131,8 +131,10 @@ def read_lists(
     """
 
     def read(folder: Path, faults: list[Problem]) -> dict[str, list[ClipSpec]]:
-        options = {"num_classes": num_classes, "name_of": name_of}
-        return {s: read_split_list(file, faults, split=s, **options) for s, file in find_splits(folder).items()}
+        return {
+            split: read_split_list(file, faults, split=split, num_classes=num_classes, name_of=name_of)
+            for split, file in find_splits(folder).items()
+        }
 
     first = read(folders[0], problems)
     for folder in folders[1:]:
