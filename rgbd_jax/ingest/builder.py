@@ -71,11 +71,7 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
 
     @staticmethod
     def read_frames(clip: ClipSpec, kinds: Mapping[str, FrameKind]) -> Mapping[str, Sequence[bytes]]:
-        """Returns a clip's encoded frames by modality; a subclass may crop or resize them. Runs in other processes.
-
-        Raises:
-            RawDataError: a frame is missing, cannot be decoded or is of another kind.
-        """
+        """Returns a clip's encoded frames by modality; a subclass may crop or resize them. Runs in other processes."""
         return {modality: read_clip(frames, kinds[modality]) for modality, frames in clip.frames.items()}
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -98,8 +94,7 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
     def download_and_prepare(self) -> None:
         """Builds the data set, unless it is there; resumes where an earlier build ended.
 
-        The data set gets its name when it is complete. Until then finished shards lie in `incomplete.VERSION` beside
-        it.
+        Until the data set is complete, finished shards lie in `incomplete.VERSION` beside its folder.
 
         Raises:
             RawDataError: clips are bad and bad clips are not skipped, or a split has no good clip.
@@ -164,11 +159,7 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
 
 
 def frame_kinds(raw: RawClips) -> dict[str, FrameKind]:
-    """Returns modality to the kind of its frames, that of the first clip that can be read.
-
-    Raises:
-        RawDataError: no clip of a modality can be read.
-    """
+    """Returns modality to the kind of its frames, that of the first clip that can be read."""
     return {modality: _kind(raw, modality) for modality in raw.modalities}
 
 

@@ -108,7 +108,7 @@ def cut(clips: Sequence[ClipSpec], total: int) -> list[tuple[ClipSpec, ...]]:
 def locked(folder: Path) -> Iterator[None]:
     """Makes a folder and keeps other builds out of it; waits for one that is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -149,7 +149,8 @@ def _fingerprint(task: ShardTask) -> str:
             found = [(str(file), file.stat()) for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
             files += [(name, status.st_size, status.st_mtime_ns) for name, status in found]
     reader = f"{task.read_frames.__module__}.{task.read_frames.__qualname__}"
-    made_of = [task.version, task.split, task.file.name, reader, task.features.to_json(), task.kinds, task.clips, files]
+    features = json.dumps(task.features.to_json(), sort_keys=True)  # the order of fields is random otherwise
+    made_of = [task.version, task.split, task.file.name, reader, features, task.kinds, task.clips, files]
     return hashlib.sha256(repr(made_of).encode()).hexdigest()
 
 

@@ -87,7 +87,7 @@ class RawFolder:
         """Makes sure that there are no files but those of finished shards, for the next run."""
         for dataset in dataset_names():
             assert prepared_directory(dataset, self.data_dir) is None
-        for folder in self.data_dir.glob("*/[!.]*"):
+        for folder in self.data_dir.glob("*/*"):
             assert folder.name == "incomplete.1.0.0"
             shards = [file for file in folder.iterdir() if file.is_file()]
             assert shards

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
+from rgbd_jax.data.index import write_index
 from rgbd_jax.ingest import check
 from tests.datasets.conftest import RawFolder
 
@@ -152,6 +153,10 @@ def test_what_was_built_is_what_the_raw_data_say(good, command):
     done = command(good, "--data_dir", good.data_dir)
     assert done.returncode == 0, done.stdout
     assert f"{good.data_dir}/rgbd_folder/1.0.0: 0 differences from the raw data" in done.stdout
+    write_index(good.data_dir / "rgbd_folder/1.0.0", "train", ["a"], [0], {"rgb": [20], "depth": [20]})
+    done = command(good, "--data_dir", good.data_dir)
+    assert done.returncode == 1
+    assert "train: 3 records, but 1 clips in its index" in done.stdout
 
 
 def test_differences_from_what_was_built_are_listed(good, command):

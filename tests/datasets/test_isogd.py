@@ -1,17 +1,11 @@
 """IsoGD: videos with its own lists, frames in the reference's layout, the published lists."""
 
 import cv2
-import numpy as np
 import pytest
-from rgbd_jax.configs import isogd
 from rgbd_jax.datasets.isogd.builder import name_of
 
-from rgbd_jax.data import loader
-from rgbd_jax.data.source import open_split
-from rgbd_jax.dataset import open_splits
 from rgbd_jax.ingest.problems import RawDataError
 from rgbd_jax.ingest.split_lists import find_lists, read_lists
-from tests.datasets.conftest import decoded
 from tests.datasets.test_split_lists import PUBLISHED, SHARED_SPLITS, needs_shared_splits
 
 OWN = {
@@ -54,18 +48,6 @@ def test_videos_with_their_own_lists(videos, pattern):
                 image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
             assert content == cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
         assert not capture.read()[0]
-
-
-def test_depth_of_videos_is_seen_grey_as_in_the_reference(videos):
-    own_lists(videos)
-    config = isogd.get_config("depth")
-    config.clip.frames = 6
-    config.data.data_dir, config.data.raw_dir = str(videos.data_dir), str(videos.root)
-    (batch,) = loader.eval_batches(open_splits(config).evaluation, config, batch_size=1)
-    frames = batch["frames"]["depth"]
-    assert np.ptp(frames.astype(int), axis=-1).max() == 0
-    first = decoded(videos.records("validation", "isogd")[0].frames["depth"][0])
-    assert abs(np.median(frames) - np.median(first)) <= 1
 
 
 def reference_layout(raw):
@@ -140,13 +122,6 @@ def test_no_lists_and_no_clips(raw):
         raw.build("isogd")
 
 
-def test_lists_of_the_modalities_that_differ(raw):
-    reference_layout(raw)
-    raw.lists("dataset_splits/depth", valid=["valid/001/K_00001 4 247"])
-    with pytest.raises(RawDataError, match=r"rgb/valid\.txt:1: no such line in .*depth"):
-        raw.build("isogd")
-
-
 @needs_shared_splits
 def test_the_published_lists_are_read_whole():
     problems = []
@@ -162,9 +137,3 @@ def test_the_published_lists_are_read_whole():
     }
     first = candidates["train"][0]
     assert (first.name, first.frame_count, first.label) == ("train/001/M_00001", 55, 25)
-
-
-def test_the_same_data_set_opens_by_split(videos):
-    own_lists(videos)
-    videos.build("isogd")
-    assert len(open_split("isogd", videos.data_dir, "train+test")) == 3

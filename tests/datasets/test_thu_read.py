@@ -109,13 +109,6 @@ def test_wrong_lines_are_named(eight, line, expected):
         eight.build("thu_read")
 
 
-def test_lists_of_the_modalities_that_differ(eight):
-    eight.lists("dataset_splits/@CS1/rgb", train=["RGB_zip_up_cgy_1 2 0"])
-    eight.lists("dataset_splits/@CS1/depth", train=["D_zip_up_cgy_1 3 0"])
-    with pytest.raises(RawDataError, match=r"@CS1/rgb/train\.txt:1: no such line in .*@CS1/depth"):
-        eight.build("thu_read")
-
-
 def test_wrong_clips_are_named(eight):
     write(eight, "clap_hand_cgy_9", modalities=("RGB",))
     write(eight, "clap_hand_cgy_8", frames=4, modalities=("RGB",))
