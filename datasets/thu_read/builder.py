@@ -30,8 +30,8 @@ class ThuRead(RawClipsBuilder):
     """THU-READ, as folders of frames or videos.
 
     Clips are `RAW/RGB/RGB_clap_hand_cgy_3` and `RAW/Depth/D_clap_hand_cgy_3`, or all side by side in `RAW` or
-    `RAW/frames`, as the reference wants them; frames are `000000.jpg` (or `.png`) and so on. Split lists, if there are
-    any, lie in `RAW/dataset_splits/@CS1` to `@CS4`, or in folders `rgb` and `depth` of these.
+    `RAW/frames`, as in the reference; frames are `000000.jpg` (or `.png`) and so on. Split lists, if there are any, lie
+    in `RAW/dataset_splits/@CS1` to `@CS4`, or in folders `rgb` and `depth` of these.
     """
 
     name = "thu_read"

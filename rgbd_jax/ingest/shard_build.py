@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
@@ -57,6 +58,8 @@ def run_locally(tasks: Sequence[ShardTask], workers: int | None = None) -> Shard
         for future in as_completed(futures):
             future.result()
             yield futures[future]
+    except BrokenProcessPool as error:
+        raise OSError("a worker process was killed, perhaps out of memory: try again with fewer workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -67,7 +70,8 @@ def available_cores() -> int:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
     cv2.setNumThreads(1)  # one process a core is enough
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -74,6 +74,11 @@ class RawFolder:
     def records(self, split: str = "train", dataset: str = "rgbd_folder") -> list[ClipRecord]:
         return list(open_split(dataset, self.data_dir, split))
 
+    def refused(self, dataset: str, pattern: str, error: type[Exception] = RawDataError, **options) -> None:
+        """Builds a data set, and checks that it is refused for this reason."""
+        with pytest.raises(error, match=pattern):
+            self.build(dataset, **options)
+
     def refuse(self, *expected: str, **options) -> RawDataError:
         """Builds, and checks that it is refused for these reasons and that nothing looks prepared."""
         with pytest.raises(RawDataError) as error:

@@ -93,8 +93,7 @@ def test_videos_with_the_lists_of_the_reference(videos):
 )
 def test_wrong_lines_are_named(videos, line, expected):
     own_lists(videos, {**OWN, "train": [OWN["train"][0], line]})
-    with pytest.raises(RawDataError, match=rf"train_list\.txt:2: {expected}"):
-        videos.build("isogd")
+    videos.refused("isogd", rf"train_list\.txt:2: {expected}")
 
 
 def test_a_list_without_labels_cannot_be_skipped(videos):
@@ -107,19 +106,15 @@ def test_a_list_without_labels_cannot_be_skipped(videos):
 def test_depth_that_is_missing_or_shorter(videos):
     own_lists(videos)
     (videos.root / "train/001/K_00001.avi").unlink()
-    with pytest.raises(RawDataError, match=r"train_list\.txt:1: there is no clip .*K_00001; it is in rgb only"):
-        videos.build("isogd")
+    videos.refused("isogd", r"train_list\.txt:1: there is no clip .*K_00001; it is in rgb only")
     videos.video("train/001/K_00001.avi", frames=5, grey=True)
-    with pytest.raises(RawDataError, match=r"train_list\.txt:1: expected as many depth .* found 6 rgb and 5 depth"):
-        videos.build("isogd")
+    videos.refused("isogd", r"train_list\.txt:1: expected as many depth .* found 6 rgb and 5 depth")
 
 
 def test_no_lists_and_no_clips(raw):
-    with pytest.raises(RawDataError, match=r"expected lists \(train_list\.txt or IsoGD_labels/train\.txt, and so on\)"):
-        raw.build("isogd")
+    raw.refused("isogd", r"expected lists \(train_list\.txt or IsoGD_labels/train\.txt, and so on\)")
     own_lists(raw)
-    with pytest.raises(FileNotFoundError, match="none of the 4 clips of the lists is there"):
-        raw.build("isogd")
+    raw.refused("isogd", "none of the 4 clips of the lists is there", FileNotFoundError)
 
 
 @needs_shared_splits

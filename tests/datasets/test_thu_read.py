@@ -105,8 +105,7 @@ def test_lists_decide(eight):
 )
 def test_wrong_lines_are_named(eight, line, expected):
     eight.lists("dataset_splits/@CS1/rgb", train=["RGB_clap_hand_cwx_2 3 24", line])
-    with pytest.raises(RawDataError, match=expected):
-        eight.build("thu_read")
+    eight.refused("thu_read", expected)
 
 
 def test_wrong_clips_are_named(eight):
@@ -117,16 +116,15 @@ def test_wrong_clips_are_named(eight):
     (eight.root / "RGB_zip_up_cgy_1" / "000001.jpg").unlink()
     with pytest.raises(RawDataError) as error:
         eight.build("thu_read")
-    told = str(error.value)
-    assert f"there is no clip {eight.root}/D_clap_hand_cgy_9; it is in rgb only" in told
-    assert "found 4 rgb and 3 depth frames" in told
-    assert "RGB_clap_hand_joe_1: expected an action, a subject" in told
-    assert "RGB_zip_up_cgy_1/000001.jpg: is missing (1 of 2 frames)" in told
+    message = str(error.value)
+    assert f"there is no clip {eight.root}/D_clap_hand_cgy_9; it is in rgb only" in message
+    assert "found 4 rgb and 3 depth frames" in message
+    assert "RGB_clap_hand_joe_1: expected an action, a subject" in message
+    assert "RGB_zip_up_cgy_1/000001.jpg: is missing (1 of 2 frames)" in message
 
 
 def test_a_folder_without_clips(raw):
-    with pytest.raises(FileNotFoundError, match="expected clips such as RGB_clap_hand_cgy_3"):
-        raw.build("thu_read")
+    raw.refused("thu_read", "expected clips such as RGB_clap_hand_cgy_3", FileNotFoundError)
 
 
 @needs_shared_splits
