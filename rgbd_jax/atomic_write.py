@@ -1,4 +1,4 @@
-"""Files that appear under their names whole, or not at all: a killed run leaves no half of one."""
+"""Atomic writes: a file is complete or absent, even if the process is killed."""
 
 import os
 import secrets
@@ -9,16 +9,16 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path, advice: str = "make room, or give another place") -> Iterator[Path]:
-    """Yields the path of an unfinished file beside `path`, which becomes `path` at the end; makes the folder.
+    """Yields the path of a temporary file beside `path`, which replaces `path` at the end; makes the folder.
 
-    Only a complete file, safe on the disk, ever gets the name; after an error `path` is as before and nothing is left.
+    The file is on disk before it gets its name. After an error `path` is unchanged and the temporary file is removed.
 
     Args:
         path: the file.
-        advice: what to do where it cannot be written; the error ends with it.
+        advice: end of the error message if the file cannot be written.
 
     Raises:
-        OSError: the system does not let the file be written; names it. Errors about other files stay as they are.
+        OSError: the file cannot be written; names it. Errors about other files are passed on.
     """
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -27,13 +27,13 @@ def atomic_write(path: Path, advice: str = "make room, or give another place") -
         mode = unfinished.stat().st_mode & 0o777
         try:
             yield unfinished
-            unfinished.chmod(mode)  # some writers make a file of their own, readable for its owner only
+            unfinished.chmod(mode)  # some writers create a file of their own, readable by its owner only
             to_disk(unfinished)
             unfinished.replace(path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
-        with suppress(OSError):  # some network file systems do not sync folders; the file is there
+        with suppress(OSError):  # some network file systems cannot sync folders
             to_disk(path.parent)
     except OSError as error:
         of_itself = error.filename is None or str(error.filename) == str(unfinished)
@@ -45,7 +45,7 @@ def atomic_write(path: Path, advice: str = "make room, or give another place") -
 
 
 def to_disk(path: Path) -> None:
-    """Waits until a file, or the list of a folder's files, is safe on the disk."""
+    """Waits until a file, or a folder's directory entries, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

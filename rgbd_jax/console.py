@@ -1,48 +1,60 @@
-"""What the command lines share: messages on stderr, kept programs, and flags that are told in one line."""
+"""Running a sub-command: its arguments, logging to stderr, and errors in one line."""
 
+import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
-from absl import app, flags
+from absl import flags
 from absl import logging as absl_logging
 
 log = logging.getLogger("rgbd_jax")
 
 
-def log_to_stderr() -> None:
-    """Shows this package's progress; of the libraries, whose errors it tells itself, all with --verbosity alone."""
-    if not flags.FLAGS["verbosity"].present:
+def run(command: ModuleType, prog: str, argv: Sequence[str]) -> None:
+    """Runs a module's `run(args)` with arguments parsed by its `add_arguments(parser)`; errors end the process.
+
+    The module's docstring is the help. `--config.FIELD=VALUE` overrides a field where the command takes `--config`.
+    """
+    parser = argparse.ArgumentParser(
+        prog, description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    command.add_arguments(parser)
+    parser.add_argument("--verbose", action="store_true", help="log details and tracebacks of errors")
+    args, overrides = parser.parse_known_args(argv)
+    unknown = [argument for argument in overrides if not argument.startswith("--config.")]
+    if unknown or (overrides and not hasattr(args, "config")):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or overrides)}")
+    args.overrides = overrides
+    _set_up(args.verbose)
+    try:
+        command.run(args)
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
+        log.debug("traceback:", exc_info=True)
+        sys.exit(f"error: {error}")
+
+
+def _set_up(verbose: bool) -> None:
+    """Logs to stderr, hides the libraries' logs unless `verbose`, and enables the compilation cache."""
+    import jax  # seconds: not before --help
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "rgbd_jax" / "xla"))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["rgbd_jax"])  # Grain reads absl flags
+    if not verbose:
         absl_logging.set_verbosity(absl_logging.FATAL)
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tells each of the arrays that a full disk refuses
-        sys.unraisablehook = _tell_if_asked  # so do these, and TensorBoard's file when the process ends
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # an error for each array that a full disk refuses
+        sys.unraisablehook = _log_unraisable  # as do these, and TensorBoard's file when the process ends
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.addHandler(handler)
     log.propagate = False
-    log.setLevel(logging.DEBUG if flags.FLAGS.verbosity > 0 else logging.INFO)
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-def _tell_if_asked(ignored: "sys.UnraisableHookArgs") -> None:
-    """Shows an exception that Python can only ignore, with --verbosity=1: it follows from an error that is told."""
+def _log_unraisable(ignored: "sys.UnraisableHookArgs") -> None:
     log.debug("ignored in %r: %r", ignored.object, ignored.exc_value)
-
-
-def keep_compiled_programs() -> None:
-    """Keeps what XLA compiles for the next run, unless JAX_COMPILATION_CACHE_DIR says where to."""
-    import jax
-
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "rgbd_jax" / "xla"))
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; a config field that does not exist ends the program with one line, not with a traceback."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError) as error:
-        detail = " ".join(str(error).strip("\"'").replace("\\n", " ").split())
-        sys.exit(f"error: a --config. flag names a field that the config does not have: {detail}")
-    except (TypeError, ValueError) as error:
-        sys.exit(f"error: a --config. flag has a value that its field cannot take: {error}")

@@ -1,22 +1,22 @@
-"""Where a training without a checkpoint of its own starts: from scratch, from trained weights, or amid another one."""
+"""The initial state of a training: from scratch, from trained weights, or from a training in PyTorch."""
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from rgbd_jax.modalities import MODALITIES
-from rgbd_jax.optim import learning_rate, map_trees
-from rgbd_jax.pytorch import report
-from rgbd_jax.pytorch.detect import detect_network, is_fusion, same_width
-from rgbd_jax.pytorch.files import read_weights
-from rgbd_jax.pytorch.name_table import ConversionError
-from rgbd_jax.pytorch.state_dict import CLASS_HEAD, from_pytorch, match_tensors, misfit, overlay, to_pytorch
-from rgbd_jax.pytorch.weights import TrainedWeights
-from rgbd_jax.step import Stream, TrainState, Tree
+from rgbd_jax.model import Model, family_of
+from rgbd_jax.models.family import Tree
+from rgbd_jax.optim import learning_rate, map_params_like
+from rgbd_jax.pytorch.names import ConversionError, misfit
+from rgbd_jax.pytorch.weights import TrainedWeights, detect_network, is_fusion, read_weights, table_of_params
+from rgbd_jax.step import TrainState, new_state
 
 log = logging.getLogger("rgbd_jax")
 
@@ -27,8 +27,8 @@ class InitialState:
 
     Attributes:
         state: the train state; its step is 0, whatever the epoch.
-        epoch: epochs that are done already.
-        notes: what the history is to say of the training that is continued.
+        epoch: number of epochs that are done already.
+        notes: what the history records about the training that is continued.
     """
 
     state: TrainState
@@ -36,77 +36,76 @@ class InitialState:
     notes: Mapping[str, str | float] = dataclasses.field(default_factory=dict)
 
 
-def initial_state(stream: Stream) -> InitialState:
-    """Returns the start that the stream's config asks for.
+def initial_state(model: Model) -> InitialState:
+    """Returns the initial state for the model's config.
 
-    `config.continue_from` takes a training over, with its epoch, best accuracy and momentum. Otherwise weights are the
-    initial values, over which `config.init_from`, or `config.fusion.init_rgb_from` and `init_depth_from` (one stream
-    each), are laid: whatever fits, without the class heads, as the reference does. Of a workdir the best checkpoint is
-    taken to start from, and the latest to go on with.
+    In order of precedence:
+
+    1. `config.continue_from`: weights, epoch, best accuracy and momentum of a training in PyTorch, or of the latest
+       checkpoint of a workdir.
+    2. `config.init_from`, or for fusion `config.fusion.init_rgb_from` and `init_depth_from`: initial values, replaced
+       by every matching weight of a checkpoint (of a workdir the best one) but the class heads, as in the reference.
+    3. Initial values, a function of `config.seed`.
 
     Raises:
         ValueError: a checkpoint cannot be used; names it and the config field.
-        FileNotFoundError: a checkpoint is not there.
+        FileNotFoundError: a checkpoint is missing.
     """
-    config = stream.config
-    sources = [("continue_from", config.continue_from, ""), ("init_from", config.init_from, "")]
-    if stream.fusion:
-        sources += [(f"fusion.init_{name}_from", config.fusion[f"init_{name}_from"], name) for name in MODALITIES]
-    sources = [source for source in sources if source[1]]
-    whole = [field for field, _, modality in sources if not modality]
-    if whole and len(sources) > 1:
-        given = ", ".join(f"config.{field}" for field, _, _ in sources)
+    config = model.config
+    fields = {"continue_from": "", **model.family.init_fields}
+    paths = {field: path for field in fields if (path := _field(config, field))}
+    if len(paths) > 1 and (whole := [field for field in paths if not fields[field]]):
+        given = ", ".join(f"config.{field}" for field in paths)
         raise ValueError(f"{given} exclude each other: config.{whole[0]} alone gives all weights; leave out the others")
     if config.continue_from:
-        return _continued(stream, config.continue_from)
-    initial = stream.init(config.seed)
-    for field, path, modality in sources:
-        _lay_over(initial, stream, field, path, modality)
-    return InitialState(initial)
+        return _continued(model, config.continue_from)
+    params, batch_stats = model.init(config.seed)
+    for field, path in paths.items():
+        _load_matching(params, batch_stats, model, field, path)
+    return InitialState(new_state(model, params, batch_stats))
 
 
-def weights_for(stream: Stream, trained: TrainedWeights, path: str) -> tuple[dict, dict]:
-    """Returns (parameters, running statistics) of a whole network that is the stream's.
+def matching_weights(model: Model, weights: TrainedWeights, path: str) -> tuple[Tree, Tree]:
+    """Returns parameters and batch statistics for a model from weights of exactly its network.
 
     Args:
-        stream: the stream that the weights are for.
-        trained: the weights.
-        path: where they are from, for errors.
+        model: the model.
+        weights: the weights.
+        path: where they come from, for errors.
 
     Raises:
         ValueError: they are of another network; names the config fields, or every tensor.
     """
-    config = stream.config
+    config = model.config
     try:
-        detected = detect_network(trained.tensors)
+        detected = detect_network(weights.tensors, config.model)
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
-    found = {"modality": "fusion" if detected.fusion else "rgb or depth", "clip.frames": detected.frames}
-    found |= {f"model.{name}": value for name, value in detected.model.items() if name != "num_classes"}
-    here = {"modality": "fusion" if stream.fusion else "rgb or depth", "clip.frames": config.clip.frames}
-    here |= {f"model.{name}": config.model[name] for name in detected.model if name != "num_classes"}
-    if same_width(detected.model["width"], config.model.width):
-        here["model.width"] = found["model.width"]
-    if trained.reference_layout is not None and stream.fusion:
-        found["fusion.reference_layout"] = trained.reference_layout
-        here["fusion.reference_layout"] = config.fusion.reference_layout
+    found = {"clip.frames": detected.frames, **{f"model.{name}": value for name, value in detected.model.items()}}
+    expected = {name: _field(config, name) for name in found} | {"model.num_classes": model.num_classes}
+    kinds = {True: "fusion", False: "rgb or depth"}
+    found["modality"], expected["modality"] = kinds[detected.fusion], kinds[len(model.modalities) > 1]
+    if weights.reference_layout is not None and detected.fusion:
+        found["fusion.reference_layout"] = weights.reference_layout
+        expected["fusion.reference_layout"] = config.fusion.reference_layout
     differing = [
         f"config.{name}={value!r}, but the checkpoint has {found[name]!r}"
-        for name, value in here.items()
+        for name, value in expected.items()
         if found[name] not in (value, None)
     ]
-    if detected.model["num_classes"] != stream.num_classes:
-        differing.append(f"{stream.num_classes} classes, but the checkpoint has {detected.model['num_classes']}")
     if differing:
         raise ValueError("\n  ".join([f"{path} is of another network than the config's:", *differing]))
-    shapes = stream.shapes()
-    match = match_tensors(trained.tensors, shapes.params, shapes.batch_stats)
+    table = table_of_params(model.shapes()[0])
+    match = table.match(weights.tensors, *model.shapes())
     if problems := match.problems():
         raise ConversionError(f"{path}: {misfit(problems)}")
     if match.skipped:
-        log.warning("%s\n%s", path, report.table(match, trained.left_out))
-    fitting = {name: trained.tensors[name] for name in match.loaded}
-    return from_pytorch(fitting, shapes.params, shapes.batch_stats)
+        log.warning("%s\n%s", path, table.report(match, weights.left_out))
+    return table.from_pytorch({name: weights.tensors[name] for name in match.loaded}, *model.shapes())
+
+
+def _field(config: ConfigDict, name: str) -> Any:
+    return functools.reduce(lambda part, key: part[key], name.split("."), config)
 
 
 def _read(field: str, path: str, which: str) -> TrainedWeights:
@@ -119,73 +118,69 @@ def _read(field: str, path: str, which: str) -> TrainedWeights:
         raise ValueError(f"config.{field}: {error}") from error
 
 
-def _continued(stream: Stream, path: str) -> InitialState:
-    config = stream.config
-    trained = _read("continue_from", path, "latest")
-    if trained.epoch is None:
-        raise ValueError(f"config.continue_from={path}: does not say how many epochs are done; use config.init_from")
-    if trained.epoch >= config.train.epochs:
+def _continued(model: Model, path: str) -> InitialState:
+    config, weights = model.config, _read("continue_from", path, "latest")
+    if weights.epoch is None:
+        raise ValueError(f"config.continue_from={path} does not record how many epochs are done; use config.init_from")
+    if weights.epoch >= config.train.epochs:
         raise ValueError(
-            f"config.train.epochs={config.train.epochs}, but {trained.epoch} epochs of config.continue_from={path} are "
+            f"config.train.epochs={config.train.epochs}, but {weights.epoch} epochs of config.continue_from={path} are "
             "done already: raise config.train.epochs, or convert the checkpoint and use --mode=eval"
         )
-    state = stream.state_of(*weights_for(stream, trained, path))
-    if trained.momentum:
+    state = new_state(model, *matching_weights(model, weights, path))
+    if weights.momentum:
         if config.optimizer.name != "sgd":
             raise ValueError(f"config.optimizer.name={config.optimizer.name!r}: only 'sgd' can continue {path}")
-        state = dataclasses.replace(state, optimizer_state=_with_momentum(state, trained))
-    log.info("continuing %s after %d epochs; %s", path, trained.epoch, _momentum_note(trained, state))
+        state = dataclasses.replace(state, opt_state=_with_momentum(state, weights))
+    note = "no momentum: it starts at zero"
+    if weights.momentum:
+        without = len(table_of_params(state.params).to_pytorch(state.params, {})) - len(weights.momentum)
+        note = f"momentum of {len(weights.momentum)} parameters; that of {without} starts at zero"
+    log.info("continuing %s after %d epochs; %s", path, weights.epoch, note)
     for name in ("momentum", "weight_decay"):
-        if name in trained.optimizer and trained.optimizer[name] != config.optimizer[name]:
-            there = trained.optimizer[name]
-            log.warning("config.optimizer.%s=%s, but it was %s in %s", name, config.optimizer[name], there, path)
-    rate, rate_there = learning_rate(config, trained.epoch, [math.nan] * trained.epoch), trained.optimizer.get("lr", 0)
-    if rate_there and abs(rate / rate_there - 1) > 0.01:
-        log.warning("the schedule goes on with a learning rate of %g; in %s it was %g", rate, path, rate_there)
+        previous = weights.optimizer.get(name, config.optimizer[name])
+        if previous != config.optimizer[name]:
+            log.warning("config.optimizer.%s=%s, but %s in %s", name, config.optimizer[name], previous, path)
+    rate, previous = learning_rate(config, weights.epoch, [math.nan] * weights.epoch), weights.optimizer.get("lr", 0)
+    if previous and abs(rate / previous - 1) > 0.01:
+        log.warning("the learning rate continues at %g; in %s it was %g", rate, path, previous)
     notes: dict[str, str | float] = {"continued_from": str(path)}
-    if trained.best_accuracy is not None:
-        notes["best_accuracy_there"] = trained.best_accuracy
-    if "lr" in trained.optimizer:
-        notes["learning_rate_there"] = trained.optimizer["lr"]
-    return InitialState(state, trained.epoch, notes)
+    if weights.best_accuracy is not None:
+        notes["best_accuracy_there"] = weights.best_accuracy
+    if "lr" in weights.optimizer:
+        notes["learning_rate_there"] = weights.optimizer["lr"]
+    return InitialState(state, weights.epoch, notes)
 
 
-def _with_momentum(state: TrainState, trained: TrainedWeights) -> Tree:
-    """Returns the optimizer state with the momentum buffers; parameters without one start with zeros."""
-    zeros = {name: np.zeros_like(tensor) for name, tensor in to_pytorch(state.params, {}).items()}
-    buffers, _ = from_pytorch({**zeros, **trained.momentum}, state.params, {})
-    return map_trees(lambda _: buffers, state.optimizer_state)
+def _with_momentum(state: TrainState, weights: TrainedWeights) -> Tree:
+    """Returns the optimizer state with the momentum buffers; parameters without one start at zero."""
+    table = table_of_params(state.params)
+    zeros = {name: np.zeros_like(tensor) for name, tensor in table.to_pytorch(state.params, {}).items()}
+    buffers, _ = table.from_pytorch({**zeros, **weights.momentum}, state.params, {})
+    return map_params_like(lambda _: buffers, state.opt_state)
 
 
-def _momentum_note(trained: TrainedWeights, state: TrainState) -> str:
-    if not trained.momentum:
-        return "it has no momentum, which starts at zero"
-    without = len(to_pytorch(state.params, {})) - len(trained.momentum)
-    return f"momentum of {len(trained.momentum)} parameters, {without} start at zero"
-
-
-def _lay_over(state: TrainState, stream: Stream, field: str, path: str, modality: str) -> None:
-    """Writes the weights of a checkpoint, those that fit, over the state's, or over those of one modality's stream."""
-    config, trained = stream.config, _read(field, path, "best")
-    fusion_expected = stream.fusion and not modality
-    if is_fusion(trained.tensors) != fusion_expected:
-        kinds = ("a network of one stream", "a fusion network")
+def _load_matching(params: Tree, batch_stats: Tree, model: Model, field: str, path: str) -> None:
+    """Replaces, in place, the weights of the network or of one modality's part by those of a checkpoint that match."""
+    config, weights, part = model.config, _read(field, path, "best"), model.family.init_fields[field]
+    expected = family_of(part) if part else model.family
+    found = "fusion" if is_fusion(weights.tensors) else "unimodal"
+    if found != expected.name:
+        others = [f"config.{name}" for name, of in model.family.init_fields.items() if bool(of) != bool(part)]
         advice = (
-            "use config.fusion.init_rgb_from and config.fusion.init_depth_from"
-            if fusion_expected
-            else ("use config.init_from" if modality else f"config.modality={config.modality!r} cannot start from it")
+            f"use {' and '.join(others)}" if others else f"config.modality={config.modality!r} cannot start from it"
         )
-        raise ValueError(f"config.{field}={path}: {kinds[not fusion_expected]}, not {kinds[fusion_expected]}; {advice}")
-    params, batch_stats = state.params, state.batch_stats
-    if modality:
-        params, batch_stats = params[modality], batch_stats[modality]
-    elif stream.fusion and trained.reference_layout not in (None, config.fusion.reference_layout):
+        raise ValueError(f"config.{field}={path}: a {found} network, not a {expected.name} one; {advice}")
+    if part:
+        params, batch_stats = params[part], batch_stats[part]
+    elif weights.reference_layout not in (None, config.fusion.reference_layout):
         raise ValueError(
             f"config.fusion.reference_layout={config.fusion.reference_layout}, but config.{field}={path} has "
-            f"{trained.reference_layout}"
+            f"{weights.reference_layout}"
         )
-    match = match_tensors(trained.tensors, params, batch_stats, skip=CLASS_HEAD)
+    table = table_of_params(params)
+    match = table.match(weights.tensors, params, batch_stats, skip=table.class_heads)
     if not match.loaded:
-        raise ConversionError(f"config.{field}={path}: none of its {len(trained.tensors)} tensors fits the network")
-    overlay(trained.tensors, match, params, batch_stats)
-    log.info("config.%s=%s\n%s", field, path, report.table(match, trained.left_out))
+        raise ConversionError(f"config.{field}={path}: none of its {len(weights.tensors)} tensors fits the network")
+    table.overlay(weights.tensors, match, params, batch_stats)
+    log.info("config.%s=%s\n%s", field, path, table.report(match, weights.left_out))

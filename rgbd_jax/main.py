@@ -1,87 +1,105 @@
-"""The command line: `python -m rgbd_jax.main --config configs/demo.py --workdir runs/demo [--mode=eval]`."""
+"""Train, evaluate or plan an experiment.
 
+    python -m rgbd_jax.main --config configs/ntu_cs.py:depth --workdir runs/ntu_depth
+    python -m rgbd_jax.main --config configs/ntu_cs.py:depth --workdir runs/ntu_depth --mode=eval
+    python -m rgbd_jax.main --config configs/ntu_cs.py --mode=plan
+
+The last line on stdout is the result as one JSON object. Any field of the config can be overridden:
+--config.train.batch_size=48.
+"""
+
+import argparse
 import dataclasses
 import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
-from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
 from rgbd_jax import console
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with the stream after a colon (:depth).")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, figures, config.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "plan"], "What to do.")
-_CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Which checkpoint --mode=eval takes.")
-_DEVICE_KIND = flags.DEFINE_string(
-    "device_kind", "", "Kind of device that --mode=plan is for; this machine's if empty."
-)
-_DEVICE_COUNT = flags.DEFINE_integer("device_count", 0, "Devices that --mode=plan is for; this machine's if 0.")
-flags.DEFINE_string("coordinator", None, "Host and port of process 0, where several train together.")
-flags.DEFINE_integer("process_count", None, "Number of processes that train together.")
-flags.DEFINE_integer("process_index", None, "Which of them this is, from 0 on.")
-flags.DEFINE_integer("join_timeout", 300, "Seconds until a group that is not complete is given up.")
-flags.DEFINE_integer("heartbeat_timeout", 60, "Seconds after which a silent process is dead.")
-flags.mark_flag_as_required("config")
 
 log = logging.getLogger("rgbd_jax")
 
 
-def main(argv: list[str]) -> None:
-    """Trains, evaluates or plans; the last line on stdout is the result as one JSON object."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    if _WORKDIR.value is None and _MODE.value != "plan":
-        raise app.UsageError(f"--workdir is needed with --mode={_MODE.value}")
-    console.log_to_stderr()
-    console.keep_compiled_programs()
-    from rgbd_jax.checkpoint.metric_accumulator import NonFiniteLossError
-    from rgbd_jax.checkpoint.preemption import PREEMPTED, PreemptedError
-    from rgbd_jax.parallel import distributed  # after the flags are read: importing takes seconds, --help should not
-
-    try:
-        if _MODE.value != "plan":
-            names = [field.name for field in dataclasses.fields(distributed.DistributedConfig)]
-            given: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
-            distributed.join(distributed.DistributedConfig(**given))
-        result, said = _run()
-    except PreemptedError as stopped:
-        log.info("%s", stopped)
-        distributed.leave()
-        sys.exit(PREEMPTED)
-    except (ValueError, OSError, NonFiniteLossError) as error:
-        log.debug("where it happened:", exc_info=True)
-        distributed.fail(error)
-    except Exception as error:
-        distributed.fail_unexpectedly(error)
-    if distributed.is_primary():
-        print(said)
-        print(json.dumps({"mode": _MODE.value, **result}), flush=True)
-    distributed.leave()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command line."""
+    parser.add_argument(
+        "--config", required=True, help="config file or name, with the modality after a colon (ntu_cs:depth)"
+    )
+    parser.add_argument("--workdir", type=Path, help="folder of the run: checkpoints, metrics, config")
+    parser.add_argument("--mode", choices=("train", "eval", "plan"), default="train", help="what to do")
+    parser.add_argument(
+        "--checkpoint", choices=("best", "latest"), default="best", help="checkpoint that --mode=eval evaluates"
+    )
+    parser.add_argument("--device_count", type=int, default=0, help="devices of --mode=plan (default: all; CPU: any)")
+    group = parser.add_argument_group("several processes")
+    group.add_argument("--coordinator", help="host:port of process 0")
+    group.add_argument("--process_count", type=int, help="number of processes")
+    group.add_argument("--process_index", type=int, help="index of this process, from 0")
+    group.add_argument("--join_timeout", type=int, default=300, help="timeout for all processes to join, in seconds")
+    group.add_argument(
+        "--heartbeat_timeout", type=int, default=60, help="seconds without a heartbeat after which a process is dead"
+    )
 
 
-def _run() -> tuple[dict, str]:
-    """Does what --mode says; returns the result, and what is said of it."""
-    config = _CONFIG.value
-    if _MODE.value == "plan":
-        from rgbd_jax.dataset import known_classes
-        from rgbd_jax.tools.planning.plan import plan
-        from rgbd_jax.tools.planning.table import table
+def run(args: argparse.Namespace) -> None:
+    """Trains, evaluates or plans, and prints the result."""
+    from rgbd_jax.config import load_config  # imports take seconds: not before --help
+    from rgbd_jax.parallel import distributed
+    from rgbd_jax.parallel.preemption import PREEMPTED, PreemptedError
 
-        result = plan(config, known_classes(config), _DEVICE_KIND.value, _DEVICE_COUNT.value)
-        return result, table(result)
+    config = load_config(args.config, args.overrides)
+    if args.mode == "plan":
+        _plan(config, args.device_count)
+        return
+    if args.workdir is None:
+        raise ValueError(f"--workdir is required with --mode={args.mode}")
+    names = [field.name for field in dataclasses.fields(distributed.DistributedConfig)]
+    with distributed.group(distributed.DistributedConfig(**{name: getattr(args, name) for name in names})):
+        try:
+            result = _train_or_evaluate(config, args)
+        except PreemptedError as stopped:
+            log.info("%s", stopped)
+            sys.exit(PREEMPTED)
+        if distributed.is_primary():
+            step = f" at step {result['step']}" if result["step"] else ""  # a converted checkpoint may not record it
+            print(f"top-1 {result['top1']:.1%} of {result['clips']} clips{step}; results are in {args.workdir}")
+            print(json.dumps({"mode": args.mode, "workdir": str(args.workdir), **result}), flush=True)
+
+
+def _train_or_evaluate(config: ConfigDict, args: argparse.Namespace) -> dict:
     from rgbd_jax.evaluate import evaluate
+    from rgbd_jax.parallel import distributed
     from rgbd_jax.train import train
 
-    workdir = Path(str(_WORKDIR.value))
-    result = train(config, workdir) if _MODE.value == "train" else evaluate(config, workdir, _CHECKPOINT.value)
-    reached = f" at step {result['step']}" if result["step"] else ""  # a converted checkpoint does not tell
-    said = f"top-1 {result['top1']:.1%} of {result['clips']} clips{reached}; everything is in {workdir}"
-    return {"workdir": str(workdir), **result}, said
+    if distributed.is_primary():
+        _prepare_data(config)
+    distributed.barrier("the data set is prepared")
+    return train(config, args.workdir) if args.mode == "train" else evaluate(config, args.workdir, args.checkpoint)
+
+
+def _prepare_data(config: ConfigDict) -> None:
+    """Builds the data set from the raw clips of the config; the demo, which is rendered, where it is missing."""
+    from rgbd_jax.data.source import prepared_directory
+    from rgbd_jax.ingest.build import prepare
+
+    data = config.data
+    rendered = data.dataset == "rgbd_demo" and prepared_directory(data.dataset, data.data_dir) is None
+    if data.raw_dir or rendered:
+        raw_dir, skip_bad_clips = data.raw_dir or None, data.skip_bad_clips
+        info = prepare(data.dataset, data_dir=data.data_dir, raw_dir=raw_dir, skip_bad_clips=skip_bad_clips)
+        log.info("%s is prepared in %s", data.dataset, info.directory)
+
+
+def _plan(config: ConfigDict, device_count: int) -> None:
+    from rgbd_jax.data.splits import known_classes
+    from rgbd_jax.tools.plan import plan, table
+
+    result = plan(config, known_classes(config), device_count)
+    print(table(result))
+    print(json.dumps({"mode": "plan", **result}))
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=console.parse_flags)
+    console.run(sys.modules["__main__"], "python -m rgbd_jax.main", sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The modalities that clips come in, and the streams that see them."""
+"""The modalities of clips."""
 
 MODALITIES = ("rgb", "depth")
-STREAMS = {"rgb": ("rgb",), "depth": ("depth",), "fusion": MODALITIES}  # stream -> its modalities
+STREAMS = {"rgb": ("rgb",), "depth": ("depth",), "fusion": MODALITIES}  # config.modality -> modalities of its clips

@@ -1,4 +1,4 @@
-"""Optimizers, gradient clipping, and what changes from epoch to epoch: learning rate, temperature, distillation."""
+"""Optimizers, gradient clipping and learning rate schedules."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-PLATEAU_THRESHOLD = 1e-4  # relative gain of the accuracy that counts as better, PyTorch's default
+PLATEAU_THRESHOLD = 1e-4  # relative gain in accuracy that counts as an improvement, PyTorch's default
 SCHEDULES = ("cosine", "reference_cosine", "plateau")
 
 
@@ -17,7 +17,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer of `config.optimizer` for a learning rate of 1; the train step scales its updates.
 
     Raises:
-        ValueError: the optimizer is not known.
+        ValueError: the optimizer is unknown.
     """
     settings = config.optimizer
     clip = [clip_by_global_norm(settings.gradient_clip)] if settings.gradient_clip else []
@@ -32,30 +32,26 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(optax.chain(*clip, *chains[settings.name], optax.scale(-1.0)))
 
 
-def initial_state(optimizer: optax.GradientTransformation, params: Any) -> optax.OptState:
-    """Returns what `optimizer.init` returns, for the optimizers of `make_optimizer`: zeros, as NumPy arrays.
-
-    JAX would compile a program for every shape of a parameter, two seconds in all before a training starts.
-    """
+def zero_state(optimizer: optax.GradientTransformation, params: Any) -> optax.OptState:
+    """Returns `optimizer.init(params)` as NumPy zeros, without compiling a program for every shape of a parameter."""
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(optimizer.init, params))
 
 
-def clip_by_global_norm(largest: float) -> optax.GradientTransformationExtraArgs:
-    """Scales gradients down to a global norm of `largest`, by PyTorch's rule: times largest / (norm + 1e-6).
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
+    """Scales gradients down to a global norm of `max_norm` by PyTorch's rule: times max_norm / (norm + 1e-6).
 
-    The norm is given with each update (`norm=`): devices may hold parts of the gradient only.
+    The norm is passed with each update (`norm=`), since a device may hold a part of the gradient only.
     """
 
     def update(updates, state, params=None, *, norm):
         del params
-        factor = jnp.minimum(1.0, largest / (norm + 1e-6))
-        return optax.tree.scale(factor, updates), state
+        return optax.tree.scale(jnp.minimum(1.0, max_norm / (norm + 1e-6)), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def map_trees(function: Callable[[Any], Any], optimizer_state: optax.OptState) -> optax.OptState:
-    """Applies a function to those parts of an optimizer state that lie like the parameters (nested dicts)."""
+def map_params_like(function: Callable[[Any], Any], optimizer_state: optax.OptState) -> optax.OptState:
+    """Applies a function to the parts of an optimizer state that have the structure of the parameters."""
     return jax.tree.map(
         lambda part: function(part) if isinstance(part, dict) else part,
         optimizer_state,
@@ -64,15 +60,15 @@ def map_trees(function: Callable[[Any], Any], optimizer_state: optax.OptState) -
 
 
 def learning_rate(config: ConfigDict, epoch: float, accuracies: Sequence[float] = ()) -> float:
-    """Returns the learning rate at a moment of the training.
+    """Returns the learning rate after `epoch` epochs.
 
     Args:
         config: `config.schedule` and `config.train.epochs` are read.
-        epoch: epochs done so far; the fraction counts in the clean schedules only.
-        accuracies: validation accuracy of every finished epoch ("plateau" only); not a number where it is not known.
+        epoch: number of epochs done; the "cosine" schedule alone uses the fraction.
+        accuracies: validation accuracy of every finished epoch ("plateau" only); NaN where it is unknown.
 
     Raises:
-        ValueError: the schedule is not known.
+        ValueError: the schedule is unknown.
     """
     schedule = config.schedule
     if schedule.name == "cosine":
@@ -85,7 +81,7 @@ def learning_rate(config: ConfigDict, epoch: float, accuracies: Sequence[float] 
 
 
 def warm_up_cosine(schedule: ConfigDict, epochs: int, epoch: float) -> float:
-    """Rises linearly from 0 over `warm_up_epochs`, then falls along a cosine to `minimum` at the end."""
+    """Linear warm-up from 0 over `warm_up_epochs`, then cosine decay to `minimum`."""
     if epoch < schedule.warm_up_epochs:
         return schedule.learning_rate * epoch / schedule.warm_up_epochs
     progress = (epoch - schedule.warm_up_epochs) / max(epochs - schedule.warm_up_epochs, 1)
@@ -93,20 +89,20 @@ def warm_up_cosine(schedule: ConfigDict, epochs: int, epoch: float) -> float:
 
 
 def reference_warm_up_cosine(schedule: ConfigDict, epochs: int, epoch: int) -> float:
-    """The reference's rate, constant within an epoch; kept because published accuracies were reached with it.
+    """The reference's schedule, constant within an epoch; kept because published accuracies were reached with it.
 
-    Epoch 0 has a rate of 1e-8, and the warm-up of one stream stops one epoch before its peak
-    (see `_reference_warm_up`); the cosine starts from where it stopped.
+    Epoch 0 has a rate of 1e-8, and the warm-up of a unimodal network stops one epoch before its peak (see
+    `_reference_warm_up`); the cosine starts from there.
     """
-    warming, peak = _reference_warm_up(schedule, epoch)
-    if epoch <= warming:
+    last, peak = _reference_warm_up(schedule, epoch)
+    if epoch <= last:
         return peak
     progress = max(epoch - schedule.warm_up_epochs, 0) / (epochs - schedule.warm_up_epochs)
     return _cosine(peak, schedule.minimum, progress)
 
 
 def reference_warm_up_plateau(schedule: ConfigDict, epoch: int, accuracies: Sequence[float]) -> float:
-    """The reference's warm-up, then times `factor` whenever the accuracy stops rising (PyTorch's ReduceLROnPlateau).
+    """The reference's warm-up, then times `factor` whenever accuracy stops improving (PyTorch's ReduceLROnPlateau).
 
     Raises:
         ValueError: fewer accuracies than finished epochs.
@@ -117,7 +113,7 @@ def reference_warm_up_plateau(schedule: ConfigDict, epoch: int, accuracies: Sequ
     best, bad_epochs, cooldown = -np.inf, 0, 0
     for accuracy in accuracies[schedule.warm_up_epochs : epoch]:
         if np.isnan(accuracy):
-            continue  # an epoch before this training was taken over
+            continue  # an epoch before this training took over
         if accuracy > best * (1 + PLATEAU_THRESHOLD):
             best, bad_epochs = accuracy, 0
         else:
@@ -133,8 +129,8 @@ def reference_warm_up_plateau(schedule: ConfigDict, epoch: int, accuracies: Sequ
 def _reference_warm_up(schedule: ConfigDict, epoch: int) -> tuple[int, float]:
     """Returns the last epoch of the warm-up and the rate that it has reached by `epoch`.
 
-    One stream stops at the last but one of the `warm_up_epochs` rates (so the peak is half the learning rate for
-    three of them); fusion, `reference_warm_up_to_peak`, goes through to the last.
+    A unimodal network stops at the second last of the `warm_up_epochs` rates (so the peak is half the learning rate for
+    three of them); fusion (`reference_warm_up_to_peak`) continues to the last.
     """
     rates = np.linspace(1e-8, schedule.learning_rate, schedule.warm_up_epochs)
     last = schedule.warm_up_epochs - (1 if schedule.reference_warm_up_to_peak else 2)
@@ -145,22 +141,3 @@ def _reference_warm_up(schedule: ConfigDict, epoch: int) -> tuple[int, float]:
 
 def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + float(np.cos(np.pi * min(progress, 1.0)))) / 2
-
-
-def distillation_weight(config: ConfigDict, epoch: float) -> float:
-    """Returns the weight of the distillation, as the reference has it.
-
-    One stream has none in the warm-up but its last epoch; fusion has it from the start.
-    """
-    if config.modality == "fusion":
-        return config.loss.distillation
-    return config.loss.distillation if int(epoch) >= config.schedule.warm_up_epochs - 1 else 0.0
-
-
-def logit_temperature(config: ConfigDict, epoch: float) -> float:
-    """Returns what logits are divided by: linear over the first epochs, then constant; 1 without sharpness."""
-    if not config.loss.sharpness:
-        return 1.0
-    first, last = config.loss.temperature
-    rates = np.linspace(first, last, config.loss.temperature_epochs)
-    return float(rates[min(int(epoch), len(rates) - 1)])

@@ -1,10 +1,10 @@
-"""What a network says of every clip of a split, in one file: enough to measure it, or to fuse it with others."""
+"""Scores: the logits of every clip of a split in one file, enough to compute metrics or to fuse networks."""
 
 import dataclasses
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,22 +13,22 @@ from jaxtyping import Float, Int
 
 from rgbd_jax.atomic_write import atomic_write
 
-HEAD = "heads/"  # head names begin so in the file
+HEAD = "heads/"  # prefix of head names in the file
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What a network says of every clip of a split.
+    """The outputs of a network for every clip of a split.
 
     Attributes:
-        names: names of the clips, each once.
+        names: names of the clips, unique.
         labels: their true classes, from 0 to k - 1.
-        heads: name of a head -> its logits, float32; "logits" is the one that decides.
-        modality: the config's modality: "rgb", "depth" or "fusion".
+        heads: name of a head -> its logits, float32; "logits" is the prediction.
+        modality: `config.modality`: "rgb", "depth" or "fusion".
         dataset: name of the data set.
         split: the split, as TFDS writes it ("validation", "train[:80%]").
         step: step of the checkpoint.
-        class_names: the classes, by label, as far as they are known.
+        class_names: the classes by label, as far as they are known.
     """
 
     names: tuple[str, ...]
@@ -41,10 +41,10 @@ class Scores:
     class_names: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
-        """Writes the scores to a .npz file, whole or not at all; makes the folder.
+        """Writes the scores to a .npz file; makes the folder.
 
         Raises:
-            ValueError: a field has a wrong type or shape (see `load`).
+            ValueError: a field has a wrong type or shape.
         """
         arrays = {
             "names": np.array(self.names, np.str_),
@@ -62,12 +62,11 @@ class Scores:
 
     @classmethod
     def load(cls, path: Path) -> "Scores":
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is no .npz file, lacks an array, or one has a wrong type or shape; labels lie outside
-                the classes, or a clip is there twice. Names the file.
+            ValueError: the file is damaged or not one of scores; names what is wrong.
         """
         with path.open("rb") as file:
             try:
@@ -76,73 +75,64 @@ class Scores:
                     raise ValueError("it holds a single array")
                 arrays = {name: loaded[name] for name in loaded.files}
             except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-                raise ValueError(f"{path} is not a whole .npz file of scores: {error}; evaluate again") from error
+                raise ValueError(f"{path} is not a complete .npz file of scores: {error}; evaluate again") from error
         _check(path, arrays)
         return cls(
             names=tuple(arrays["names"].tolist()),
             labels=arrays["labels"],
             heads={name.removeprefix(HEAD): array for name, array in arrays.items() if name.startswith(HEAD)},
-            modality=arrays["modality"].item(),
-            dataset=arrays["dataset"].item(),
-            split=arrays["split"].item(),
-            step=arrays["step"].item(),
             class_names=tuple(arrays["class_names"].tolist()),
+            **{name: arrays[name].item() for name in ("modality", "dataset", "split", "step")},
         )
 
 
 def scores_file(workdir: Path, split: str) -> Path:
-    """Returns where the scores of a split lie in a workdir; every split has a file name of its own."""
+    """Returns the path of the scores of a split in a workdir."""
     return workdir / "scores" / f"{quote(split, safe='')}.npz"
 
 
-# Array -> kind of its type (NumPy's letter), its number of axes, and both in words.
+# Array -> kind of its dtype (NumPy's letter) and number of axes.
 EXPECTED = {
-    "names": ("U", 1, "a list of texts"),
-    "labels": ("i", 1, "a list of whole numbers"),
-    "modality": ("U", 0, "a text"),
-    "dataset": ("U", 0, "a text"),
-    "split": ("U", 0, "a text"),
-    "step": ("i", 0, "a whole number"),
-    "class_names": ("U", 1, "a list of texts"),
-    HEAD + "logits": ("f", 2, "a table of numbers"),
+    "names": ("U", 1),
+    "labels": ("i", 1),
+    "modality": ("U", 0),
+    "dataset": ("U", 0),
+    "split": ("U", 0),
+    "step": ("i", 0),
+    "class_names": ("U", 1),
+    HEAD + "logits": ("f", 2),
 }
+KINDS = {"U": "text", "i": "integers", "f": "float32"}
 
 
 def _check(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    fault = _fault(arrays)
-    if fault:
-        raise ValueError(f"{path}: these are no usable scores: {fault}; evaluate again")
+    if problem := next(_problems(arrays), None):
+        raise ValueError(f"{path}: invalid scores: {problem}; evaluate again")
 
 
-def _fault(arrays: Mapping[str, np.ndarray]) -> str | None:
-    """Says what is wrong with the arrays of a file, None if nothing is."""
-    missing = [name for name in EXPECTED if name not in arrays]
-    if missing:
-        return f"there is no array {', '.join(missing)}"
-    unknown = [name for name in arrays if name not in EXPECTED and not name.startswith(HEAD)]
-    if unknown:
-        return f"nothing is known of an array {', '.join(unknown)}"
+def _problems(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Yields what is wrong with the arrays of a file; each check relies on those before it."""
+    if missing := [name for name in EXPECTED if name not in arrays]:
+        yield f"there is no array {', '.join(missing)}"
+    if unknown := [name for name in arrays if name not in EXPECTED and not name.startswith(HEAD)]:
+        yield f"unknown array {', '.join(unknown)}"
     for name, array in arrays.items():
-        kind, axes, words = EXPECTED.get(name, EXPECTED[HEAD + "logits"])
-        if array.dtype.kind != kind or array.ndim != axes or (name.startswith(HEAD) and array.dtype != np.float32):
-            exactly = " (float32)" if name.startswith(HEAD) else ""
-            return f"{name} is {array.dtype} of shape {array.shape}, expected {words}{exactly}"
+        kind, axes = EXPECTED.get(name, EXPECTED[HEAD + "logits"])
+        if array.dtype.kind != kind or array.ndim != axes or (kind == "f" and array.dtype != np.float32):
+            yield f"{name} is {array.dtype} of shape {array.shape}, expected {KINDS[kind]} with {axes} axes"
     clips, classes = arrays[HEAD + "logits"].shape
     if not clips:
-        return "they are of no clip"
-    for name in ("names", "labels"):
-        if len(arrays[name]) != clips:
-            return f"{name} has {len(arrays[name])} entries, expected {clips}, one for each row of {HEAD}logits"
+        yield "there is no clip"
     for name, array in arrays.items():
+        if name in ("names", "labels") and len(array) != clips:
+            yield f"{name} has {len(array)} entries, expected {clips}, one for each row of {HEAD}logits"
         if name.startswith(HEAD) and array.shape != (clips, classes):
-            return f"{name} has shape {array.shape}, expected {(clips, classes)} as {HEAD}logits"
+            yield f"{name} has shape {array.shape}, expected {(clips, classes)} as {HEAD}logits"
     if len(arrays["class_names"]) > classes:
-        return f"there are {len(arrays['class_names'])} names for {classes} classes"
+        yield f"there are {len(arrays['class_names'])} names for {classes} classes"
     outside = np.flatnonzero((arrays["labels"] < 0) | (arrays["labels"] >= classes))
     if len(outside):
         name, label = arrays["names"][outside[0]], arrays["labels"][outside[0]]
-        return f"clip {name} has label {label}, expected 0 to {classes - 1} ({len(outside)} such clips)"
-    twice = [name for name, count in Counter(arrays["names"].tolist()).items() if count > 1]
-    if twice:
-        return f"{len(twice)} clips are there more than once, such as {twice[0]}"
-    return None
+        yield f"clip {name} has label {label}, expected 0 to {classes - 1} ({len(outside)} such clips)"
+    if repeated := [name for name, count in Counter(arrays["names"].tolist()).items() if count > 1]:
+        yield f"{len(repeated)} clips occur more than once, such as {repeated[0]}"

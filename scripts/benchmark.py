@@ -2,165 +2,178 @@ r"""Measures this package on this machine, part by part, and beside the referenc
 
     python scripts/benchmark.py train infer --batch 2                        the paper's network
     python scripts/benchmark.py train infer --batch 2 --reference ../MotionRGBD
-    python scripts/benchmark.py train --dtype bfloat16 --batch 32 --config configs/nvgesture.py
-    python scripts/benchmark.py loader heatmap                               on one core
-    python scripts/benchmark.py start loop                                   the whole command, on the demo
+    python scripts/benchmark.py train --batch 32 --config configs/nvgesture.py --config.model.dtype=bfloat16
+    python scripts/benchmark.py loader heatmap --config configs/demo.py      a prepared data set's clips, on one core
 
 | part | what is measured |
 | --- | --- |
 | train | a training step from uint8 frames, heat maps included; the reference's from normalised frames and heat maps |
 | profile | the time of each block of the network within a training step, forward and backward |
 | infer | the network from normalised frames and heat maps to logits, on both sides |
-| loader, heatmap | a clip's frames, its heat maps, beside the paper's recipe frame by frame (extra `test`: Pillow) |
-| start | seconds from the command to the first training step of the demo, cold and warm compilation cache |
-| loop | the demo's training loop |
+| loader, heatmap | a training clip's frames, and its heat maps |
 
-Sides take turns in one run, each in a process of its own, so that the ratio means something on a busy machine. Figures
-are medians (smallest-largest). FLOPs are those that the traced step needs; the machine's peaks are measured in the same
-run: a large product of matrices, and reading and writing a large array. The table goes to stdout, with `--json` one
-JSON object instead. `--reference` needs PyTorch; the two sides' logits are compared before anything is measured.
+Sides take turns in one run, each in a process of its own, so that the ratio means something on a busy machine. Times
+are medians (smallest-largest). The table goes to stdout, with `--json` one JSON object instead. `--reference` needs
+PyTorch; the two sides' logits are compared before anything is measured.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarking import one_core, start
-from benchmarking.in_turn import ratio, spread
+from ml_collections import ConfigDict
 
-PARTS = ("train", "profile", "infer", "loader", "heatmap", "start", "loop")
+from benchmarking.sides import Side, seconds_in_turn, spread
+
+# The reference's process imports this file too: JAX, which would count as its memory, is imported in the functions.
+
+NETWORK, ONE_CORE = ("train", "infer", "profile"), ("loader", "heatmap")
+PARTS = (*NETWORK, *ONE_CORE)
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Measures the parts on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
-    parser.add_argument(
-        "--config", default="configs/ntu_cs.py", help="of the network (%(default)s); also --config.FIELD=VALUE"
-    )
-    parser.add_argument("--frames", type=int, help="frames of a clip (the config's)")
-    parser.add_argument("--size", type=int, help="height and width, pixels (the config's)")
+    parser.add_argument("--config", default="configs/ntu_cs.py", help="also --config.FIELD=VALUE (%(default)s)")
     parser.add_argument("--batch", type=int, default=2, help="clips of a batch (%(default)s)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float64"), default="float32")
     parser.add_argument("--devices", type=int, default=0, help="simulated devices of the CPU (those that there are)")
-    parser.add_argument("--remat", choices=("none", "cheap", "all"), default="none", help="of all blocks (%(default)s)")
     parser.add_argument("--reference", metavar="DIR", help="a checkout of the PyTorch reference, run beside ours")
-    parser.add_argument("--data_dir", default="data", help="where the demo's clips are or will be (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="how often each side is measured (%(default)s)")
     parser.add_argument("--warm_up", type=int, default=1, help="how often each side is run before (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    arguments, fields = parser.parse_known_args()
-    arguments.fields = fields
-    if others := [field for field in fields if not field.startswith("--config.")]:
+    args, overrides = parser.parse_known_args()
+    if others := [field for field in overrides if not field.startswith("--config.")]:
         parser.error(f"unexpected arguments: {' '.join(others)}")
-    if arguments.reference and not Path(arguments.reference, "lib", "model", "DSN.py").exists():
-        parser.error(f"--reference={arguments.reference}: no checkout of the reference, lib/model/DSN.py is not there")
-    if {"loader", "heatmap"} & set(arguments.parts) and set(arguments.parts) - {"loader", "heatmap"}:
+    if args.reference and not Path(args.reference, "lib", "model", "DSN.py").exists():
+        parser.error(f"--reference={args.reference}: no checkout of the reference, lib/model/DSN.py is not there")
+    if {*ONE_CORE} & {*args.parts} and {*args.parts} - {*ONE_CORE}:
         parser.error("loader and heatmap keep to one core: measure them in a run of their own")
+    from rgbd_jax.config import load_config
+
     try:
-        measured = measure(arguments)
+        config = load_config(args.config, overrides)
+        config.train.batch_size = config.eval.batch_size = args.batch
+        rows, device = measure(args, config)
     except (RuntimeError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    print(json.dumps(measured) if arguments.json else table(measured))
+    machine = {"system": platform.platform(), "cores": os.cpu_count(), "device": device}
+    print(json.dumps({"machine": machine, "rows": rows}) if args.json else table(machine, rows))
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the figures of every part, and what they were measured on."""
-    rows: dict[str, dict[str, Any]] = {}
-    parts = arguments.parts
-    if "loader" in parts or "heatmap" in parts:
-        one_core.keep_to_one_core()
-    if "loader" in parts:
-        rows |= one_core.loader(arguments.repeats, arguments.warm_up)
-    if "heatmap" in parts:
-        rows |= one_core.heatmap(arguments.repeats, arguments.warm_up)
-    if "start" in parts:
-        rows |= start.start(arguments.repeats, arguments.data_dir)
-    if "loop" in parts:
-        rows |= start.loop(arguments.data_dir)
-    peaks: dict[str, float] = {}
-    if networks := [part for part in parts if part in ("train", "infer", "profile")]:
-        found, peaks = _networks(networks, arguments)
-        rows |= found
-    return {"machine": {"system": platform.platform(), "cores": os.cpu_count(), **peaks}, "rows": rows}
+def measure(args: argparse.Namespace, config: ConfigDict) -> tuple[dict[str, dict[str, Any]], str]:
+    """Returns the measurements of every part by name, and the kind of device."""
+    from benchmarking.ours import Ours
+    from rgbd_jax.data.splits import known_classes
 
-
-def _networks(parts: list[str], arguments: argparse.Namespace) -> tuple[dict, dict]:
-    from absl import flags
-    from ml_collections import config_flags
-
-    from benchmarking.machine import measured_peaks
-    from benchmarking.network import network, profile
-    from rgbd_jax.dataset import known_classes
-    from rgbd_jax.tools.planning.plan import TracedStep
-
-    holder = config_flags.DEFINE_config_file("config")
-    flags.FLAGS(["benchmark", f"--config={arguments.config}", *arguments.fields])
-    config = holder.value
-    config.model.dtype = arguments.dtype
-    config.train.batch_size = config.eval.batch_size = arguments.batch
-    config.clip.frames = arguments.frames or config.clip.frames
-    config.clip.size = arguments.size or config.clip.size
-    config.remat.update(stem=arguments.remat, inception=arguments.remat, transformer=arguments.remat)
+    parts = args.parts
+    if {*parts} <= {*ONE_CORE}:
+        return on_one_core(parts, config, args.repeats, args.warm_up), "one core"
+    if args.devices:
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices}"
     classes = known_classes(config) or 60
+    sides = {"ours": Side(Ours, config, classes, args.batch)}
+    if args.reference:
+        sides["reference"] = reference_side(sides["ours"], args.reference, config, classes)
+    try:
+        return measure_network(parts, sides, args), sides["ours"]("device")
+    finally:
+        for side in sides.values():
+            side.close()
+
+
+def measure_network(parts: list[str], sides: dict[str, Side], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Measures training step and inference on all sides, and the blocks of the training step on ours."""
     rows: dict[str, dict[str, Any]] = {}
-    if whole := [part for part in parts if part != "profile"]:
-        rows |= network(
-            whole, config, classes, arguments.batch, arguments.devices, arguments.reference, arguments.repeats,
-            arguments.warm_up,
-        )  # fmt: skip
-        step = TracedStep(config, classes, 1)
-        flops = {"train": step.program.flops(arguments.batch), "infer": step.forward.flops(arguments.batch)}
-        for part, row in rows.items():
-            row["flops"] = flops[part]
+    for part in ("train", "infer"):
+        if part in parts:
+            seconds = sides["ours"]("prepare", part)
+            runs = {name: functools.partial(side, "run", part) for name, side in sides.items()}
+            measured = seconds_in_turn(runs, args.repeats, args.warm_up)
+            peaks = {name: side("peak", part) for name, side in sides.items()}
+            rows[part] = {"seconds": measured, "clips": args.batch, "peak_bytes": peaks, "compile_seconds": seconds}
     if "profile" in parts:
-        rows |= profile(config, classes, arguments.batch, arguments.devices, arguments.repeats, arguments.warm_up)
+        if "train" not in parts:
+            sides["ours"]("prepare", "train")
+            sides["ours"]("run", "train")
+        profiles = [sides["ours"]("profile", "train") for _ in range(args.repeats)]
+        rows |= {block: {"seconds": {"ours": [profile[block] for profile in profiles]}} for block in profiles[0]}
+    return rows
+
+
+def on_one_core(parts: list[str], config: ConfigDict, repeats: int, warm_up: int) -> dict[str, dict[str, Any]]:
+    """Measures "loader" (encoded to transformed frames) and "heatmap" for training clips of the config's data set."""
     import jax
 
-    return rows, {"device": jax.devices()[0].device_kind, **measured_peaks(arguments.dtype)}
+    from rgbd_jax.data.loader import train_batches
+    from rgbd_jax.data.source import open_split
+    from rgbd_jax.models.heat_map import heat_maps
+
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    config.data.workers = 0  # every clip is loaded when it is taken, none ahead
+    source = open_split(config.data.dataset, config.data.data_dir, config.data.train_split)
+    batches = train_batches(source, config, batch_size=1)
+    frames = next(batches)["frames"][config.modality]  # 1 t h w c
+    compiled = jax.jit(heat_maps, static_argnums=1)
+
+    def load() -> None:
+        next(batches)
+
+    def heat() -> None:
+        compiled(frames, config.model.frp_window).block_until_ready()
+
+    runs = {"loader": load, "heatmap": heat}
+    return {part: {"seconds": seconds_in_turn({"ours": runs[part]}, repeats, warm_up), "clips": 1} for part in parts}
 
 
-def table(measured: dict[str, Any]) -> str:
-    """Returns the figures as a table, a line for each side of a part."""
-    machine = measured["machine"]
-    lines = [f"{machine['system']}, {machine['cores']} cores {machine.get('device', '')}"]
-    if "flops" in machine:
-        rate, bandwidth = machine["flops"] / 1e9, machine["bytes"] / 1e9
-        lines.append(f"measured peaks: {rate:.0f} GFLOP/s (matrices), {bandwidth:.1f} GB/s (memory)")
-    lines.append(f"{'':52} {'seconds':>24} {'ratio':>6}  more")
-    for name, row in measured["rows"].items():
+def reference_side(of_ours: Side, checkout: str, config: ConfigDict, classes: int) -> Side:
+    """Returns the reference's side with the weights of ours, after both have computed the same logits.
+
+    Raises:
+        RuntimeError: they have not.
+    """
+    from benchmarking.reference import Reference
+
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder) / "inputs.npz"
+        of_ours("save_inputs", inputs)
+        theirs = Side(Reference, str(Path(checkout).resolve()), config, classes, inputs)
+    of_ours("prepare", "infer")
+    for side in (of_ours, theirs):
+        side("run", "infer")
+    logits = theirs("logits")
+    difference = abs(of_ours("logits") - logits).max() / abs(logits).max()
+    if not difference < 0.05:  # bfloat16 and float16 are measured too; float32 agrees to 1e-5
+        raise RuntimeError(f"the two sides compute different logits: {difference:.1e} of their scale")
+    return theirs
+
+
+def table(machine: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str:
+    """Returns the measurements as a table, a line for each side of a part."""
+    lines = [f"{machine['system']}, {machine['cores']} cores, {machine['device']}"]
+    lines.append(f"{'':40} {'seconds':>24} {'ratio':>6}")
+    for name, row in rows.items():
         for side, seconds in row["seconds"].items():
-            times = "" if side == "ours" else f"{ratio(seconds, row['seconds']['ours']):.2f}"
-            more = _more(row, side, machine)
-            lines.append(f"{name + ', ' + side:52} {spread(seconds):>24} {times:>6}  {more}")
+            median = statistics.median(seconds)
+            ratio = "" if side == "ours" else f"{median / statistics.median(row['seconds']['ours']):.2f}"
+            more = [f"{row['clips'] / median:.3g} clips/s"] if "clips" in row else []
+            if peak := row.get("peak_bytes", {}).get(side):
+                more.append(f"{peak / 1e9:.2f} GB at most")
+            if side == "ours" and "compile_seconds" in row:
+                more.append(f"compiled in {row['compile_seconds']:.0f} s")
+            lines.append(f"{f'{name}, {side}':40} {spread(seconds):>24} {ratio:>6}  {', '.join(more)}".rstrip())
     return "\n".join(lines)
-
-
-def _more(row: dict[str, Any], side: str, machine: dict[str, Any]) -> str:
-    said = []
-    median = statistics.median(row["seconds"][side])
-    if "clips" in row:
-        said.append(f"{row['clips'] / median:.3g} clips/s")
-    if "flops" in row:
-        rate = row["flops"] / median
-        said.append(f"{rate / 1e9:.0f} GFLOP/s, {rate / machine['flops']:.0%} of the peak")
-    if peak := row.get("peak_bytes", {}).get(side):
-        said.append(f"{peak / 1e9:.2f} GB at most")
-    if side == "ours":
-        if row.get("bytes_accessed"):
-            said.append(f"{row['bytes_accessed'] / median / machine['bytes']:.0%} of the bandwidth")
-        if "compile_seconds" in row:
-            said.append(f"compiled in {row['compile_seconds']:.0f} s")
-        if "input_wait_fraction" in row:
-            said.append(f"{row['input_wait_fraction']:.2%} of it waiting for clips")
-    return ", ".join(said)
 
 
 if __name__ == "__main__":

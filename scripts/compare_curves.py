@@ -1,10 +1,9 @@
-"""Says how far the figures of two runs lie apart: of one process and of four, or before and after a change.
+"""Compares the metrics of two runs: of one process and of four, or before and after a change.
 
     python scripts/compare_curves.py runs/one runs/four --tolerance 1e-4
 
-Every figure of every line of `metrics.jsonl` is compared, but for what depends on the clock; differences are shares of
-the larger of the two values. A table goes to stdout; the exit status is 1 if the runs have other lines, or differ by
-more than the tolerance.
+Every metric of every line of `metrics.jsonl` is compared, except those of the clock; differences are relative to the
+larger of the two values. The exit status is 1 if the runs have other lines or differ by more than the tolerance.
 """
 
 import argparse
@@ -12,63 +11,47 @@ import json
 import sys
 from pathlib import Path
 
-from rgbd_jax.checkpoint.metric_accumulator import OF_THE_CLOCK
-
-Lines = dict[tuple[int, str], dict[str, float]]
+NOT_COMPARED = {"step", "kind", "clips_per_second", "input_wait_fraction"}  # where they stand, and the clock's
 
 
 def main() -> None:
-    """Compares what the command line names."""
+    """Compares two runs and prints the largest difference of every metric."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("one", type=Path, help="folder of a run")
-    parser.add_argument("other", type=Path, help="folder of another run")
+    parser.add_argument("runs", nargs=2, type=Path, metavar="WORKDIR", help="two runs")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference that passes (%(default)s)")
-    arguments = parser.parse_args()
-    one, other = read(arguments.one), read(arguments.other)
+    args = parser.parse_args()
+    one, other = map(read, args.runs)
     if one.keys() != other.keys():
-        step, kind = min(one.keys() ^ other.keys())
-        sys.exit(f"error: only one of them has a line of {kind} figures at step {step}")
+        step, kind, name = min(one.keys() ^ other.keys())
+        sys.exit(f"error: only one of the runs has {kind} {name} at step {step}")
     worst: dict[str, tuple[float, int]] = {}
-    beyond = None
-    for (step, kind), figures in sorted(one.items()):
-        if figures.keys() != other[step, kind].keys():
-            sys.exit(f"error: at step {step} the runs have other {kind} figures: {sorted(figures)}")
-        for name, value in figures.items():
-            difference = apart(value, other[step, kind][name])
-            if difference > worst.get(f"{kind} {name}", (-1.0, 0))[0]:
-                worst[f"{kind} {name}"] = difference, step
-            if difference > arguments.tolerance and beyond is None:
-                beyond = step
-    print("figure                       largest difference  at step")
-    for name, (difference, step) in worst.items():
-        print(f"{name:28} {difference:18.3g}  {step:7}")
-    told = "all of them" if beyond is None else f"those before step {beyond}"
-    print(f"{len(one)} lines, within {arguments.tolerance:g}: {told}")
-    sys.exit(beyond is not None)
+    beyond = []
+    for (step, kind, name), value in sorted(one.items()):
+        difference = apart(value, other[step, kind, name])
+        worst[f"{kind} {name}"] = max(worst.get(f"{kind} {name}", (-1.0, 0)), (difference, -step))
+        beyond += [step] if difference > args.tolerance else []
+    print("metric                       largest difference  at step")
+    for metric, (difference, step) in worst.items():
+        print(f"{metric:28} {difference:18.3g}  {-step:7}")
+    print(f"{len(one)} values within {args.tolerance:g}: {f'those before step {beyond[0]}' if beyond else 'all'}")
+    sys.exit(bool(beyond))
 
 
-def read(workdir: Path) -> Lines:
-    """Returns the figures of a run by step and kind.
-
-    Raises:
-        SystemExit: there are none.
-    """
+def read(workdir: Path) -> dict[tuple[int, str, str], float]:
+    """Returns the metrics of a run by step, kind and name."""
     file = workdir / "metrics.jsonl"
     if not file.exists():
         sys.exit(f"error: {file} does not exist; expected the folder of a run")
-    lines: Lines = {}
-    for line in map(json.loads, file.read_text().splitlines()):
-        step, kind = line.pop("step"), line.pop("kind")
-        lines[step, kind] = {name: value for name, value in line.items() if name not in OF_THE_CLOCK}
-    return lines
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return {(line["step"], line["kind"], name): line[name] for line in lines for name in line.keys() - NOT_COMPARED}
 
 
 def apart(a: float, b: float) -> float:
-    """Returns the difference of two figures as a share of the larger; infinite where one alone is not a number."""
+    """Returns the relative difference of two values; infinite where only one is a number."""
     if a == b or (a != a and b != b):
         return 0.0
-    share = abs(a - b) / max(abs(a), abs(b))
-    return share if share == share else float("inf")
+    difference = abs(a - b) / max(abs(a), abs(b))
+    return difference if difference == difference else float("inf")
 
 
 if __name__ == "__main__":

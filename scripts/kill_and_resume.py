@@ -1,11 +1,10 @@
-"""Kills a training again and again at random moments, and shows that it ends as one that never was killed.
+"""Kills a training run at random moments and checks that it ends exactly as an uninterrupted one.
 
     python scripts/kill_and_resume.py --kills 50 -- --config configs/demo.py --config.train.epochs=2
 
-trains once without a break, then again, killed by SIGKILL or SIGTERM at random moments, many of them while a checkpoint
-is being written, and each time started again by the same command. In the end parameters, statistics and optimizer state
-must be the same to the last bit, and `metrics.jsonl` the same but for what depends on the clock. Both lie in --folder.
-The result is one JSON line; the exit status is 1 if anything differs.
+The run is killed by SIGKILL, by SIGKILL while a checkpoint is being written, and by SIGTERM, in turn; each time the
+same command resumes it. In the end all arrays of the last checkpoint must be bit-identical to those of the other run,
+and `metrics.jsonl` the same but for timings. The result is one JSON line; the exit status is 1 if anything differs.
 """
 
 import argparse
@@ -19,85 +18,71 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
-from rgbd_jax.checkpoint.metric_accumulator import OF_THE_CLOCK
+from rgbd_jax.checkpoint.checkpoints import find, list_checkpoints
+from rgbd_jax.checkpoint.metric_writers import JSONL_FILE, TIMING_METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
 PREEMPTED = 75
-UNFINISHED = ("checkpoints/*.orbax-checkpoint-tmp*", "recovery/*.orbax-checkpoint-tmp*")
 
 
 def main() -> None:
-    """Runs what the command line asks for."""
+    """Runs the training twice, kills one of them, and compares them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="how often it is killed (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random moments (%(default)s)")
-    parser.add_argument("--folder", type=Path, default=Path("runs/kill_and_resume"), help="where (%(default)s)")
-    parser.add_argument("arguments", nargs="+", help="after --: those of rgbd_jax.main, without --workdir")
-    options = parser.parse_args()
-    shutil.rmtree(options.folder, ignore_errors=True)
-    options.folder.mkdir(parents=True)
-    whole, killed = options.folder / "whole", options.folder / "killed"
-
+    parser.add_argument("--kills", type=int, default=50, help="number of kills (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (%(default)s)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/kill_and_resume"), help="workdirs (%(default)s)")
+    parser.add_argument("arguments", nargs="+", help="after --: arguments of rgbd_jax.main, without --workdir")
+    args = parser.parse_args()
+    shutil.rmtree(args.folder, ignore_errors=True)
+    args.folder.mkdir(parents=True)
+    whole, killed = args.folder / "whole", args.folder / "killed"
     started = time.monotonic()
-    finish(options.arguments, whole)
-    seconds = time.monotonic() - started
-    told = collections.Counter(kill(options.arguments, killed, options.kills, random.Random(options.seed), seconds))
-    finish(options.arguments, killed)
-
-    differing = [*differing_arrays(whole, killed), *differing_lines(whole, killed)]
-    print(json.dumps({"kills": sum(told.values()), **told, "differing": differing[:10], "same": not differing}))
+    finish(args.arguments, whole)
+    kinds = kill(args.arguments, killed, args.kills, random.Random(args.seed), time.monotonic() - started)
+    finish(args.arguments, killed)
+    one, other = outcome(whole), outcome(killed)
+    differing = [name for name in one | other if one.get(name) != other.get(name)]
+    counts = collections.Counter(kinds)
+    print(json.dumps({"kills": len(kinds), **counts, "differing": differing[:10], "same": not differing}))
     sys.exit(bool(differing))
 
 
-def kill(arguments: Sequence[str], workdir: Path, kills: int, draws: random.Random, seconds: float) -> list[str]:
-    """Starts the training until it was killed often enough; returns how each time.
-
-    A third of the kills wait for a checkpoint that is being written, a third are SIGTERM, and a run that comes to its
-    end before that is begun anew.
-
-    Args:
-        arguments: those of rgbd_jax.main.
-        workdir: the run's folder.
-        kills: how often.
-        draws: where moments are drawn from.
-        seconds: what a whole run takes.
-    """
-    how: list[str] = []
-    while len(how) < kills:
-        kind = ("SIGKILL", "SIGKILL in a save", "SIGTERM")[len(how) % 3]
+def kill(arguments: Sequence[str], workdir: Path, kills: int, rng: random.Random, seconds: float) -> list[str]:
+    """Starts the training until it was killed often enough, anew if it ends before; returns how each time."""
+    kinds: list[str] = []
+    while len(kinds) < kills:
+        kind = ("SIGKILL", "SIGKILL in a save", "SIGTERM")[len(kinds) % 3]
         started, process = time.monotonic(), start(arguments, workdir)
-        if _wait_for(kind, process, workdir, draws, seconds):
+        moment = started + rng.uniform(0, seconds)
+        while process.poll() is None:
+            if kind == "SIGKILL in a save" and any(workdir.glob("*/*.orbax-checkpoint-tmp*")):
+                time.sleep(rng.uniform(0, 0.3))
+                break
+            if kind != "SIGKILL in a save" and time.monotonic() > moment:
+                break
+            time.sleep(0.005)
+        if process.poll() is None:
             process.send_signal(signal.SIGTERM if kind == "SIGTERM" else signal.SIGKILL)
-            how.append(kind)
+            kinds.append(kind)
         status = process.wait()
-        if kind == "SIGTERM" and len(how) and how[-1] == kind and status not in (0, PREEMPTED, -signal.SIGTERM):
-            sys.exit(f"error: SIGTERM ended with status {status}")
-        print(f"{len(how)}/{kills} {kind}: status {status}, {_reached(workdir)}", file=sys.stderr)
-        if status == 0:  # it was faster than the first one, which had to compile
+        if status not in (0, PREEMPTED, -signal.SIGTERM, -signal.SIGKILL):
+            sys.exit(f"error: the training ended with status {status}: see {workdir.with_suffix('.log')}")
+        saved = [path.name for path in list_checkpoints(workdir)][:1]
+        print(f"{len(kinds)}/{kills} {kind}: status {status}, last checkpoint {saved}", file=sys.stderr)
+        if status == 0:  # it was faster than the first run, which had to compile
             seconds = min(seconds, time.monotonic() - started)
             shutil.rmtree(workdir)
-    return how
-
-
-def _wait_for(kind: str, process: subprocess.Popen, workdir: Path, draws: random.Random, seconds: float) -> bool:
-    """Returns at the moment of the kill; False if the run has ended before."""
-    moment = time.monotonic() + draws.uniform(0, seconds)
-    while process.poll() is None:
-        if kind == "SIGKILL in a save":
-            if any(any(workdir.glob(pattern)) for pattern in UNFINISHED):
-                time.sleep(draws.uniform(0, 0.3))
-                return process.poll() is None
-        elif time.monotonic() > moment:
-            return True
-        time.sleep(0.005)
-    return False
+    return kinds
 
 
 def start(arguments: Sequence[str], workdir: Path) -> subprocess.Popen:
-    """Starts the training, its messages in WORKDIR.log."""
+    """Starts the training, with its log in WORKDIR.log."""
     command = [sys.executable, "-m", "rgbd_jax.main", *arguments, "--workdir", str(workdir.absolute())]
     with workdir.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
@@ -105,42 +90,19 @@ def start(arguments: Sequence[str], workdir: Path) -> subprocess.Popen:
 
 def finish(arguments: Sequence[str], workdir: Path) -> None:
     """Runs the training to its end."""
-    status = start(arguments, workdir).wait()
-    if status:
+    if status := start(arguments, workdir).wait():
         sys.exit(f"error: the training ended with status {status}: see {workdir.with_suffix('.log')}")
 
 
-def differing_arrays(one: Path, other: Path) -> list[str]:
-    """Returns the arrays of the last checkpoints of two runs that are not the same to the last bit."""
-    import jax
-    import orbax.checkpoint as ocp
-
-    found = []
-    for workdir in (one, other):
-        latest = max((workdir / "checkpoints").glob("[0-9]*"), key=lambda folder: int(folder.name))
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.restore((latest / "state").absolute())
-        found.append({jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)})
-    if found[0].keys() != found[1].keys():
-        return ["the checkpoints hold other arrays"]
-    return [name for name, array in found[0].items() if not np.array_equal(array, found[1][name])]
-
-
-def differing_lines(one: Path, other: Path) -> list[str]:
-    """Returns the lines of the figures of two runs that differ in more than what depends on the clock."""
-    lines = []
-    for workdir in (one, other):
-        written = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-        lines.append([{k: v for k, v in line.items() if k not in OF_THE_CLOCK} for line in written])
-    if len(lines[0]) != len(lines[1]):
-        return [f"metrics.jsonl has {len(lines[0])} and {len(lines[1])} lines"]
-    return [f"line {number + 1}: {a} and {b}" for number, (a, b) in enumerate(zip(*lines, strict=True)) if a != b]
-
-
-def _reached(workdir: Path) -> str:
-    folders = [*workdir.glob("checkpoints/[0-9]*"), *workdir.glob("recovery/[0-9]*")]
-    steps = [int(folder.name) for folder in folders if folder.name.isdigit()]
-    return f"saved up to step {max(steps)}" if steps else "nothing saved yet"
+def outcome(workdir: Path) -> dict[str, Any]:
+    """Returns the bytes of every array in the last checkpoint of a run, and its lines of metrics without timings."""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.restore((find(workdir, "latest", evaluated=True) / "state").absolute())
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    arrays = {jax.tree_util.keystr(path): (leaf.dtype, leaf.shape, np.asarray(leaf).tobytes()) for path, leaf in leaves}
+    lines = [json.loads(line) for line in (workdir / JSONL_FILE).read_text().splitlines()]
+    metrics = {f"line {i + 1}": line | dict.fromkeys(TIMING_METRICS) for i, line in enumerate(lines)}
+    return {**arrays, **metrics}
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def _resized(cv2: types.ModuleType, frame: np.ndarray, width: int, height: int) 
 
 def read_input(path: Path, told: dict, about: dict) -> np.ndarray:
     """Returns the clips of one input, uint8 b t h w 3; says what is wrong with them."""
-    clips = read_frames(path, told["modality"], about["preprocessing"]) if path.is_dir() else np.load(path)
+    clips = read_frames(path, told["name"], about["preprocessing"]) if path.is_dir() else np.load(path)
     clips = clips[None] if clips.ndim == 4 else clips
     if clips.dtype != np.uint8 or list(clips.shape[1:]) != told["shape"][1:]:
         expected = ", ".join(map(str, told["shape"]))

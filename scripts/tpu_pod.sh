@@ -2,14 +2,13 @@
 # Runs a command on every worker of a TPU pod slice, from a machine with gcloud:
 #   ./scripts/tpu_pod.sh setup NAME ZONE [REPOSITORY_URL]    checkout and .venv on every worker, new or up to date
 #   ./scripts/tpu_pod.sh NAME ZONE ARGUMENTS...              python -m rgbd_jax.main ARGUMENTS... on every worker
-#   ./scripts/tpu_pod.sh stop NAME ZONE                      asks the run to save a checkpoint and end
-# NAME is the slice's, REPOSITORY_URL that of this checkout's remote "origin" if it is not given. The checkout is
-# ~/rgbd_jax on each worker.
+#   ./scripts/tpu_pod.sh stop NAME ZONE                      makes the run save a checkpoint and end
+# REPOSITORY_URL defaults to this checkout's remote "origin". The checkout on each worker is ~/rgbd_jax.
 #
-# --workdir and --config.data.data_dir have to lie on a disk that all workers share: Filestore (NFS), or a bucket that
+# --workdir and --config.data.data_dir must be on a disk that all workers share: Filestore (NFS), or a bucket that
 # gcsfuse mounts at the same path everywhere. Every worker writes its part of a checkpoint.
 #
-# Ctrl-C ends the connections, not the run, which goes on unseen: that is what `stop` is for.
+# Ctrl-C ends the connections but not the run, which continues in the background: use `stop`.
 set -euo pipefail
 preempted=75
 directory=rgbd_jax
@@ -19,7 +18,7 @@ usage() {
   exit 2
 }
 
-# on WORKERS NAME ZONE COMMAND: the command is for the shells of the workers, which read it once.
+# on WORKERS NAME ZONE COMMAND: the shells of the workers expand COMMAND once.
 on() { gcloud compute tpus tpu-vm ssh "$2" --zone "$3" --worker="$1" --command="$4"; }
 
 setup() {
@@ -42,19 +41,19 @@ setup() {
     ./scripts/setup.sh tpu"
 }
 
-# SIGTERM to one process makes all of them save. The oldest that begins like this is the run, the others are its loader.
+# SIGTERM to one process makes all of them save. The oldest match is the run.
 stop() {
   on 0 "$1" "$2" "pkill --signal TERM --oldest --full '^[.]venv/bin/python -m rgbd_jax.main' ||
-    { echo 'error: worker 0 runs nothing' >&2; exit 1; }"
+    { echo 'error: no run on worker 0' >&2; exit 1; }"
 }
 
 run() {
   local name=$1 zone=$2 arguments status=0
   shift 2
-  arguments=$(printf ' %q' "$@") # as they are, through the shell of the worker
+  arguments=$(printf ' %q' "$@") # quoted for the shell of the worker
   on all "$name" "$zone" "cd $directory && exec .venv/bin/python -m rgbd_jax.main$arguments" || status=$?
   if [ "$status" -eq "$preempted" ]; then
-    echo "saved; run the same command again to go on" >&2
+    echo "saved; run the same command again to resume" >&2
   fi
   exit "$status"
 }

@@ -10,9 +10,9 @@ from rgbd_jax.datasets.rgbd_demo.clips import make_pair
 from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES
 
 from rgbd_jax.inference.video import write_video
-from rgbd_jax.pytorch.pytorch_file import write_pytorch
-from tests.convert.networks import checkpoint, manifest_of, random_state_dict
+from rgbd_jax.pytorch.torch_file import write_torch
 from tests.made_raw_data import video_of
+from tests.pytorch.networks import checkpoint, manifest_of, random_state_dict
 
 NVGESTURE_CLASSES = 25
 CONTINUED = "Checkpoints/I3DWTrans-NvGesture-M/checkpoint.pth.tar"
@@ -59,7 +59,7 @@ def checkpoints(folder: Path) -> None:
         if not (folder / name).exists():
             tensors = random_state_dict(manifest_of(nvgesture.get_config(stream), NVGESTURE_CLASSES))
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            write_pytorch(folder / name, checkpoint(tensors, epoch=1 if name == CONTINUED else 100))
+            write_torch(folder / name, checkpoint(tensors, epoch=1 if name == CONTINUED else 100))
 
 
 def runs(folder: Path) -> None:

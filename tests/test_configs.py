@@ -1,14 +1,13 @@
-"""The config files of the published data sets: settings, commands, streams."""
+"""The config files of the published data sets: settings, commands, modalities."""
 
 import importlib
 import re
 from pathlib import Path
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
-from rgbd_jax.config import check_config
+from rgbd_jax.config import load_config
+from rgbd_jax.config_rules import check_config
 from rgbd_jax.ingest.build import dataset_names
 from rgbd_jax.optim import learning_rate
 
@@ -36,17 +35,17 @@ SPLITS = {
     "ntu120_cset": ("cset_train", "cset_validation"),
     "thu_read": ("fold1_train", "fold1_validation"),
 }
-STREAMS = ("rgb", "depth", "fusion")
-CASES = [(name, stream) for name in SETTINGS for stream in STREAMS if name != "jester" or stream == "rgb"]
+MODALITIES = ("rgb", "depth", "fusion")
+CASES = [(name, modality) for name in SETTINGS for modality in MODALITIES if name != "jester" or modality == "rgb"]
 
 
 def module(name):
-    return importlib.import_module(f"configs.{name}")
+    return importlib.import_module(f"rgbd_jax.configs.{name}")
 
 
-@pytest.mark.parametrize(("name", "stream"), CASES)
-def test_settings_are_those_of_the_paper(name, stream):
-    config = module(name).get_config(stream)
+@pytest.mark.parametrize(("name", "modality"), CASES)
+def test_settings_are_those_of_the_paper(name, modality):
+    config = module(name).get_config(modality)
     check_config(config)
     transforms, schedule = config.data.transforms, config.schedule
     found = (
@@ -56,7 +55,7 @@ def test_settings_are_those_of_the_paper(name, stream):
         *(schedule.name, config.train.epochs, schedule.learning_rate),
     )
     assert found == SETTINGS[name]
-    assert config.modality == stream
+    assert config.modality == modality
     assert config.data.dataset in dataset_names()
     assert (config.data.train_split, config.data.eval_split) == SPLITS.get(name, ("train", "validation"))
     assert transforms.reference_nvgesture_crop == (name == "nvgesture")
@@ -66,14 +65,14 @@ def test_settings_are_those_of_the_paper(name, stream):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_config_opens_with_its_commands_and_figures(name):
+def test_a_config_opens_with_its_commands_and_published_accuracies(name):
     text = module(name).__doc__
     commands = re.findall(r"--config (configs/\w+\.py)(?::(\w+))? ", text)
-    streams = ["", "depth", "fusion"] if name != "jester" else [""]
-    assert commands == [(f"configs/{name}.py", stream) for stream in streams]
+    modalities = ["", "depth", "fusion"] if name != "jester" else [""]
+    assert commands == [(f"configs/{name}.py", modality) for modality in modalities]
     assert "been measured with this package" in " ".join(text.split())
-    for figure in PUBLISHED.get(name, ()):
-        assert f"{figure} %" in text
+    for number in PUBLISHED.get(name, ()):
+        assert f"{number} %" in text
     for readme in re.findall(r"datasets/\w+/README\.md", text):
         assert (REPOSITORY / readme).is_file()
 
@@ -83,12 +82,20 @@ def test_jester_has_no_depth():
         module("jester").get_config("depth")
 
 
-def test_a_flag_chooses_the_fold_of_thu_read(monkeypatch):
-    values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file("config", flag_values=values)
-    arguments = ["main", f"--config={REPOSITORY}/configs/thu_read.py:depth", "--config.data.fold=3"]
-    monkeypatch.setattr("sys.argv", arguments)  # where config_flags looks for the fields that are set
-    values(arguments)
-    assert config.value.modality == "depth"
-    assert (config.value.data.train_split, config.value.data.eval_split) == ("fold3_train", "fold3_validation")
-    assert config.value.to_dict()["data"]["train_split"] == "fold3_train"
+def test_an_override_chooses_the_fold_of_thu_read():
+    config = load_config("thu_read:depth", ["--config.data.fold=3"])
+    assert config.modality == "depth"
+    assert (config.data.train_split, config.data.eval_split) == ("fold3_train", "fold3_validation")
+    assert config.to_dict()["data"]["train_split"] == "fold3_train"
+
+
+def test_wrong_config_files_and_fields_are_named(tmp_path):
+    assert load_config(str(REPOSITORY / "configs/demo.py")) == load_config("demo")
+    for spec, overrides, message in (
+        ("nothing", (), "no such file; the package has demo, folder, .*ntu_cs"),
+        (str(tmp_path / "nothing.py"), (), "no such file"),
+        ("demo", ("--config.model.widht=2",), "no such field: .*widht.* Did you mean"),
+        ("demo", ("--config.train.batch_size=many",), "many"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_config(spec, overrides)

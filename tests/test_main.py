@@ -1,4 +1,4 @@
-"""The command line as a user meets it: results, and what is said of wrong input."""
+"""The command line as a user meets it: results, and errors for wrong input."""
 
 import json
 import subprocess
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rgbd_jax import cli
+from rgbd_jax.cli import COMMANDS
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -22,11 +24,11 @@ def run(*arguments, config="configs/demo.py"):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
-def assert_refused(finished, *said):
+def assert_refused(finished, *messages):
     assert finished.returncode != 0
     assert finished.stdout == ""
     assert "Traceback" not in finished.stderr
-    for text in said:
+    for text in messages:
         assert text in finished.stderr
 
 
@@ -59,7 +61,7 @@ def test_unknown_field_is_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_missing_workdir_flag_config_and_stream(tmp_path):
+def test_missing_workdir_config_and_modality(tmp_path):
     assert_refused(run(), "--workdir")
     assert_refused(run("--workdir", tmp_path / "run", config="configs/nothing.py"), "configs/nothing.py")
     assert_refused(run("--workdir", tmp_path / "run", config="configs/demo.py:audio"), "config.modality='audio'")
@@ -76,7 +78,7 @@ def test_data_that_are_not_there(tmp_path):
     assert_refused(
         run("--workdir", tmp_path / "run", f"--config.data.data_dir={absent}", **folder),
         str(absent),
-        "build_dataset.py",
+        "data build",
     )
     assert_refused(
         run("--workdir", tmp_path / "run", f"--config.data.raw_dir={absent}", **folder), f"{absent}: no such folder"
@@ -99,7 +101,7 @@ def test_faulty_clips_stop_before_anything_is_written(tmp_path):
     assert not list((tmp_path / "data").rglob("*.array_record*"))
 
 
-def test_stream_that_the_data_lack_and_batch_that_does_not_fit(small_demo, tmp_path):
+def test_split_that_the_data_lack_and_batch_that_does_not_fit(small_demo, tmp_path):
     data_dir = f"--config.data.data_dir={small_demo}"
     finished = run("--workdir", tmp_path / "run", data_dir, "--config.train.batch_size=49")
     assert_refused(finished, "48 clips", "batch of 49")
@@ -108,3 +110,21 @@ def test_stream_that_the_data_lack_and_batch_that_does_not_fit(small_demo, tmp_p
     finished = run("--workdir", tmp_path / "run", data_dir, "--config.model.num_classes=5")
     assert_refused(finished, "config.model.num_classes=5", "12 classes")
     assert not (tmp_path / "run").exists()
+
+
+def test_commands_are_listed_and_a_wrong_one_is_an_error_with_a_hint():
+    done = subprocess.run([sys.executable, "-m", "rgbd_jax", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert all(f"\n  {command} " in done.stdout for command in COMMANDS)
+    done = subprocess.run([sys.executable, "-m", "rgbd_jax", "tarin"], cwd=ROOT, capture_output=True, text=True)
+    assert_refused(done, "'tarin'", "train, eval, plan")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*command.split(), "--help"])
+    assert not stopped.value.code
+    shown = capsys.readouterr().out
+    assert f"rgbd {command}" in shown
+    assert "rgbd" in shown.split("options:")[0].split("usage:")[1]

@@ -10,11 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rgbd_jax.metrics import accuracies, measure, rank_of_label
+from rgbd_jax.model import FAMILIES
 
 ONE_STREAM = ("logits", "small", "medium", "large")
 FUSION = ("logits", "rgb", "depth")
 # Few values, so that scores often tie; their sums are exact.
 VALUES = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0, math.nan, math.inf, -math.inf])
+
+
+def metrics_of(heads, labels, losses=()):
+    return measure(FAMILIES["fusion" if "rgb" in heads else "unimodal"], heads, labels, dict(losses))
 
 
 @st.composite
@@ -77,7 +82,7 @@ def test_one_stream_equals_loops(case, losses):
             for names in (["large"], ["logits", "small"], ["logits", "medium"], ["medium", "small"])
         ),
     }
-    found = measure(heads, labels, {"loss": losses})
+    found = metrics_of(heads, labels, {"loss": losses})
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
@@ -94,7 +99,7 @@ def test_fusion_equals_loops(case):
         "top1_all": share(summed(heads, "rgb", "depth", "logits"), labels.tolist()),
     }
     expected["reference_protocol"] = max(expected[name] for name in ("top1", "top1_rgb_depth", "top1_all"))
-    assert measure(heads, labels, {}) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert metrics_of(heads, labels) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @settings(deadline=None)  # JAX compiles for every shape
@@ -122,7 +127,7 @@ def test_five_accuracies_of_fusion_by_hand():
         "rgb": np.array([[0, 5], [0, 1], [0, 1], [2, 0]], np.float32),
         "depth": np.array([[0, 1], [3, 0], [1.5, 0], [0, 1]], np.float32),
     }
-    found = measure(heads, np.array([0, 0, 0, 1]), {})
+    found = metrics_of(heads, np.array([0, 0, 0, 1]))
     assert found == {
         "top1": 1.0,
         "top1_rgb": 0.0,
@@ -152,10 +157,10 @@ def test_reference_protocol_takes_each_of_its_sums(heads, names):
     for head in names[:-1]:
         scores[head] = np.array([[2, 3, 0, 0]], np.float32)
     scores[names[-1]] = np.array([[4, 0, 5 if len(names) > 1 else 0, 0]], np.float32)
-    found = measure(scores, np.array([0]), {})
+    found = metrics_of(scores, np.array([0]))
     assert found["reference_protocol"] == 1.0
     scores[names[0]] = np.array([[-9, 0, 0, 0]], np.float32)
-    assert measure(scores, np.array([0]), {})["reference_protocol"] == 0.0
+    assert metrics_of(scores, np.array([0]))["reference_protocol"] == 0.0
 
 
 def test_mean_per_class_leaves_out_classes_without_clips():
@@ -167,5 +172,5 @@ def test_mean_loss_of_many_clips_is_summed_in_float64():
     losses = np.full(100_000, 0.1, np.float32)
     losses[0] = 1e6  # in float32 the sum would lose the small ones
     heads = dict.fromkeys(ONE_STREAM, np.zeros((100_000, 2), np.float32))
-    found = measure(heads, np.zeros(100_000, np.int32), {"loss": losses})
+    found = metrics_of(heads, np.zeros(100_000, np.int32), {"loss": losses})
     assert found["loss"] == pytest.approx((1e6 + 99_999 * float(np.float32(0.1))) / 100_000, rel=1e-12)

@@ -1,4 +1,4 @@
-"""Mixup and ShuffleMix: what is drawn, and that frames, heat maps and labels are mixed as it says."""
+"""Mixup and ShuffleMix: their random weights, and that frames, heat maps and labels are mixed by them."""
 
 import json
 
@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from rgbd_jax.losses import smoothed_cross_entropy
+from rgbd_jax.model import Model, schedule_at
 from rgbd_jax.models import mixing
 from rgbd_jax.models.heat_map import heat_maps
-from rgbd_jax.step import Stream, schedule_at, with_partners
+from rgbd_jax.step import new_state, train_step, with_partners
 from rgbd_jax.train import train
-from tests.data.test_heatmap import expected_heat_map, moving_clip
+from tests.models.test_heat_map import expected_heat_map, moving_clip
 from tests.tiny import tiny_config
 
 CLASSES = 12
@@ -38,7 +39,7 @@ def draws(fields: ConfigDict, number: int, frames: int = 16, seed: int = 0) -> t
     return np.asarray(drawn.frames), np.asarray(drawn.label)
 
 
-def test_mixup_blends_all_frames_and_the_label_alike_by_a_beta_distributed_share():
+def test_mixup_blends_all_frames_and_the_label_alike_by_a_beta_distributed_weight():
     frames, label = draws(method(mixup_alpha=0.8), 4000)
     np.testing.assert_array_equal(frames, np.repeat(label[:, None], 16, axis=1))
     assert label.mean() == pytest.approx(0.5, abs=0.03)
@@ -76,17 +77,17 @@ def test_draws_depend_on_seed_and_step_alone():
 
 
 @settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 2**32), share=st.floats(0, 1), size=st.sampled_from([2, 5]))
-def test_the_loss_of_mixed_labels_is_the_mean_of_the_losses_by_share(seed, share, size):
+@given(seed=st.integers(0, 2**32), weight=st.floats(0, 1), size=st.sampled_from([2, 5]))
+def test_the_loss_of_mixed_labels_is_the_mean_of_the_losses_by_weight(seed, weight, size):
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 3, (size, CLASSES)).astype(np.float32)
     labels = rng.integers(0, CLASSES, size)
-    mixture = mixing.Mixture(np.ones(4, np.float32), np.float32(share))
-    shares = mixture.labels(labels, labels[::-1], CLASSES)
-    np.testing.assert_allclose(np.sum(shares, axis=1), 1, atol=1e-6)
+    mixture = mixing.Mixture(np.ones(4, np.float32), np.float32(weight))
+    weights = mixture.labels(labels, labels[::-1], CLASSES)
+    np.testing.assert_allclose(np.sum(weights, axis=1), 1, atol=1e-6)
     own, partner = (smoothed_cross_entropy(logits, each, 0.1) for each in (labels, labels[::-1]))
-    expected = share * own + (1 - share) * partner
-    np.testing.assert_allclose(smoothed_cross_entropy(logits, shares, 0.1), expected, rtol=1e-4, atol=1e-5)
+    expected = weight * own + (1 - weight) * partner
+    np.testing.assert_allclose(smoothed_cross_entropy(logits, weights, 0.1), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -95,63 +96,64 @@ def clips():
     return np.stack([moving_clip(rng, 8, 24, 20) for _ in range(3)])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
-def test_heat_maps_of_blended_clips_are_those_of_the_blended_frames(clips, share):
-    mixture = mixing.Mixture(np.full(8, share, np.float32), np.float32(share))
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
+def test_heat_maps_of_blended_clips_are_those_of_the_blended_frames(clips, weight):
+    mixture = mixing.Mixture(np.full(8, weight, np.float32), np.float32(weight))
     found = np.asarray(jax.jit(heat_maps, static_argnums=1)(clips, 4, mixture, clips[::-1]))[..., 0]
-    share = float(np.float32(share))
+    weight = float(np.float32(weight))
     for own, partner, heat in zip(clips, clips[::-1], found, strict=True):
-        expected = expected_heat_map(share * own + (1 - share) * partner, 4)
+        expected = expected_heat_map(weight * own + (1 - weight) * partner, 4)
         # Where a pixel is the mean to the last digit, float32 may take it for motion and float64 not.
         assert (np.abs(heat - expected) < 1e-4).mean() > 0.999
 
 
 def test_frames_of_shufflemix_keep_the_heat_maps_of_their_own_clips(clips):
-    shares = np.array([1, 0, 0, 1, 1, 0, 1, 0], np.float32)
-    mixture = mixing.Mixture(shares, np.float32(0.5))
+    weights = np.array([1, 0, 0, 1, 1, 0, 1, 0], np.float32)
+    mixture = mixing.Mixture(weights, np.float32(0.5))
     mixed = mixture.blend(clips, mixing.partners(clips))
     heat = jax.jit(heat_maps, static_argnums=1)(clips, 4, mixture, clips[::-1])
     alone = heat_maps(clips, 4)
     for i in range(len(clips)):
-        for t, share in enumerate(shares):
-            source = i if share else len(clips) - 1 - i
+        for t, weight in enumerate(weights):
+            source = i if weight else len(clips) - 1 - i
             np.testing.assert_array_equal(mixed[i, t], clips[source, t])
             np.testing.assert_allclose(heat[i, t], alone[source, t], atol=1e-6)
 
 
-@pytest.mark.parametrize("stream_name", ["rgb", "fusion"])
-def test_a_step_trains_on_mixed_clips_of_every_modality(small_demo, clips, stream_name):
-    config = tiny_config(small_demo, stream_name)
+@pytest.mark.parametrize("modality", ["rgb", "fusion"])
+def test_a_step_trains_on_mixed_clips_of_every_modality(small_demo, clips, modality, monkeypatch):
+    config = tiny_config(small_demo, modality)
     with config.unlocked():
         config.clip.size = 24
         config.mixing.mixup_alpha = 0.8
-    stream = Stream(config, CLASSES)
+    model = Model(config, CLASSES)
     frames = clips[:2, :, :, :1].repeat(24, axis=3)
     batch = {
-        "frames": dict.fromkeys(("rgb", "depth") if stream.fusion else ("rgb",), frames),
+        "frames": dict.fromkeys(model.modalities, frames),
         "label": np.array([3, 7]),
         "record": np.arange(2),
     }
-    seen = []
+    seen = {}
 
     class SeenError(Exception):
         pass
 
-    def spy(params, batch_stats, clip, heat, labels, moment, keys):
-        seen.append((clip, heat, labels))
+    def losses(output, labels, schedule):
+        seen["labels"] = labels
         raise SeenError
 
-    stream.gradients = spy
-    state = stream.init(0).replace(step=np.int32(5))
-    with pytest.raises(SeenError):
-        stream.train_step(state, with_partners(batch, config), schedule_at(config, 0.0))
-    ((clip, _, labels),) = seen
-    share = float(mixing.draw(config.mixing, 8, config.seed, 5).label)
-    assert 0.01 < share < 0.99
-    np.testing.assert_allclose(labels[:, [3, 7]], [[share, 1 - share], [1 - share, share]], atol=1e-6)
-    expected = ((share * frames + (1 - share) * frames[::-1].astype(np.float64)) - 127.5) / 128
-    for modality in clip.values() if stream.fusion else [clip]:
-        np.testing.assert_allclose(modality, expected, atol=1e-5)
+    monkeypatch.setattr(model, "apply", lambda params, stats, inputs, *_, **__: seen.update(inputs) or (None, stats))
+    monkeypatch.setattr(model, "losses", losses)
+    state = new_state(model, *model.init(0)).replace(step=np.int32(5))
+    with pytest.raises(SeenError), jax.disable_jit():
+        train_step(model, state, with_partners(model, batch), schedule_at(config, 0.0))
+    weight = float(mixing.draw(config.mixing, 8, config.seed, 5).label)
+    assert 0.01 < weight < 0.99
+    labels = np.asarray(jax.lax.stop_gradient(seen["labels"]))
+    np.testing.assert_allclose(labels[:, [3, 7]], [[weight, 1 - weight], [1 - weight, weight]], atol=1e-6)
+    expected = ((weight * frames + (1 - weight) * frames[::-1].astype(np.float64)) - 127.5) / 128
+    for name in model.modalities:
+        np.testing.assert_allclose(seen[name].clip, expected, atol=1e-5)
 
 
 def test_a_training_with_both_methods_runs(small_demo, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from rgbd_jax import optim
 from rgbd_jax.config import default_config
+from rgbd_jax.model import unimodal_schedule
 
 RECORDED = np.load(Path(__file__).parent / "parity" / "schedule.npz")
 
@@ -63,17 +64,17 @@ def test_unknown_names_are_named():
 
 def test_logit_temperature_rises_and_stays():
     config = default_config()
-    temperatures = [optim.logit_temperature(config, epoch) for epoch in range(60)]
+    temperatures = [unimodal_schedule(config, epoch)[1] for epoch in range(60)]
     assert temperatures[0] == pytest.approx(0.04)
     assert temperatures[12] == pytest.approx(0.04 + 0.03 * 12 / 29)
     assert temperatures[29:] == [pytest.approx(0.07)] * 31
     config.loss.sharpness = False
-    assert optim.logit_temperature(config, 0) == 1.0
+    assert unimodal_schedule(config, 0)[1] == 1.0
 
 
 def test_distillation_starts_with_the_last_warm_up_epoch():
     config = default_config()
-    assert [optim.distillation_weight(config, epoch) for epoch in range(4)] == [0, 0, 1, 1]
+    assert [unimodal_schedule(config, epoch)[0] for epoch in range(4)] == [0, 0, 1, 1]
 
 
 def test_sgd_decays_before_momentum_and_clips_before_both():
@@ -96,7 +97,7 @@ def test_the_initial_state_is_that_of_optax(name):
     config.optimizer.name = name
     optimizer = optim.make_optimizer(config)
     params = {"kernel": jnp.ones((2, 3)), "norm": {"scale": jnp.ones(3, jnp.bfloat16)}}
-    expected, state = optimizer.init(params), optim.initial_state(optimizer, params)
+    expected, state = optimizer.init(params), optim.zero_state(optimizer, params)
     assert jax.tree.structure(state) == jax.tree.structure(expected)
     for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         assert ours.dtype == theirs.dtype

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from rgbd_jax import optim
 from rgbd_jax.config import default_config
-from rgbd_jax.modalities import STREAMS
-from rgbd_jax.pytorch.detect import detect_network
-from rgbd_jax.pytorch.state_dict import COUNTER, from_pytorch, to_pytorch
-from rgbd_jax.step import ScheduleValues, Stream
+from rgbd_jax.model import Model
+from rgbd_jax.models.family import ClipInput, ScheduleValues
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
+from rgbd_jax.pytorch.names import COUNTER
+from rgbd_jax.pytorch.weights import detect_network
+from rgbd_jax.step import new_state, train_step
 from tests.parity import recipe
 
 FOLDER = Path(os.environ.get("RGBD_PARITY_DIR") or Path(__file__).parent / "parity")
@@ -32,7 +33,7 @@ FLOAT32_OTHER_KEYS = 1e-2  # where rounding decides which of two equal keys the 
 # last place moves the gradient's norm in the REFERENCE by 2e-11 at its first step and by up to 1.8e-7 at its second.
 # Here that norm differs by 1.05e-7 in ntu_fusion_128 (1.2e-8 to 1.1e-6 in others): docs/performance.md, "Parity".
 FUSION_GRADIENT_NORM = 2e-6
-FUSION_MEMORY = 23.5e9  # bytes that the training of ntu_fusion_128 takes, and some to spare
+LARGEST_TRAINED_FUSION = 96  # pixels: at 128 a training step in float64 would take 23 GB
 
 CLIP = "b t h w c -> b c t h w"
 PROBES = {  # recorded name -> (name of the intermediate result, axes here -> axes there)
@@ -49,19 +50,26 @@ FUSION_LOSSES = ("cross_entropy", "modality", "reconstruction", "distillation")
 BRANCHES = {"s": "small", "m": "medium", "l": "large"}
 
 
-@pytest.fixture(params=CASES)
-def case(request):
-    """The recorded arrays, settings and manifest of a case."""
-    recorded = np.load(FOLDER / f"{request.param}.npz")
-    meta = json.loads(str(recorded["meta"]))
-    return Case(recorded, meta, json.loads((FOLDER / f"{request.param}.manifest.json").read_text()))
+class RecordedInputs(Model):
+    """A model whose batches hold normalised frames and heat maps."""
+
+    def inputs(self, batch, mixture=None):
+        return batch["inputs"]
 
 
 class Case:
-    """A recorded case and what it takes to run it."""
+    """A recorded case."""
 
-    def __init__(self, recorded, meta, manifest):
-        self.recorded, self.meta, self.manifest = recorded, meta, manifest
+    def __init__(self, name):
+        self.recorded = np.load(FOLDER / f"{name}.npz")
+        self.meta = json.loads(str(self.recorded["meta"]))
+        self.manifest = json.loads((FOLDER / f"{name}.manifest.json").read_text())
+
+    @property
+    def trained(self):
+        """Whether training steps are recorded that this machine has the memory for."""
+        small = self.meta["kind"] != "fusion" or self.meta["size"] <= LARGEST_TRAINED_FUSION
+        return bool(self.meta["steps"]) and small
 
     def config(self, dtype):
         """The experiment's config: what `meta` says; the sizes that it leaves out are read off the weights."""
@@ -94,27 +102,25 @@ class Case:
         return config
 
     def build(self, dtype):
-        """The stream, its state with the recorded weights, clip, heat map, labels and settings of the moment."""
+        """The model, its state with the recorded weights, the recorded batch and the schedule values."""
         meta, config = self.meta, self.config(dtype)
-        stream = Stream(config, meta["num_classes"])
-        shapes = stream.shapes()
+        model = RecordedInputs(config, meta["num_classes"])
         weights = recipe.state_dict(self.manifest, meta["seed"])
-        state = stream.state_of(*from_pytorch(weights, shapes.params, shapes.batch_stats))
-        names = STREAMS[config.modality]
-        inputs = recipe.inputs(
-            meta["seed"], meta["batch"], config.clip.frames, meta["size"], meta["num_classes"], names
-        )
+        state = new_state(model, *DECOUPLED.from_pytorch(weights, *model.shapes()))
+        size, classes = (meta["batch"], config.clip.frames, meta["size"]), meta["num_classes"]
+        inputs = recipe.inputs(meta["seed"], *size, classes, model.modalities)
 
-        def input_of(kind):
-            arrays = {
-                name: jnp.asarray(rearrange(inputs[f"{kind}_{name}"], "b c t h w -> b t h w c"), dtype)
-                for name in names
-            }
-            return arrays if stream.fusion else arrays[config.modality]
+        def array(name):
+            return jnp.asarray(rearrange(inputs[name], "b c t h w -> b t h w c"), dtype)
 
-        moment = ScheduleValues(meta["lr"], config.loss.distillation, optim.logit_temperature(config, meta["epoch"]))
-        labels = jnp.asarray(inputs["label"])
-        return stream, jax.tree.map(jnp.asarray, state), input_of("clip"), input_of("heat"), labels, moment
+        batch = {
+            "inputs": {name: ClipInput(array(f"clip_{name}"), array(f"heat_{name}")) for name in model.modalities},
+            "label": jnp.asarray(inputs["label"]),
+            "record": jnp.arange(meta["batch"]),
+        }
+        _, temperature = model.family.schedule(config, meta["epoch"])
+        schedule = ScheduleValues(meta["lr"], config.loss.distillation, temperature)
+        return model, jax.tree.map(jnp.asarray, state), batch, schedule
 
     def probed(self):
         """The keys of everything that was probed."""
@@ -137,7 +143,7 @@ class Case:
                 "spatial_fusion": values["spatial_fusion"],  # reinterpreted here already, so its memory is the same
                 "temporal_fusion": values["temporal_fusion"],
                 "en_x": output.logits,
-                "de_x": output.decoded,
+                "de_x": output.features["decoded"],
             }[name]
             return np.asarray(tensor).reshape(self.recorded[f"{key}/shape"])
         if name.startswith("dtn/block"):
@@ -155,19 +161,10 @@ def assert_close(found, recorded, tolerance, name):
     assert difference <= tolerance, f"{name}: differs by {difference:.2e} of its scale, allowed {tolerance:.0e}"
 
 
-def available_memory():
-    """Bytes that this machine has left; without limit where it does not tell."""
-    file = Path("/proc/meminfo")
-    if not file.exists():
-        return float("inf")
-    fields = dict(line.split(":") for line in file.read_text().splitlines())
-    return int(fields["MemAvailable"].removesuffix("kB")) * 1024
-
-
-@functools.partial(jax.jit, static_argnums=(0, 6))
-def evaluate(stream, state, clip, heat, labels, moment, names):
-    output, _ = stream.forward(state.params, state.batch_stats, clip, heat, moment.temperature, intermediates=names)
-    return output, stream.losses(output, labels, moment)
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def evaluate(model, state, batch, schedule, names):
+    output, _ = model.apply(state.params, state.batch_stats, model.inputs(batch), schedule, intermediates=names)
+    return output, model.losses(output, batch["label"], schedule)
 
 
 def assert_logits(output, case, tolerance):
@@ -175,11 +172,12 @@ def assert_logits(output, case, tolerance):
         assert_close(logits, case.recorded[recorded_name(name)], tolerance, recorded_name(name))
 
 
-def test_parity_forward_float64(case):
+@pytest.mark.parametrize("name", CASES)
+def test_parity_forward_float64(name):
+    case = Case(name)
     with jax.enable_x64(True):
-        stream, state, clip, heat, labels, moment = case.build("float64")
         assert case.probed()
-        output, losses = evaluate(stream, state, clip, heat, labels, moment, case.intermediates())
+        output, losses = evaluate(*case.build("float64"), case.intermediates())
         for key in case.probed():
             tensor = case.found(key, output)
             mean, std, norm = case.recorded[f"{key}/stats"]
@@ -196,54 +194,35 @@ def test_parity_forward_float64(case):
             recorded = dict(zip(FUSION_LOSSES, case.recorded["eval/losses"], strict=True))
         else:
             recorded = {"cross_entropy": case.recorded["eval/ce"], "distillation": case.recorded["eval/distill"]}
-        for name, value in recorded.items():
-            assert_close(losses[name].mean(), value, FORWARD, f"eval/{name}")
+        for loss, value in recorded.items():
+            assert_close(losses[loss].mean(), value, FORWARD, f"eval/{loss}")
 
 
 @pytest.mark.slow
-def test_parity_training_float64(case):
-    if not case.meta["steps"]:
-        pytest.skip("the case records no training step")
-    if case.meta["kind"] == "fusion" and case.meta["size"] >= 128 and available_memory() < FUSION_MEMORY:
-        pytest.skip(
-            f"training both streams in float64 at {case.meta['size']} pixels needs {FUSION_MEMORY / 1e9:.1f} GB of "
-            f"memory, {available_memory() / 1e9:.1f} GB are available: run this test alone"
-        )
+@pytest.mark.parametrize("name", [name for name in CASES if Case(name).trained])
+def test_parity_training_float64(name):
+    case = Case(name)
     with jax.enable_x64(True):
-        stream, state, clip, heat, labels, moment = case.build("float64")
-        keys = jax.random.split(jax.random.key(0), len(labels))
-
-        # XLA's other scheduler would need 6 GB more for ntu_fusion_128.
-        @functools.partial(
-            jax.jit, donate_argnums=0, compiler_options={"xla_cpu_enable_concurrency_optimized_scheduler": False}
-        )
-        def step(state):
-            gradient, stats, output, measured = stream.gradients(
-                state.params, state.batch_stats, clip, heat, labels, moment, keys
-            )
-            state, norm = stream.descend(state, gradient, stats, moment)
-            return state, gradient, output.logits, {**measured, "gradient_norm": norm}
-
+        model, state, batch, schedule = case.build("float64")
+        options = {"xla_cpu_enable_concurrency_optimized_scheduler": False}  # the other scheduler takes more memory
+        step = jax.jit(functools.partial(train_step, model), donate_argnums=0, compiler_options=options)
         for number in range(case.meta["steps"]):
-            state, gradient, logits, measured = step(state)
+            before = DECOUPLED.to_pytorch(state.params, {}) if number == 0 else None
+            state, measured = step(state, batch, schedule)
             recorded = case.recorded[f"train/step{number}"]
             parts = FUSION_LOSSES if case.meta["kind"] == "fusion" else ("cross_entropy", "distillation")
             found = [measured[name] for name in (*parts, "loss", "gradient_norm")]
             tolerance = FORWARD if number == 0 else TRAJECTORY
             np.testing.assert_allclose(found[:-1], recorded[:-1], rtol=tolerance)
             ill_conditioned = number > 0 and case.meta["kind"] == "fusion"
-            np.testing.assert_allclose(
-                found[-1], recorded[-1], rtol=FUSION_GRADIENT_NORM if ill_conditioned else tolerance
-            )
-            if (name := f"train/step{number}/logits") in case.recorded:
-                assert_close(logits, case.recorded[name], tolerance, name)
+            norm_tolerance = FUSION_GRADIENT_NORM if ill_conditioned else tolerance
+            np.testing.assert_allclose(found[-1], recorded[-1], rtol=norm_tolerance)
             if number == 0:
-                named = to_pytorch(gradient, {})
-                assert set(named) == set(case.recorded["train/grad_names"])
-                norms = [np.linalg.norm(named[name].ravel()) for name in case.recorded["train/grad_names"]]
+                gradient = first_gradient(case, state, before, measured["gradient_norm"])
+                assert set(gradient) == set(case.recorded["train/grad_names"])
+                norms = [np.linalg.norm(gradient[name].ravel()) for name in case.recorded["train/grad_names"]]
                 np.testing.assert_allclose(norms, case.recorded["train/grad_norms"], rtol=TRAJECTORY)
-            named = gradient = None  # their memory is needed
-        named = to_pytorch(state.params, state.batch_stats)
+        named = DECOUPLED.to_pytorch(state.params, state.batch_stats)
         recorded = dict(zip(case.recorded["train/final_names"], case.recorded["train/final_norms"], strict=True))
         counters = [name for name in recorded if name.endswith(COUNTER)]
         assert {recorded.pop(name) for name in counters} == {int(state.step)}
@@ -252,16 +231,29 @@ def test_parity_training_float64(case):
         np.testing.assert_allclose(norms, list(recorded.values()), rtol=TRAJECTORY)
 
 
-def test_parity_logits_float32(case):
+def first_gradient(case, state, before, norm):
+    """The gradient by PyTorch's names, from SGD's momentum after one step: clipped gradient plus decayed weights."""
+    (momentum,) = (part for part in jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, dict)) if part)
+    scale = min(1, case.meta["grad_clip"] / (float(norm) + 1e-6))
+    decay = case.meta["weight_decay"]
+    return {
+        name: (buffer - decay * before[name]) / scale for name, buffer in DECOUPLED.to_pytorch(momentum, {}).items()
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parity_logits_float32(name):
     """A clip differs by more only where two keys' scores are equal but for rounding, and the other one is kept."""
-    stream, state, clip, heat, labels, moment = case.build("float32")
-    names = attention_names(stream)
-    output, _ = evaluate(stream, state, clip, heat, labels, moment, names)
+    case = Case(name)
+    model, state, batch, schedule = case.build("float32")
+    names = attention_names(model)
+    output, _ = evaluate(model, state, batch, schedule, names)
     found = {recorded_name(name): np.asarray(logits) for name, logits in output.heads.items()}
     for name, logits in found.items():
         assert_close(logits, case.recorded[name], FLOAT32_OTHER_KEYS, name)
     attention = {name: np.asarray(output.intermediates[name]) for name in names}  # depth b heads n n
-    clips = [number for number in range(len(labels)) if not within(found, case.recorded, number, len(labels))]
+    count = case.meta["batch"]
+    clips = [number for number in range(count) if not within(found, case.recorded, number, count)]
     if not clips:
         return
     with jax.enable_x64(True):
@@ -270,9 +262,9 @@ def test_parity_logits_float32(case):
         assert number in clips_with_other_keys(attention, exact.intermediates), f"clip {number} differs"
 
 
-def attention_names(stream):
-    modalities = [f"{name}/" for name in ("rgb", "depth")] if stream.fusion else [""]
-    return tuple(f"{modality}{branch}_attention" for modality in modalities for branch in BRANCHES.values())
+def attention_names(model):
+    prefixes = [f"{name}/" for name in model.modalities] if len(model.modalities) > 1 else [""]
+    return tuple(f"{prefix}{branch}_attention" for prefix in prefixes for branch in BRANCHES.values())
 
 
 def recorded_name(name):

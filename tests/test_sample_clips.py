@@ -14,7 +14,7 @@ import pytest
 from rgbd_jax.configs import folder, nvgesture
 
 from rgbd_jax.data import loader
-from rgbd_jax.dataset import open_splits
+from rgbd_jax.data.splits import open_splits
 from rgbd_jax.step import Stream
 from rgbd_jax.train import train
 

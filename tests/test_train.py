@@ -12,10 +12,10 @@ import yaml
 
 from rgbd_jax import atomic_write
 from rgbd_jax import train as train_module
-from rgbd_jax.checkpoint.checkpoints import saved
-from rgbd_jax.checkpoint.metric_accumulator import NonFiniteLossError
+from rgbd_jax.checkpoint.checkpoints import list_checkpoints
+from rgbd_jax.checkpoint.metric_writers import NonFiniteLossError
 from rgbd_jax.evaluate import evaluate
-from rgbd_jax.step import Stream
+from rgbd_jax.model import Model
 from rgbd_jax.train import train
 from tests.tiny import saved_state, tiny_config
 
@@ -51,8 +51,8 @@ def test_result_and_figures(trained):
 
 def test_training_moves_every_weight_and_statistic(trained):
     config, workdir, _ = trained
-    start, end = Stream(config, 12).init(config.seed), saved_state(config, workdir)
-    for before, after in ((start.params, end.params), (start.batch_stats, end.batch_stats)):
+    (params, batch_stats), end = Model(config, 12).init(config.seed), saved_state(config, workdir)
+    for before, after in ((params, end.params), (batch_stats, end.batch_stats)):
         still = [
             jax.tree_util.keystr(path)
             for path, (a, b) in jax.tree_util.tree_leaves_with_path(
@@ -124,7 +124,7 @@ def test_interrupted_and_resumed_run_ends_bit_identical(trained, tmp_path, monke
         re.sub(r"\d{4}-\d\d-\d\dT\S+", "DATE", (w / "MODEL_CARD.md").read_text()) for w in (workdir, tmp_path / "run")
     ]
     assert cards[0] == cards[1]
-    assert "where not all was as before" not in cards[1]
+    assert "resumed where something had changed" not in cards[1]
 
 
 def card_rows(workdir):
@@ -153,7 +153,7 @@ def test_the_card_tells_what_the_run_is_and_how_good(trained):
     assert rows["epochs"] == ["2 done of 2"]
     assert rows["trained on"][0].startswith("48 clips, split `train`; fingerprint")
     assert "0 swipe_left, " in card
-    assert "a little too good" in card
+    assert "so its metrics are optimistic" in card
 
     front = yaml.safe_load(card.split("---\n")[1])
     (model,) = front["model-index"]
@@ -181,7 +181,7 @@ def test_the_card_tells_what_a_run_started_from_and_what_changed_in_between(trai
     config = tiny_config(small_demo)
     config.init_from, config.train.epochs = str(first), 1
     train(config, tmp_path / "run")
-    loaded = "all weights that fit, but for the last layers of the class heads (`config.init_from`); the rest random"
+    loaded = "all weights that fit, except the last layers of the class heads (`config.init_from`); the rest random"
     assert card_rows(tmp_path / "run")["started from"] == [f"`{first}`: {loaded}"]
     assert "One epoch was evaluated" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
     # It goes on without the field, on other clips: the weights still started where they did.
@@ -231,7 +231,7 @@ def test_non_finite_loss_names_the_step(small_demo, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "schedule_at", poisoned)
     with pytest.raises(NonFiniteLossError, match="the loss of step 3 is nan"):
         train(config, tmp_path / "run")
-    assert not saved(tmp_path / "run")
+    assert not list_checkpoints(tmp_path / "run")
 
 
 def test_depth_stream_trains(small_demo, tmp_path):

@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 from rgbd_jax.configs import demo
 from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES
 
-from rgbd_jax.checkpoint.checkpoints import CheckpointMetadata, Checkpoints, RetentionPolicy, find, read_state
+from rgbd_jax.checkpoint.checkpoints import CheckpointManager, CheckpointMetadata, find, read_state
 from rgbd_jax.checkpoint.workdir import write_config
+from rgbd_jax.model import Model
 from rgbd_jax.parallel.mesh import make_mesh, state_sharding
-from rgbd_jax.step import Stream, TrainState
+from rgbd_jax.step import TrainState, new_state, state_shapes
 
 
 def tiny_config(data_dir: Path, stream: str = "rgb") -> ConfigDict:
@@ -37,8 +38,8 @@ def tiny_config(data_dir: Path, stream: str = "rgb") -> ConfigDict:
 
 def saved_state(config: ConfigDict, workdir: Path, which: str = "latest", classes: int = 12) -> TrainState:
     """Returns the train state of the "latest" or "best" checkpoint of a run."""
-    shapes = Stream(config, classes).shapes()
-    folder = find(workdir, which, RetentionPolicy(**config.checkpoint))
+    shapes = state_shapes(Model(config, classes))
+    folder = find(workdir, which)
     return read_state(folder, shapes, state_sharding(shapes, make_mesh(config.sharding.parameter_shards)))
 
 
@@ -60,9 +61,10 @@ def save_run(
     """
     write_config(workdir, config, CLASS_NAMES)
     if state is None:
-        state = dataclasses.replace(Stream(config, len(CLASS_NAMES)).init(0), step=jnp.asarray(3, jnp.int32))
+        model = Model(config, len(CLASS_NAMES))
+        state = dataclasses.replace(new_state(model, *model.init(0)), step=jnp.asarray(3, jnp.int32))
     history = [{"step": int(state.step), "epoch": 1, "top1": 0.5, **figures}]
-    checkpoints = Checkpoints(workdir, RetentionPolicy(**config.checkpoint))
+    checkpoints = CheckpointManager(workdir, config.checkpoint)
     checkpoints.save(
         state, CheckpointMetadata({}, history, config=config.to_dict(), provenance=provenance or {}), history[-1]
     )

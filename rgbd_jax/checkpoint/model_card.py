@@ -1,89 +1,99 @@
-"""The card that lies beside weights: what they are, what they were made from, how good they are, what is not known."""
+"""The model card `MODEL_CARD.md` beside weights. Its text is in `model_card.md.jinja`."""
 
-import json
+import dataclasses
+import datetime
 import logging
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from rgbd_jax.atomic_write import atomic_write
-from rgbd_jax.checkpoint import card_sections as sections
-from rgbd_jax.checkpoint.card_facts import Facts
+from rgbd_jax.checkpoint.checkpoints import best_epoch
+from rgbd_jax.modalities import STREAMS
 
 CARD_FILE = "MODEL_CARD.md"
+UNKNOWN = "not recorded"
 
 log = logging.getLogger("rgbd_jax")
 
 
-def write_model_card(folder: Path, text: str) -> None:
-    """Writes a card into a folder, whole or not at all; where that fails, a line of the log tells so."""
+@dataclasses.dataclass(frozen=True)
+class ModelCardData:
+    """What is known of weights; the card says "not recorded" of everything else.
+
+    Attributes:
+        config: the experiment's config, or those of its fields that are known.
+        history: step, epoch and metrics of every evaluated epoch; of converted weights up to their own.
+        provenance: see `provenance.provenance`.
+        class_names: by label.
+        num_classes: number of classes.
+        num_parameters: number of parameters.
+        converted_from: the checkpoint that they were converted from; empty for the card of a run.
+        epoch: epochs of training, where there is no history.
+        best_accuracy: from 0 to 1 as the training recorded it, where there is no history.
+        optimizer: settings of the optimizer by PyTorch's names, where there is no config.
+    """
+
+    config: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]] = ()
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    class_names: Sequence[str] = ()
+    num_classes: int = 0
+    num_parameters: int = 0
+    converted_from: str = ""
+    epoch: int | None = None
+    best_accuracy: float | None = None
+    optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def render_model_card(data: ModelCardData) -> str:
+    """Returns a model card in Markdown, with the front matter that model hubs read."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.ChainableUndefined,  # a field that is not known
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"cell": _cell, "percent": _percent, "markdown": _escape, "command": _command}
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": False}
+    return environment.get_template("model_card.md.jinja").render(
+        vars(data),
+        best=best_epoch(data.history, data.config["checkpoint"]) if data.history else None,
+        modalities=STREAMS.get(str(data.config.get("modality")), ()),
+        now=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        unknown=UNKNOWN,
+    )
+
+
+def write_model_card(folder: Path, data: ModelCardData) -> None:
+    """Writes a model card into a folder; an error is only logged, for the weights are worth more than their card."""
     try:
         with atomic_write(folder / CARD_FILE) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
-    except OSError as error:  # the weights are worth more than their card
+            unfinished.write_text(render_model_card(data), encoding="utf-8")
+    except OSError as error:
         log.warning("%s", error)
 
 
-def model_card(facts: Facts) -> str:
-    """Returns the card of weights, in Markdown, with a front matter that model hubs read."""
-    parts = {
-        "What it is": sections.network(facts),
-        "Data": sections.data(facts),
-        "Training": sections.training(facts),
-        "Accuracy": sections.accuracy(facts),
-        "What produced it": sections.produced(facts),
-        "Use and limits": sections.limits(facts),
-        "Licence and citation": sections.terms(facts),
-    }
-    body = [f"## {title}\n\n" + "\n".join(lines) for title, lines in parts.items()]
-    origin = "after every evaluation of a training: what you add before the last one is lost"
-    if facts.converted_from:
-        origin = "when the weights were converted"
-    written = f"<!-- Written by rgbd_jax {origin}. -->"
-    return "\n\n".join([_front_matter(facts), written, f"# {_title(facts)}", _summary(facts), *body]) + "\n"
+def _cell(value: Any) -> str:
+    """Returns a value as a cell of a table."""
+    text = "" if value is None else " ".join(str(value).replace("|", "\\|").split())
+    return text or UNKNOWN
 
 
-def _title(facts: Facts) -> str:
-    stream = {"rgb": "RGB", "depth": "depth", "fusion": "RGB-D fusion"}.get(facts.field("modality"), "one stream")
-    return f"{facts.field('data.dataset') or 'Motion recognition'}, {stream}, {facts.classes} classes"
+def _percent(fraction: float | None) -> str:
+    return f"{fraction:.2%}" if isinstance(fraction, int | float) else UNKNOWN
 
 
-def _summary(facts: Facts) -> str:
-    measured = facts.measured
-    if measured is None:
-        said = f"Its accuracy on known clips: {sections.UNKNOWN}."
-        if facts.best_accuracy is not None:
-            said = f"Its training noted a best accuracy of {facts.best_accuracy:.2%}, on clips of its own."
-    else:
-        split = facts.data("evaluation").get("split", "the evaluation split")
-        top1, clips = sections.percent(measured.get("top1")), measured.get("clips", "an unrecorded number of")
-        said = f"Top-1 {top1} of {clips} clips ({split})."
-    return f"Tells which of {facts.classes} motions a short clip shows. {said}"
+def _escape(text: str) -> str:
+    """Returns text with Markdown's special characters escaped; an underscore within a word is none."""
+    return re.sub(r"[\\`*\[\]<>&|#~]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])", r"\\\g<0>", " ".join(text.split()))
 
 
-def _front_matter(facts: Facts) -> str:
-    """Returns the front matter: JSON values, which are YAML too."""
-    lines: list[tuple[str, Any]] = [
-        ("library_name", "rgbd_jax"),
-        ("license", "unknown"),  # of the weights: nobody but who publishes them can say
-        ("pipeline_tag", "video-classification"),
-        ("tags", ["jax", "flax", "video-classification", "rgb-d", "gesture-recognition", "action-recognition"]),
-    ]
-    measured, dataset = facts.measured, facts.data("evaluation")
-    if measured is not None and dataset:
-        names = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class"}
-        metrics = [
-            {"type": "accuracy", "name": name, "value": round(100 * measured[key], 4)}
-            for key, name in names.items()
-            if key in measured
-        ]
-        result = {
-            "task": {"type": "video-classification"},
-            "dataset": {
-                "name": f"{dataset['dataset']} {dataset['version']}",
-                "type": dataset["dataset"],
-                "split": dataset["split"],
-            },
-            "metrics": metrics,
-        }
-        lines.append(("model-index", [{"name": _title(facts), "results": [result]}]))
-    return "\n".join(["---", *(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in lines), "---"])
+def _command(argv: Sequence[str]) -> str:
+    program = "python -m rgbd_jax.main" if argv[0].endswith("rgbd_jax/main.py") else shlex.quote(argv[0])
+    return " ".join([program, *map(shlex.quote, argv[1:])])

@@ -1,4 +1,4 @@
-"""Single-channel depth frames to the three-channel frames that the network sees, and where the person is in them."""
+"""Single-channel depth frames to the three-channel frames that the network sees, and the crop around the person."""
 
 import functools
 
@@ -7,49 +7,23 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from ml_collections import ConfigDict
 
-ENCODINGS = ("linear", "reference_wrapped")
-COLOUR_MAPS = ("jet", "grey")
 _PERSON_CROP = (320, 240)  # width, height, pixels
 _PERSON_AREA = 500  # square pixels: smaller contours are noise
 
-
-def check_settings(settings: ConfigDict) -> None:
-    """Checks `config.data.depth`.
-
-    Raises:
-      ValueError: A field has a value that cannot be used; the message names it.
-    """
-    if settings.encoding not in ENCODINGS:
-        raise ValueError(f"config.data.depth.encoding is {settings.encoding!r}; expected one of {', '.join(ENCODINGS)}")
-    if settings.colour_map not in COLOUR_MAPS:
-        raise ValueError(
-            f"config.data.depth.colour_map is {settings.colour_map!r}; expected one of {', '.join(COLOUR_MAPS)}"
-        )
-    near, far = settings.range_mm
-    if not 0 <= near < far <= 65535:
-        raise ValueError(
-            f"config.data.depth.range_mm is {tuple(settings.range_mm)}; expected (nearest, farthest) in millimetres "
-            "with 0 <= nearest < farthest <= 65535"
-        )
+Depth = UInt16[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]
+"""16 bit in millimetres or 8 bit in any unit; 0 where there is no measurement."""
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in pixels; right and bottom are exclusive."""
 
 
-def colour_depth(depth: UInt16[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"], settings: ConfigDict) -> np.ndarray:
-    """Turns one single-channel depth frame into a frame of three channels, with OpenCV's JET map or all alike.
+def colour_depth(depth: Depth, settings: ConfigDict) -> UInt8[np.ndarray, "h w 3"]:
+    """Maps depth to three channels by `config.data.depth`, pixel by pixel.
 
     The channels of JET keep the order OpenCV gives them (blue, green, red), as in the reference, although all other
     frames are RGB: its checkpoints were trained so.
 
-    Args:
-      depth: Depth, 16 bit in millimetres or 8 bit in any unit, 0 where there is no measurement.
-      settings: `config.data.depth`. `encoding` "linear" maps 16-bit depths from `range_mm` to 255 (nearest) .. 1
-        (farthest), clipping, and takes 8-bit depths as they are; "reference_wrapped" takes 255 * depth modulo 256, in
-        which depth wraps every 256 units. `colour_map` is "jet" or "grey".
-
-    Returns:
-      uint8[h w 3], every pixel a function of the same pixel of `depth`.
-
     Raises:
-      ValueError: `depth` is neither uint8[h w] nor uint16[h w].
+        ValueError: `depth` is neither uint8[h w] nor uint16[h w].
     """
     if depth.ndim != 2 or depth.dtype not in (np.uint8, np.uint16):
         raise ValueError(
@@ -61,21 +35,12 @@ def colour_depth(depth: UInt16[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"], se
     return cv2.applyColorMap(np.ascontiguousarray(grey), cv2.COLORMAP_JET)
 
 
-def cut_depth(depth: np.ndarray, settings: ConfigDict) -> np.ndarray:
-    """Returns the part of a single-channel depth frame (h w) that is used.
+def encode_depth(depth: Depth, settings: ConfigDict) -> UInt8[np.ndarray, "h w"]:
+    """Encodes depth in 8 bits by `config.data.depth.encoding`.
 
-    With `settings.reference_person_crop` these are 320x240 pixels around the person; otherwise it is the whole frame.
+    "linear" maps 16-bit depth from `range_mm` to 255 (nearest) .. 1 (farthest), clipping, and keeps 8-bit depth.
+    "reference_wrapped" takes 255 * depth modulo 256, which wraps every 256 units.
     """
-    if not settings.reference_person_crop:
-        return depth
-    left, top, right, bottom = person_box(encode_depth(depth, settings))
-    return depth[top:bottom, left:right]
-
-
-def encode_depth(
-    depth: UInt16[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"], settings: ConfigDict
-) -> UInt8[np.ndarray, "h w"]:
-    """Encodes depth in 8 bits as `settings.encoding` says (see `colour_depth`)."""
     if settings.encoding == "reference_wrapped":
         return _wrapped(depth)
     if depth.dtype == np.uint8:
@@ -85,57 +50,47 @@ def encode_depth(
 
 @functools.lru_cache(maxsize=8)
 def _linear_table(near: int, far: int) -> UInt8[np.ndarray, " 65536"]:
-    """8-bit value of every 16-bit depth: near or nearer is 255, far or farther 1, no measurement 0."""
     depth = np.arange(65536)
     table = np.rint(np.clip(1 + 254 * (far - depth) / (far - near), 1, 255)).astype(np.uint8)
     table[0] = 0
     return table
 
 
-def _wrapped(depth: np.ndarray) -> UInt8[np.ndarray, "h w"]:
-    # 255 = -1 modulo 256. The reference overflows by accident, and its depth checkpoints have learnt from that.
+def _wrapped(depth: Depth) -> UInt8[np.ndarray, "h w"]:
+    # 255 = -1 modulo 256. The reference overflows by accident, and its depth checkpoints were trained so.
     return np.negative(depth).astype(np.uint8)
 
 
-def crop_person(
-    depth: UInt16[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"],
-) -> UInt16[np.ndarray, "ch cw"] | UInt8[np.ndarray, "ch cw"]:
-    """Cuts 320x240 pixels around the person out of a masked depth frame and keeps its values.
+def cut_depth(depth: Depth, settings: ConfigDict) -> Depth:
+    """Cuts 320x240 pixels around the person if `config.data.depth.reference_person_crop` is set."""
+    return _cut(depth, encode_depth(depth, settings)) if settings.reference_person_crop else depth
 
-    Encoded as "reference_wrapped", the result is what `reference_person_crop` makes of the whole frame.
-    """
-    left, top, right, bottom = person_box(_wrapped(depth))
+
+def crop_person(depth: Depth) -> Depth:
+    """Cuts the person out as `cut_depth` does under the encoding "reference_wrapped"; used when a data set is built."""
+    return _cut(depth, _wrapped(depth))
+
+
+def _cut(depth: Depth, mask: UInt8[np.ndarray, "h w"]) -> Depth:
+    left, top, right, bottom = person_box(mask)
     return depth[top:bottom, left:right]
 
 
-def person_box(mask: UInt8[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
-    """Finds the 320x240 box around the person in a masked depth frame, as the reference does.
+def person_box(mask: UInt8[np.ndarray, "h w"]) -> Box:
+    """Finds the 320x240 box around the person, as the reference does, clipped at the frame.
 
     Args:
-      mask: Encoded depth, 0 where there is nobody.
-
-    Returns:
-      left, top, right, bottom in pixels (right and bottom exclusive), clipped at the frame.
+        mask: Encoded depth, 0 where there is nobody.
     """
     height, width = mask.shape
     return _box(_person_centre(mask), _PERSON_CROP, width, height)
 
 
-def person_box_in_colour(
-    depth: UInt16[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"], width: int, height: int
-) -> tuple[int, int, int, int]:
-    """Finds the box around the person in the colour frame that goes with a masked depth frame, as the reference does.
+def person_box_in_colour(depth: Depth, width: int, height: int) -> Box:
+    """Finds the box around the person in a colour frame of `width` x `height`, from its masked depth frame.
 
-    The centre is that of `person_box`, scaled to the colour frame, in the higher 8 bits of the depth: to the reference,
-    what is nearer than 256 units is nobody. The box has half the width and height of the colour frame.
-
-    Args:
-      depth: Masked depth.
-      width: Width of the colour frame, pixels.
-      height: Height of the colour frame, pixels.
-
-    Returns:
-      left, top, right, bottom in pixels (right and bottom exclusive), clipped at the colour frame.
+    As in the reference, the centre is found in the higher 8 bits of the depth, so that whatever is nearer than 256
+    units is nobody; the box has half the width and height of the colour frame and is clipped at it.
     """
     mask = depth if depth.dtype == np.uint8 else (depth >> 8).astype(np.uint8)
     x, y = _person_centre(mask)
@@ -145,11 +100,9 @@ def person_box_in_colour(
 
 
 def _person_centre(mask: UInt8[np.ndarray, "h w"]) -> tuple[int, int]:
-    """Finds the centre of the person.
+    """Returns (smallest x, smallest y) over the minimum-area rectangles of all contours that are not noise.
 
-    That is (smallest x, smallest y) over the centres of the minimum-area rectangles around all contours larger than 500
-    square pixels, in the eroded and dilated mask. A mask without such a contour, which stops the reference, has its own
-    centre.
+    Without such a contour, which stops the reference, it is the centre of the frame.
     """
     height, width = mask.shape
     mask = cv2.dilate(cv2.erode(mask, np.ones((3, 3), np.uint8)), np.ones((10, 10), np.uint8))
@@ -159,6 +112,6 @@ def _person_centre(mask: UInt8[np.ndarray, "h w"]) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def _box(centre: tuple[int, int], size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
+def _box(centre: tuple[int, int], size: tuple[int, int], width: int, height: int) -> Box:
     left, top = max(centre[0] - size[0] // 2, 0), max(centre[1] - size[1] // 2, 0)
     return left, top, min(left + size[0], width), min(top + size[1], height)

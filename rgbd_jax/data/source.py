@@ -1,97 +1,92 @@
-"""Prepared clips, read back at random from ArrayRecord files without TensorFlow; frames stay encoded."""
+"""Prepared clips, read at random from ArrayRecord files without TensorFlow; frames stay encoded."""
 
 import copy
 import dataclasses
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, SupportsIndex, cast
+from typing import Any, SupportsIndex, cast
 
+import grain
+import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import Int
 
 from rgbd_jax.data import protocols
+from rgbd_jax.data.index import ClipIndex, index_file, read_index, rebuild_advice
 from rgbd_jax.modalities import MODALITIES
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipRecord:
-    """One clip as it is stored.
+    """One clip as it is stored."""
 
-    Attributes:
-        name: name of the clip, unique in its split.
-        label: class number, counted from 0.
-        frames: modality ("rgb", "depth") to its encoded frames (JPEG or PNG), in time order.
-    """
-
-    name: str
-    label: int
-    frames: Mapping[str, Sequence[bytes]]
+    name: str  # unique in its split
+    label: int  # class, counted from 0
+    frames: Mapping[str, Sequence[bytes]]  # modality -> encoded frames (JPEG or PNG), in time order
 
 
-class ClipSource(Protocol):
-    """Random access to clips."""
-
-    def __len__(self) -> int:
-        """Returns the number of clips."""
-
-    def __getitem__(self, index: SupportsIndex) -> ClipRecord:
-        """Returns the clip at `index`."""
+ClipSource = grain.sources.RandomAccessDataSource[ClipRecord]
 
 
 class KeepEncoded(tfds.decode.SkipDecoding):
-    """Hands a sequence of images over as the bytes that are stored."""
+    """Keeps the frames of a sequence encoded."""
 
-    def decode_batch_example_np(self, serialized_example: Any) -> Any:
-        """Returns the sequence as it is stored."""
+    def decode_batch_example_np(self, serialized_example: Any) -> Any:  # noqa: D102
         return serialized_example
 
 
 class PreparedSplit:
-    """The clips of one split of a prepared data set: a `ClipSource` that can be pickled.
+    """The clips of one split of a prepared data set: a `ClipSource` that can be pickled."""
 
-    Attributes:
-        directory: where the prepared data set lies.
-        split: the split, as TFDS writes it ("train", "train[:80%]"), or one of a protocol ("cs_train").
-        stored_split: the same in terms of the splits that are stored.
-        class_names: the classes, by label; those of the protocol, where the split is one of a protocol.
-        modalities: which of "rgb" and "depth" the data set has.
-        person_cropped: whether single-channel depth was cut around the person when the data set was built.
-    """
+    directory: Path  # of the prepared data set
+    split: str  # as TFDS writes it ("train", "train[:80%]"), or one of a protocol ("cs_train")
+    class_names: tuple[str, ...]  # by label; those of the protocol, where the split is one of a protocol
+    modalities: tuple[str, ...]  # which of "rgb" and "depth" the data set has
+    person_cropped: bool  # whether single-channel depth was cut around the person when the data set was built
+    names: tuple[str, ...]  # of the clips
+    labels: Int[np.ndarray, " n"]  # of the clips
+    frame_counts: Mapping[str, Int[np.ndarray, " n"]]  # modality -> number of frames of each clip
 
-    def __init__(self, directory: str | Path, split: str):
-        """Opens `split` of the prepared data set in `directory` (the folder of one version).
-
-        Raises:
-            ValueError: the data set has no such split.
-        """
+    def __init__(self, directory: str | Path, split: str | None):
+        """Opens a split as `open_split` does, of the prepared data set in `directory` (the folder of one version)."""
         self.directory = Path(directory)
-        self.split = split
         builder = tfds.builder_from_directory(self.directory)
-        features = builder.info.features
+        features, stored = builder.info.features, builder.info.splits
         metadata = builder.info.metadata or {}
         label = cast(tfds.features.ClassLabel, features["label"])
-        self.modalities: tuple[str, ...] = tuple(modality for modality in MODALITIES if modality in features)
+        self.modalities = tuple(modality for modality in MODALITIES if modality in features)
         self.person_cropped = bool(metadata.get("person_cropped", False))
-        base_splits = set(builder.info.splits)
         protocol_splits = protocols.from_metadata(metadata)
+        self.split = split if split is not None else next(iter(protocol_splits), "train")
         try:
-            self.stored_split, classes = protocols.resolve(split, protocol_splits, base_splits, len(label.names))
-            self._records = builder.as_data_source(
-                self.stored_split, decoders={modality: KeepEncoded() for modality in self.modalities}
-            )
+            base_splits, classes = protocols.resolve(self.split, protocol_splits, set(stored), len(label.names))
+            decoders = {modality: KeepEncoded() for modality in self.modalities}
+            self._records = builder.as_data_source(base_splits, decoders=decoders)
+            parts = tfds.core.ReadInstruction.from_spec(base_splits).to_absolute(stored)
         except ValueError as error:
-            known = protocols.describe(protocol_splits, base_splits)
+            known = protocols.describe(protocol_splits, set(stored))
             raise ValueError(
-                f"{self.directory}: cannot open split {split!r}; there are {known} "
+                f"{self.directory}: cannot open split {self.split!r}; there are {known} "
                 f"(and parts of them, such as 'train[:80%]'): {error}"
             ) from error
-        self.class_names: tuple[str, ...] = tuple(label.names[:classes])
-        self._positions: Sequence[int] = range(len(self._records))
+        self.class_names = tuple(label.names[:classes])
+        self._rows: Sequence[int] = range(len(self._records))
+        indices = [(_checked_index(builder.info, part.splitname), slice(part.from_, part.to)) for part in parts]
+        self.names = tuple(name for index, rows in indices for name in index.names[rows])
+        self.labels = np.concatenate([index.labels[rows] for index, rows in indices])
+        self.frame_counts = {
+            modality: np.concatenate([index.frames[modality][rows] for index, rows in indices])
+            for modality in self.modalities
+        }
 
-    def select(self, positions: Sequence[int]) -> "PreparedSplit":
-        """Returns the split with the clips at `positions` alone, in that order."""
+    def select(self, rows: Sequence[int]) -> "PreparedSplit":
+        """Returns the split with the clips at `rows` alone, in that order."""
         selected = copy.copy(self)
-        selected._positions = [self._positions[position] for position in positions]
+        selected._rows = [self._rows[row] for row in rows]
+        selected.names = tuple(self.names[row] for row in rows)
+        selected.labels = self.labels[rows]
+        selected.frame_counts = {modality: counts[rows] for modality, counts in self.frame_counts.items()}
         return selected
 
     @property
@@ -100,18 +95,30 @@ class PreparedSplit:
         return len(self.class_names)
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._rows)
 
     def __getitem__(self, index: SupportsIndex) -> ClipRecord:
-        position = operator.index(index)
-        if not 0 <= position < len(self):
-            raise IndexError(f"clip {position} of {len(self)} in split {self.split!r} of {self.directory}")
-        example = self._records[self._positions[position]]
+        row = operator.index(index)
+        if not 0 <= row < len(self):
+            raise IndexError(f"clip {row} of {len(self)} in split {self.split!r} of {self.directory}")
+        example = self._records[self._rows[row]]
         return ClipRecord(
             name=example["name"].decode(),
             label=int(example["label"]),
             frames={modality: tuple(example[modality]) for modality in self.modalities},
         )
+
+
+def _checked_index(info: tfds.core.DatasetInfo, split: str) -> ClipIndex:
+    directory, clips = Path(info.data_dir), info.splits[split].num_examples
+    modalities = tuple(modality for modality in MODALITIES if modality in info.features)
+    index = read_index(directory, split)
+    if (len(index.names), tuple(index.frames)) != (clips, modalities):
+        raise ValueError(
+            f"{index_file(directory, split)} lists {len(index.names)} clips of {', '.join(index.frames)}, but {clips} "
+            f"of {', '.join(modalities)} are stored; {rebuild_advice(directory)}"
+        )
+    return index
 
 
 def prepared_directory(dataset: str, data_dir: str | Path) -> Path | None:
@@ -121,29 +128,29 @@ def prepared_directory(dataset: str, data_dir: str | Path) -> Path | None:
     return max(versions, key=lambda path: tfds.core.Version(path.name), default=None)
 
 
-def open_split(dataset: str, data_dir: str | Path, split: str | None) -> PreparedSplit:
-    """Opens one split of a prepared data set.
-
-    Args:
-        dataset: name of the data set, such as "rgbd_folder".
-        data_dir: the folder under which prepared data sets lie.
-        split: the split or a part of it, as TFDS writes it: "train", "train[:80%]"; or one of a protocol: "cs_train".
-            None takes "train", or the first split of the first protocol where the data set has protocols.
-
-    Returns:
-        The clips of the split.
-
-    Raises:
-        FileNotFoundError: the data set is not prepared.
-        ValueError: the data set has no such split.
-    """
+def require_prepared(dataset: str, data_dir: str | Path) -> Path:
+    """Returns what `prepared_directory` does; where that is nothing, raises an error that says what is missing."""
     directory = prepared_directory(dataset, data_dir)
     if directory is None:
         folder = (Path(data_dir).expanduser() / dataset).absolute()
         raise FileNotFoundError(
             f"{dataset} is not prepared: there is no prepared data in {folder}; build it with "
-            f"`python scripts/build_dataset.py {dataset} --data_dir {data_dir}` (and --raw_dir, where it has raw clips)"
+            f"`python -m rgbd_jax data build {dataset} --data_dir {data_dir}` (and --raw_dir, where it has raw clips)"
         )
-    if split is None:
-        split = next(iter(protocols.from_metadata(tfds.builder_from_directory(directory).info.metadata)), "train")
-    return PreparedSplit(directory, split)
+    return directory
+
+
+def open_split(dataset: str, data_dir: str | Path, split: str | None) -> PreparedSplit:
+    """Opens one split of the newest prepared version of `dataset` under `data_dir`.
+
+    Args:
+        dataset: name of the data set, such as "rgbd_folder".
+        data_dir: the folder under which prepared data sets lie.
+        split: such as "train", "train[:80%]" or, of a protocol, "cs_train". None takes the first split of the first
+            protocol, or "train" without protocols.
+
+    Raises:
+        FileNotFoundError: the data set is not prepared, or its index is missing.
+        ValueError: the data set has no such split, or its index is damaged.
+    """
+    return PreparedSplit(require_prepared(dataset, data_dir), split)

@@ -1,1 +1,1 @@
-"""Asking a trained network: loading it, clips of users to batches, what it says, and where it looked."""
+"""Inference: loading a trained model, reading clips and streams, predictions, and drawings of the evidence for them."""

@@ -1,7 +1,6 @@
-"""Clips as users name them on a command line (videos, folders of frames, lists of these), loaded for a network."""
+"""Clips as users name them (videos, folders of frames, lists of these), read for a model."""
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,26 +21,15 @@ from rgbd_jax.ingest.clip_files import (
     natural_key,
     read_clip,
 )
-from rgbd_jax.ingest.discovery import check_frame_counts
 from rgbd_jax.ingest.problems import RawDataError
-from rgbd_jax.modalities import STREAMS
 
 LIST_SUFFIXES = (".lst", ".txt")
-MOST_FRAMES = 20_000  # of one clip; its encoded frames lie in memory together
-
-
-class ClipError(ValueError):
-    """A clip cannot be used; the message names its path."""
+MAX_FRAMES = 20_000  # of a clip, whose encoded frames lie in memory together
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UserClip:
-    """A clip by its files.
-
-    Attributes:
-        name: what it is called in results: its first path, as given.
-        paths: modality -> a folder of frames, or a video.
-    """
+    """A clip by its name in results and its paths: modality -> a folder of frames, or a video."""
 
     name: str
     paths: Mapping[str, Path]
@@ -49,15 +37,7 @@ class UserClip:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedClip:
-    """A clip, ready for the network.
-
-    Attributes:
-        clip: which one.
-        record: its encoded frames, all of them; None with a problem.
-        frames: modality -> the frames that the network sees, uint8 t h w 3, with several views v t h w 3; empty with a
-            problem.
-        problem: why it cannot be used, "" if it can.
-    """
+    """A clip, ready for the model: all encoded frames and the sampled ones, or the problem why it cannot be used."""
 
     clip: UserClip
     record: ClipRecord | None
@@ -65,94 +45,85 @@ class LoadedClip:
     problem: str = ""
 
 
-def find_clips(given: Mapping[str, Sequence[str]], stream: str) -> list[UserClip]:
-    """Returns the clips that a user named, those of two modalities paired in order.
+def find_clips(given: Mapping[str, Sequence[str]], modalities: Sequence[str]) -> list[UserClip]:
+    """Returns the clips at some paths, the modalities paired in order.
 
-    Args:
-        given: modality -> paths: videos, folders of frames, folders of such clips, or lists (.txt, a path a line,
-            relative to the list's folder).
-        stream: the network's stream.
+    A path is a video, a folder of frames, a folder of such clips, or a list (.txt, a path a line, relative to it).
 
     Raises:
-        ClipError: a modality that the network needs, a path or a partner is missing.
+        ValueError: a modality, a path or a partner is missing; names it.
     """
-    needed = STREAMS[stream]
-    missing = [modality for modality in needed if not given.get(modality)]
-    if missing:
-        raise ClipError(f"the network sees {' and '.join(needed)}: give {' and '.join(f'--{m}=PATH' for m in missing)}")
-    paths = {modality: [path for text in given[modality] for path in _clips_at(text)] for modality in needed}
-    counts = {modality: len(of_modality) for modality, of_modality in paths.items()}
-    if len(set(counts.values())) > 1:
-        raise ClipError(f"found {' and '.join(f'{n} {m}' for m, n in counts.items())} clips; expected as many of each")
-    pairs = zip(*paths.values(), strict=True)
-    return [UserClip(str(pair[0]), dict(zip(needed, pair, strict=True))) for pair in pairs]
+    if any(not given.get(modality) for modality in modalities):
+        wanted = " and ".join(f"--{modality} PATH" for modality in modalities)
+        raise ValueError(f"the model reads {' and '.join(modalities)} clips: give {wanted}")
+    found = {modality: [clip for path in given[modality] for clip in _clips_at(path)] for modality in modalities}
+    if len({len(clips) for clips in found.values()}) > 1:
+        counts = " and ".join(f"{len(clips)} {modality}" for modality, clips in found.items())
+        raise ValueError(f"found {counts} clips; expected as many of each")
+    return [
+        UserClip(str(paths[0]), dict(zip(modalities, paths, strict=True)))
+        for paths in zip(*found.values(), strict=True)
+    ]
 
 
 def _clips_at(text: str) -> list[Path]:
     path = Path(text).expanduser()
     if not path.exists():
-        raise ClipError(f"{text}: no such file or folder")
+        raise ValueError(f"{text}: no such file or folder")
     if path.is_dir():
         entries = sorted((x for x in path.iterdir() if not x.name.startswith(".")), key=lambda x: natural_key(x.name))
         if not entries:
-            raise ClipError(f"{text} is an empty folder; expected frames ({', '.join(FRAME_SUFFIXES)}) or clips")
-        clips = [entry for entry in entries if entry.is_dir() or is_video(entry)]
-        return clips or [path]
-    if path.suffix.lower() in LIST_SUFFIXES:
-        return _listed(path)
-    return [path]
+            raise ValueError(f"{text} is an empty folder; expected frames ({', '.join(FRAME_SUFFIXES)}) or clips")
+        return [entry for entry in entries if entry.is_dir() or is_video(entry)] or [path]
+    return _listed_clips(path) if path.suffix.lower() in LIST_SUFFIXES else [path]
 
 
-def _listed(path: Path) -> list[Path]:
+def _listed_clips(path: Path) -> list[Path]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ClipError(f"{path} is not UTF-8 text; expected a list of clips, a path a line") from error
-    listed = []
-    for number, line in enumerate(lines, 1):
-        entry = line.strip()
-        if not entry or entry.startswith("#"):
-            continue
-        clip = path.parent / Path(entry).expanduser()
-        if not clip.exists():
-            raise ClipError(f"{path}:{number}: {clip}: no such file or folder")
-        listed.append(clip)
-    if not listed:
-        raise ClipError(f"{path} names no clip; expected a path a line")
-    return listed
+        raise ValueError(f"{path} is not UTF-8 text; expected a list of clips, a path a line") from error
+    clips = []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if line and not line.startswith("#"):
+            clips.append(path.parent / Path(line).expanduser())
+            if not clips[-1].exists():
+                raise ValueError(f"{path}:{number}: {clips[-1]}: no such file or folder")
+    if not clips:
+        raise ValueError(f"{path} names no clip; expected a path a line")
+    return clips
 
 
 def read_user_clip(clip: UserClip) -> ClipRecord:
-    """Reads all frames of a clip; its label is 0 and means nothing.
+    """Reads all frames of a clip; the label of the record is 0 and means nothing.
 
     Raises:
-        ClipError: a file is of another kind, damaged, empty or too long, or there are more frames of one modality.
+        ValueError: a file is of another kind, damaged, empty or too long, or the modalities differ in length.
     """
     frames = {}
-    try:
-        for modality, path in clip.paths.items():
-            _check_path(path)
-            recording = FrameRange(path)
-            frames[modality] = read_clip(recording, clip_kind(recording, modality))
-        check_frame_counts(clip.name, {modality: len(encoded) for modality, encoded in frames.items()})
-    except RawDataError as error:
-        raise ClipError("; ".join(map(str, error.problems))) from error
+    for modality, path in clip.paths.items():
+        _check_path(path)
+        try:
+            frames[modality] = read_clip(FrameRange(path), clip_kind(FrameRange(path), modality))
+        except RawDataError as error:
+            raise ValueError("; ".join(map(str, error.problems))) from error
+    if len({len(encoded) for encoded in frames.values()}) > 1:
+        counts = " and ".join(f"{len(encoded)} {modality}" for modality, encoded in frames.items())
+        raise ValueError(f"{clip.name}: found {counts} frames; expected as many of each")
     return ClipRecord(clip.name, 0, frames)
 
 
 def _check_path(path: Path) -> None:
     if path.is_dir():
-        count: float = sum(entry.suffix.lower() in FRAME_SUFFIXES for entry in path.iterdir())
+        count = sum(entry.suffix.lower() in FRAME_SUFFIXES for entry in path.iterdir())
     elif is_video(path):
         if not path.stat().st_size:
-            raise ClipError(f"{path} is empty")
+            raise ValueError(f"{path} is empty")
         count = frame_bounds(path)[0]
     else:
-        raise ClipError(f"{path} is neither a folder of frames nor a video ({', '.join(VIDEO_SUFFIXES)})")
-    if count > MOST_FRAMES:
-        raise ClipError(
-            f"{path} has {count} frames, more than {MOST_FRAMES}: a clip holds one motion; cut it, or use --stream"
-        )
+        raise ValueError(f"{path} is neither a folder of frames nor a video ({', '.join(VIDEO_SUFFIXES)})")
+    if count > MAX_FRAMES:
+        raise ValueError(f"{path} has {count} frames, more than {MAX_FRAMES}: cut it to one motion, or use --stream")
 
 
 def load_clips(clips: Sequence[UserClip], config: ConfigDict) -> Iterator[LoadedClip]:
@@ -167,9 +138,3 @@ def load_clips(clips: Sequence[UserClip], config: ConfigDict) -> Iterator[Loaded
 
     options = grain.ReadOptions(num_threads=config.data.workers, prefetch_buffer_size=config.data.workers)
     return iter(grain.MapDataset.source(clips).map(load).to_iter_dataset(options))
-
-
-def batched(clips: Iterator[LoadedClip], size: int) -> Iterator[list[LoadedClip]]:
-    """Yields lists of up to `size` clips."""
-    while batch := list(itertools.islice(clips, size)):
-        yield batch

@@ -1,6 +1,7 @@
-"""What a trained network says of batches of clips, and where in their frames it looked."""
+"""Predictions of a trained model for batches of clips, with the evidence for them: heat maps and Grad-CAM."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,153 +11,134 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from rgbd_jax.data import loader
-from rgbd_jax.inference.trained import TrainedNetwork
+from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.metrics import average_views, softmax
-from rgbd_jax.modalities import STREAMS
-from rgbd_jax.step import Output, Tree
+from rgbd_jax.models.family import Output, Tree
 
-LOOKED_AT = "mixed_5c"  # the last result that still has places in the frame
-POOLED = "pooled_features"  # its mean over these places, which the rest of the network sees
-# Those who want maps look at a few clips: machine code that is optimised less is there in half of the time.
+# Explanations are asked for a few clips: less optimised machine code is ready in half the time.
 EXPLAINED_ON_CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What the network says of some clips.
+    """Outputs of the model for some clips.
 
     Attributes:
-        heads: name of a head -> its logits, float32 b k; "logits" decides.
-        heat: modality -> heat map of the motion that the network was shown, float32 b t h w, in [0, 2]; empty unless
-            asked for, and without FRP.
-        activation: modality -> class-activation map of the class that was decided for, float32 b t h2 w2, from 0 on:
-            what speaks for the class; empty unless asked for.
-        intermediates: name -> what was asked for (see `Intermediates`).
+        heads: head -> logits, float32 b k; "logits" decides.
+        heat_map: modality -> motion heat map, float32 b t h w, in [0, 2]; empty without explanation, and without FRP.
+        class_activation_map: modality -> evidence for the predicted class, float32 b t h2 w2, at least 0; empty
+            without explanation.
+        intermediates: name -> the intermediate results that were requested.
     """
 
     heads: Mapping[str, Float[np.ndarray, "b k"]]
-    heat: Mapping[str, Float[np.ndarray, "b t h w"]] = dataclasses.field(default_factory=dict)
-    activation: Mapping[str, Float[np.ndarray, "b t h2 w2"]] = dataclasses.field(default_factory=dict)
+    heat_map: Mapping[str, Float[np.ndarray, "b t h w"]] = dataclasses.field(default_factory=dict)
+    class_activation_map: Mapping[str, Float[np.ndarray, "b t h2 w2"]] = dataclasses.field(default_factory=dict)
     intermediates: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def probabilities(self) -> Float[np.ndarray, "b k"]:
-        """Probability of every class."""
+        """Probability of each class."""
         return softmax(self.heads["logits"])
 
 
 class Predictor:
-    """Asks a network about batches of one size, for which it is compiled once.
+    """A trained model compiled for batches of one size.
 
     Args:
-        trained: the network.
-        batch_size: clips that go through it together; smaller batches are filled up.
-        explained: whether heat maps and class-activation maps are wanted too; takes a backward pass more.
-        intermediates: names of intermediate results that are wanted too.
+        trained: the model.
+        batch_size: clips of a batch; smaller batches are padded.
+        explained: whether predictions have heat maps and class-activation maps, which takes a backward pass.
+        intermediates: names of intermediate results to return.
     """
 
     def __init__(
-        self, trained: TrainedNetwork, *, batch_size: int, explained: bool = False, intermediates: Sequence[str] = ()
+        self, trained: TrainedModel, *, batch_size: int, explained: bool = False, intermediates: Sequence[str] = ()
     ):
         if batch_size < 1:
-            raise ValueError(f"the batch size is {batch_size}; at least 1 clip is needed")
+            raise ValueError(f"the batch size is {batch_size}; expected at least 1")
         self.trained = trained
         self.batch_size = batch_size
-        self._wanted = tuple(intermediates)
-        on_cpu = jax.default_backend() == "cpu"
-        self._step = jax.jit(
-            self._explained if explained else self._asked,
-            compiler_options=EXPLAINED_ON_CPU if explained and on_cpu else None,
-        )
+        self._intermediates = tuple(intermediates)
         self._weights = jax.device_put((trained.params, trained.batch_stats))
+        self._step = jax.jit(
+            self._explain if explained else self._predict,
+            compiler_options=EXPLAINED_ON_CPU if explained and jax.default_backend() == "cpu" else None,
+        )
 
-    def __call__(self, frames: Mapping[str, UInt8[np.ndarray, "b t h w 3"]]) -> Prediction:
-        """Returns what the network says of up to `batch_size` clips.
-
-        Args:
-            frames: modality -> frames, as `rgbd_jax.data.loader` makes them.
-        """
-        (clips,) = {len(of_modality) for of_modality in frames.values()}
-        if not 1 <= clips <= self.batch_size:
-            raise ValueError(f"the batch has {clips} clips; expected 1 to {self.batch_size}")
-        missing = self.batch_size - clips
-        filled = {
-            name: np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]) if missing else x
-            for name, x in frames.items()
-        }
-        said = jax.device_get(self._step(*self._weights, {"frames": filled}))
-        of_clip = {
-            # Layers of a branch are stacked along the first axis, clips along the second.
-            name: x[:, :clips] if name.endswith(("_tokens", "_attention")) else x[:clips]
-            for name, x in said.pop("intermediates").items()
-        }
-        return Prediction(**jax.tree.map(lambda x: x[:clips], said), intermediates=of_clip)
-
-    def of_clips(self, clips: Sequence[Mapping[str, UInt8[np.ndarray, "*v t h w 3"]]]) -> Prediction:
-        """Returns what the network says of up to `batch_size` clips, of several views of each together.
+    def __call__(self, frames: Mapping[str, UInt8[np.ndarray, "b *v t h w 3"]]) -> Prediction:
+        """Returns the prediction for up to `batch_size` clips; logits are averaged over the views of a clip.
 
         Args:
-            clips: of each, modality -> frames (see `rgbd_jax.data.loader.load_clip`).
+            frames: modality -> frames of each clip, as `loader.load_clip` returns them.
 
         Raises:
-            ValueError: maps of several views are wanted, which differ in what they show.
+            ValueError: there are too many clips, or an explanation of several views is requested.
         """
-        batch = {modality: np.stack([clip[modality] for clip in clips]) for modality in clips[0]}  # b *v t h w 3
-        views = [self(view["frames"]) for view in loader.views({"frames": batch})]
+        views = [self._one_view(view["frames"]) for view in loader.views({"frames": frames})]
         if len(views) == 1:
             return views[0]
-        if views[0].activation or views[0].intermediates:
+        if views[0].class_activation_map or views[0].intermediates:
             raise ValueError(
-                f"maps can be drawn of one view of a clip, not of {len(views)}: set config.eval.clips and "
+                f"a class-activation map shows one view of a clip, not {len(views)}: set config.eval.clips and "
                 "config.eval.crops to 1"
             )
         heads = {name: average_views(np.stack([view.heads[name] for view in views])) for name in views[0].heads}
         return Prediction(heads)
 
     def warm_up(self) -> None:
-        """Compiles the network now rather than with the first batch."""
+        """Compiles the model now rather than at the first batch."""
         clip = self.trained.config.clip
-        black = np.zeros((self.batch_size, clip.frames, clip.size, clip.size, 3), np.uint8)
-        self(dict.fromkeys(STREAMS[self.trained.config.modality], black))
+        black = np.zeros((self.batch_size, clip.frames, clip.size, clip.size, 3), np.uint8)  # b t h w 3
+        self(dict.fromkeys(self.trained.model.modalities, black))
 
-    def _asked(self, params: Tree, batch_stats: Tree, batch: Mapping[str, Any]) -> dict[str, Any]:
-        output = self.trained.stream.predict_step(params, batch_stats, batch, self._wanted, self.trained.temperature)
-        return _told(output, self._wanted)
+    def _one_view(self, frames: Mapping[str, UInt8[np.ndarray, "b t h w 3"]]) -> Prediction:
+        (clips,) = {len(of_modality) for of_modality in frames.values()}
+        if not 1 <= clips <= self.batch_size:
+            raise ValueError(f"the batch has {clips} clips; expected 1 to {self.batch_size}")
+        padding = [(0, self.batch_size - clips)] + 4 * [(0, 0)]
+        padded = {modality: np.pad(of_modality, padding) for modality, of_modality in frames.items()}
+        outputs = jax.device_get(self._step(self._weights, padded))
+        intermediates = {
+            # Layers of a branch are stacked along the first axis, clips along the second.
+            name: x[:, :clips] if name.endswith(("_tokens", "_attention")) else x[:clips]
+            for name, x in outputs.pop("intermediates").items()
+        }
+        return Prediction(**jax.tree.map(lambda x: x[:clips], outputs), intermediates=intermediates)
 
-    def _explained(self, params: Tree, batch_stats: Tree, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the same with Grad-CAM (Selvaraju et al. 2017) at the last inception block, frame by frame.
+    def _predict(self, weights: tuple[Tree, Tree], frames: Mapping[str, Array]) -> dict[str, Any]:
+        model, schedule = self.trained.model, self.trained.schedule
+        inputs = model.inputs({"frames": frames})
+        return self._outputs(model.apply(*weights, inputs, schedule, intermediates=self._intermediates)[0])
 
-        The rest of the network sees the mean over a frame's places alone, so that all of them share its gradient.
+    def _explain(self, weights: tuple[Tree, Tree], frames: Mapping[str, Array]) -> dict[str, Any]:
+        """Adds heat maps and Grad-CAM (Selvaraju et al. 2017) at the last spatial features, frame by frame.
+
+        The network reads only the mean of these features over a frame's positions, so that they share its gradient.
         """
-        stream = self.trained.stream
-        clip, heat = stream.inputs(batch)
-        prefixes = {name: f"{name}/" if stream.fusion else "" for name in STREAMS[stream.config.modality]}
-        seen = tuple(prefix + LOOKED_AT for prefix in prefixes.values())
-        pooled = tuple(prefix + POOLED for prefix in prefixes.values())
+        model = self.trained.model
+        inputs = model.inputs({"frames": frames})
+        apply = functools.partial(model.apply, *weights, inputs, self.trained.schedule)
+        layers = {modality: model.family.explained(modality) for modality in model.modalities}
+        pooled_names = [pooled for _, pooled in layers.values()]
+        names = {*self._intermediates, *(features for features, _ in layers.values())}
 
-        def forward(offsets: Mapping[str, Array] | None, names: tuple[str, ...]) -> Output:
-            return stream.forward(
-                params, batch_stats, clip, heat, self.trained.temperature, intermediates=names, offsets=offsets
-            )[0]
+        def score(perturbations: Mapping[str, Array]) -> tuple[Float[Array, ""], Output]:
+            output, _ = apply(intermediates=tuple(names), perturbations=perturbations)
+            return jnp.sum(jnp.max(output.logits, axis=-1)), output  # logits of the predicted classes
 
-        def score(offsets: Mapping[str, Array]) -> tuple[Float[Array, ""], Output]:
-            output = forward(offsets, (*self._wanted, *(name for name in seen if name not in self._wanted)))
-            return jnp.sum(jnp.max(output.logits, axis=-1)), output  # of each clip, the class that was decided for
-
-        shapes = jax.eval_shape(lambda: forward(None, pooled).intermediates)
+        shapes = jax.eval_shape(lambda: apply(intermediates=pooled_names)[0].intermediates)
         zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
-        gradient, output = jax.grad(score, has_aux=True)(zeros)
-        activation, shown = {}, {}
-        for modality, prefix in prefixes.items():
-            features = output.intermediates[prefix + LOOKED_AT]  # b t h2 w2 c
-            shares = gradient[prefix + POOLED].astype(jnp.float32)  # b t c
-            activation[modality] = jax.nn.relu(jnp.einsum("bthwc,btc->bthw", features.astype(jnp.float32), shares))
-            heat_map = heat[modality] if stream.fusion else heat
-            if heat_map is not None:
-                shown[modality] = heat_map[..., 0].astype(jnp.float32)  # b t h w
-        return {**_told(output, self._wanted), "activation": activation, "heat": shown}
+        gradients, output = jax.grad(score, has_aux=True)(zeros)
+        maps, heat = {}, {}
+        for modality, (features_name, pooled_name) in layers.items():
+            features = output.intermediates[features_name].astype(jnp.float32)  # b t h2 w2 c
+            importance = gradients[pooled_name].astype(jnp.float32)  # b t c
+            maps[modality] = jax.nn.relu(jnp.einsum("bthwc,btc->bthw", features, importance))
+            if (heat_map := inputs[modality].heat) is not None:
+                heat[modality] = heat_map[..., 0].astype(jnp.float32)  # b t h w
+        return {**self._outputs(output), "class_activation_map": maps, "heat_map": heat}
 
-
-def _told(output: Output, wanted: Sequence[str]) -> dict[str, Any]:
-    heads = {name: logits.astype(jnp.float32) for name, logits in output.heads.items()}
-    return {"heads": heads, "intermediates": {name: output.intermediates[name] for name in wanted}}
+    def _outputs(self, output: Output) -> dict[str, Any]:
+        heads = {name: logits.astype(jnp.float32) for name, logits in output.heads.items()}
+        return {"heads": heads, "intermediates": {name: output.intermediates[name] for name in self._intermediates}}

@@ -1,4 +1,4 @@
-"""A trained network, ready to be asked: its weights, its config and the names of its classes."""
+"""A trained model: its weights, config and class names, from a workdir, a converted checkpoint or a file of weights."""
 
 import dataclasses
 import logging
@@ -6,100 +6,98 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rgbd_jax.checkpoint.workdir import check_workdir, read_class_names, run_config
+from rgbd_jax.checkpoint.workdir import check_workdir, read_class_names, read_config
 from rgbd_jax.data.source import open_split, prepared_directory
-from rgbd_jax.initial_state import weights_for
-from rgbd_jax.pytorch.converted import match_network
-from rgbd_jax.pytorch.files import read_weights
-from rgbd_jax.pytorch.name_table import ConversionError
-from rgbd_jax.pytorch.state_dict import COUNTER
-from rgbd_jax.pytorch.workdir import is_workdir
-from rgbd_jax.step import Stream, Tree, evaluation_schedule
+from rgbd_jax.initial_state import matching_weights
+from rgbd_jax.model import Model, evaluation_schedule
+from rgbd_jax.models.family import ScheduleValues, Tree
+from rgbd_jax.pytorch.convert import match_network
+from rgbd_jax.pytorch.names import COUNTER, ConversionError
+from rgbd_jax.pytorch.weights import is_workdir, read_weights
 
 log = logging.getLogger("rgbd_jax")
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedNetwork:
-    """A network with its weights.
+class TrainedModel:
+    """A model with its weights.
 
     Attributes:
-        path: the workdir, converted checkpoint or file that it is of.
-        stream: the network's stream, with its config.
+        path: the workdir, converted checkpoint or file it was loaded from.
+        model: the network under its config.
         params: parameters.
         batch_stats: running statistics.
-        temperature: divides the logits of one stream, as in the evaluation of this checkpoint.
-        class_names: a name for every class, by label.
-        epoch: how many epochs it was trained for, None where the checkpoint does not tell.
-        step: how many training steps it has seen, 0 where the checkpoint does not tell.
+        schedule: schedule values of this checkpoint's evaluation; the temperature divides the logits.
+        class_names: the classes, by label.
+        epoch: epochs of training, None if the checkpoint does not record them.
+        step: training steps, 0 if the checkpoint does not record them.
     """
 
     path: Path
-    stream: Stream
+    model: Model
     params: Tree
     batch_stats: Tree
-    temperature: float
+    schedule: ScheduleValues
     class_names: tuple[str, ...]
     epoch: int | None
     step: int
 
     @property
     def config(self) -> ConfigDict:
-        """The config that the network was trained with."""
-        return self.stream.config
+        """The config it was trained with."""
+        return self.model.config
 
 
-def load_trained(path: str | Path, which: str = "best", config: ConfigDict | None = None) -> TrainedNetwork:
-    """Loads a trained network.
+def load_trained(path: str | Path, which: str = "best", config: ConfigDict | None = None) -> TrainedModel:
+    """Loads a trained model.
 
     Args:
-        path: workdir of a run, a converted checkpoint, or a file of PyTorch or safetensors.
+        path: a workdir, a converted checkpoint, or a file of PyTorch or safetensors.
         which: the "best" or the "latest" checkpoint of a workdir.
-        config: the experiment's config; of a workdir its own is taken when none is given.
+        config: the experiment's config; a workdir records its own.
 
     Raises:
-        FileNotFoundError: there is nothing, or no checkpoint yet.
-        ValueError: the checkpoint is damaged or of another network than the config's; or a config is needed.
+        FileNotFoundError: there is no such path, or no checkpoint yet.
+        ValueError: the checkpoint is damaged, belongs to another network than the config's, or needs a config.
     """
     path = Path(path).expanduser()
-    trained = read_weights(path, which)
+    weights = read_weights(path, which)
     if is_workdir(path):
         if config is not None:
             check_workdir(path, config, new_allowed=False)
         else:
-            config = run_config(path)
+            config = read_config(path)
     elif config is None:
         raise ValueError(
-            f"{path} does not say which frames its network sees: give --config, such as "
-            "--config=configs/nvgesture.py:depth"
+            f"{path}: a converted checkpoint does not record its input settings; pass --config, such as "
+            "--config configs/nvgesture.py:depth"
         )
     try:
-        classes = match_network(trained).detected.model["num_classes"]
+        num_classes = match_network(weights).detected.model["num_classes"]
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
-    stream = Stream(config, classes)
-    params, batch_stats = weights_for(stream, trained, str(path))
-    epoch = config.train.epochs if trained.epoch is None else trained.epoch
-    moment = evaluation_schedule(config, max(epoch - 1, 0))
-    counters = [int(value) for name, value in trained.tensors.items() if name.endswith(COUNTER)]
-    return TrainedNetwork(
+    model = Model(config, num_classes)
+    params, batch_stats = matching_weights(model, weights, str(path))
+    epoch = config.train.epochs if weights.epoch is None else weights.epoch
+    counters = [int(value) for name, value in weights.tensors.items() if name.endswith(COUNTER)]
+    return TrainedModel(
         path=path,
-        stream=stream,
+        model=model,
         params=params,
         batch_stats=batch_stats,
-        temperature=float(moment.temperature),
-        class_names=class_names(path, config, classes),
-        epoch=trained.epoch,
+        schedule=evaluation_schedule(config, max(epoch - 1, 0)),
+        class_names=_class_names(path, config, num_classes),
+        epoch=weights.epoch,
         step=max(counters, default=0),
     )
 
 
-def class_names(path: Path, config: ConfigDict, count: int) -> tuple[str, ...]:
-    """Returns a name for each of `count` classes: the run's, else the prepared data set's, else their numbers."""
+def _class_names(path: Path, config: ConfigDict, count: int) -> tuple[str, ...]:
+    """Returns the names that the run or, failing that, the prepared data set records; "class 7" where neither does."""
     names = read_class_names(path)
     if not names and prepared_directory(config.data.dataset, config.data.data_dir) is not None:
         names = open_split(config.data.dataset, config.data.data_dir, config.data.train_split).class_names
     if not names or len(names) > count:
-        log.warning("the names of the classes of %s are not known: they are told by number", path)
+        log.warning("%s: the names of the classes are unknown; classes are reported by number", path)
         names = ()
     return (*names, *(f"class {label}" for label in range(len(names), count)))

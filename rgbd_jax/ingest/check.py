@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from rgbd_jax.data.index import read_index
 from rgbd_jax.data.source import prepared_directory
+from rgbd_jax.data.splits import REFERENCE_SHORT
 from rgbd_jax.ingest.build import builder_class, dataset_names
 from rgbd_jax.ingest.builder import RawClipsBuilder, frame_kinds
 from rgbd_jax.ingest.clip_files import ClipSpec, FrameKind, check_headers
@@ -24,7 +25,6 @@ from rgbd_jax.ingest.problems import KINDS, Problem, RawDataError, in_split
 from rgbd_jax.ingest.shard_build import available_cores
 from rgbd_jax.ingest.shards import ReadFrames, read_example
 
-SHORT_CLIP = 16  # frames: config.data.reference_protocol leaves out clips of so many or fewer
 _SHORT_CLIPS_LISTED = 20
 
 
@@ -156,7 +156,7 @@ def report(raw: RawClips, frames: Mapping[str, Sequence[int]], *, decoded: bool,
         (split, f"{clip.where}: {clip.name} has {count} frames only")
         for split, clips in raw.splits.items()
         for clip, count in zip(clips, frames[split], strict=True)
-        if 0 < count <= SHORT_CLIP
+        if 0 < count <= REFERENCE_SHORT
     ]
     found.update((split, "too short") for split, _ in short)
     columns = (*KINDS, "too short")
@@ -170,7 +170,7 @@ def report(raw: RawClips, frames: Mapping[str, Sequence[int]], *, decoded: bool,
     lines += [f"  {problem.kind}: {problem}" for problem in raw.problems]
     if short or raw.notes():
         listed = short if every_short_clip else short[:_SHORT_CLIPS_LISTED]
-        lines += ["", f"Notes, no faults (clips of at most {SHORT_CLIP} frames are short)"]
+        lines += ["", f"Notes, no faults (clips of at most {REFERENCE_SHORT} frames are short)"]
         lines += [f"  {note}" for note in [*raw.notes(), *(note for _, note in listed)]]
         if len(short) > len(listed):
             lines.append(f"  and {len(short) - len(listed)} more short clips (--all lists them)")

@@ -1,4 +1,4 @@
-"""Heat maps of the FRP module: where a window of frames moves, by rank pooling. Computed on the accelerator."""
+"""Heat maps of the FRP module: motion in a window of frames by rank pooling, computed on the accelerator."""
 
 import functools
 
@@ -22,16 +22,16 @@ def heat_maps(
     maximum, so offset and scale of the reference's normalised frames cancel and the uint8 values give the same sums as
     exact integers.
 
-    Of clips that are mixed, a frame's window is pooled in each of the two clips, and the sums are mixed as the frame
-    is. With mixup that is the pooled window of the blended frames, pooling being linear, but exactly 0 where neither
-    clip moves. With ShuffleMix a frame has the heat map of the clip that it is from: pooled from the shuffled frames,
-    it would show where two scenes differ, which is no motion and never seen in evaluation.
+    For mixed clips a frame's window is pooled in each of the two clips, and the sums are mixed like the frame. For
+    mixup this equals pooling the blended frames, since pooling is linear, but is exactly 0 where neither clip moves.
+    For ShuffleMix a frame has the heat map of the clip that it comes from: pooled from the shuffled frames, it would
+    show where two scenes differ, which is not motion and never occurs in evaluation.
 
     Args:
       frames: Frames as the network sees them, before normalisation, uint8[b t h w 3].
       window: Number of frames w that a heat map pools, at least 1 (static under `jax.jit`).
-      mixture: How the clips are mixed, None if they are not; `frames` are those from before.
-      partner: Frames of the clips that they are mixed with, needed with a mixture.
+      mixture: How the clips are mixed; `frames` are those before mixing.
+      partner: Frames of the clips that they are mixed with.
 
     Returns:
       Heat maps, float32[b t h w 1], in [0, 2]. Frames before the first full window are 0; so are windows without
@@ -55,7 +55,7 @@ def heat_maps(
     pooled = jnp.maximum(pooled, 0)
     pooled -= pooled.min(axis=(2, 3, 4), keepdims=True)
     peak = pooled.max(axis=(2, 3, 4), keepdims=True)  # b n 1 1 1
-    smallest = 1 if mixture is None else jnp.finfo(jnp.float32).tiny  # divides where there is no motion
+    smallest = 1 if mixture is None else jnp.finfo(jnp.float32).tiny  # the divisor where there is no motion
     unit = pooled.astype(jnp.float32) / jnp.maximum(peak, smallest).astype(jnp.float32)
     red, green, blue = jnp.moveaxis(unit, -1, 0)
     grey = 0.2989 * red + 0.587 * green + 0.114 * blue  # b n h w; the digits of the reference
@@ -71,9 +71,9 @@ def heat_maps(
 
 
 def _rank_pool(frames: UInt8[Array, "b t h w 3"], window: int) -> Int[Array, "b n h w 3"]:
-    """Weighs and adds up the frames of every full window."""
+    """Returns the weighted sum of the frames of every full window."""
     n = frames.shape[1] - window + 1
-    # One shifted slice a weight: XLA fuses them into a single pass, and integers were 3 to 5 times as fast as float32.
+    # One shifted slice per weight: XLA fuses them into one pass; integers were 3 to 5 times as fast as float32.
     pooled = jnp.zeros((frames.shape[0], n, *frames.shape[2:]), jnp.int32)
     for k in range(1, window + 1):
         pooled += (2 * k - window - 1) * frames[:, k - 1 : k - 1 + n].astype(jnp.int32)
@@ -82,7 +82,7 @@ def _rank_pool(frames: UInt8[Array, "b t h w 3"], window: int) -> Int[Array, "b 
 
 def _erode_2x2(images: Float[Array, "b n h w"]) -> Float[Array, "b n h w"]:
     """Minimum over each pixel and its upper and left neighbours: OpenCV's erosion, anchor (1, 1), borders ignored."""
-    for axis in (2, 3):  # one axis after the other: 4 comparisons become 2
+    for axis in (2, 3):  # one axis after the other: 2 comparisons instead of 4
         images = _along(images, axis, jnp.inf, jnp.minimum, size=2, before=1, after=0)
     return images
 
@@ -95,7 +95,7 @@ def _dilate_3x3(images: Float[Array, "b n h w"]) -> Float[Array, "b n h w"]:
 
 
 def _along(images, axis, initial, operation, *, size, before, after):
-    """Slides a window of `size` along one axis; beyond the border lies `initial`, which never wins.
+    """Reduces windows of `size` along one axis, padded with `initial`.
 
     As shifted slices: XLA fuses them, and ONNX has no minimum over windows.
     """

@@ -1,4 +1,4 @@
-"""The values that a training from scratch starts from: PyTorch's defaults, as the reference has them."""
+"""Initial values: PyTorch's defaults, as in the reference."""
 
 import zlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ Tree = Mapping[str, Any]
 
 
 def initial_values(params: Tree, batch_stats: Tree, seed: int) -> tuple[dict, dict]:
-    """Returns (parameters, batch statistics) to start from.
+    """Returns initial (parameters, batch statistics).
 
     Each tensor is a function of the seed, its name and its shape, on every machine: kernels, and the biases beside
     them, uniform in +-1/sqrt(fan in); class tokens and position embeddings standard normal; scales 1, biases of

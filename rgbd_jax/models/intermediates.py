@@ -1,4 +1,4 @@
-"""Named intermediate results that people look at (features, attention, recoupling weights), kept only on request."""
+"""Named intermediate values (features, attention, recoupling weights), kept on request only."""
 
 from collections.abc import Collection, Mapping
 
@@ -6,47 +6,43 @@ from jaxtyping import Array
 
 
 class Intermediates:
-    """Collects the intermediate results whose names were asked for; under `jax.jit` the others cost nothing.
-
-    After a forward pass `seen` holds the names that the network offers and `values` those that were asked for.
+    """Collects intermediate values by name; under `jax.jit` those not requested cost nothing.
 
     Args:
-        names: the intermediate results to keep.
-        offsets: name -> what is added to an intermediate result before the network goes on with it; the gradient of
-            zeros tells how the network's answer depends on that result. Only for results that the network goes on
-            with as they are offered: `pooled_features`.
+        names: the intermediate values to keep.
+        perturbations: name -> what is added to an intermediate value before the network continues with it; the
+            gradient with respect to zeros is the gradient with respect to that value, as in Grad-CAM.
     """
 
-    def __init__(self, names: Collection[str] = (), offsets: Mapping[str, Array] | None = None):
+    def __init__(self, names: Collection[str] = (), perturbations: Mapping[str, Array] | None = None):
         self.names = frozenset(names)
-        self.offsets = offsets or {}
+        self.perturbations = perturbations or {}
         self.seen: list[str] = []
         self.values: dict[str, Array] = {}
         self._prefix = ""
 
     def of(self, modality: str) -> "Intermediates":
-        """Returns a collector for one stream of several: it collects here, under "modality/name"."""
-        part = Intermediates(self.names, self.offsets)
+        """Returns a collector for one modality of several: it collects here, under "modality/name"."""
+        part = Intermediates(self.names, self.perturbations)
         part.seen, part.values, part._prefix = self.seen, self.values, f"{modality}/"
         return part
 
-    def offer(self, name: str, value: Array) -> Array:
-        """Returns the value, with what is to be added to it, and keeps it under its name if it was asked for."""
+    def sow(self, name: str, value: Array) -> Array:
+        """Returns the value plus its perturbation, if any, and keeps it if it was requested."""
         name = self._prefix + name
         self.seen.append(name)
-        if name in self.offsets:
-            value = value + self.offsets[name].astype(value.dtype)
+        if name in self.perturbations:
+            value = value + self.perturbations[name].astype(value.dtype)
         if name in self.names:
             self.values[name] = value
         return value
 
     def collected(self) -> dict[str, Array]:
-        """Returns the values that were asked for.
+        """Returns the requested values.
 
         Raises:
-            ValueError: a name that the network does not offer was asked for.
+            ValueError: the network has no intermediate value of a requested name.
         """
-        unknown = sorted(self.names - set(self.seen))
-        if unknown:
-            raise ValueError(f"no intermediate result named {', '.join(unknown)}; there are: {', '.join(self.seen)}")
+        if unknown := sorted(self.names - set(self.seen)):
+            raise ValueError(f"no intermediate value named {', '.join(unknown)}; available: {', '.join(self.seen)}")
         return self.values

@@ -1,21 +1,45 @@
-"""Building blocks of the spatial and temporal networks: convolution unit, batch normalisation, pooling, inception."""
+"""Building blocks of the networks: linear maps, normalisation, dropout, convolution units and inception blocks."""
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import TypedDict, Unpack
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+from ml_collections import ConfigDict
 
-from rgbd_jax.models.ops import convolve, same_padding
+from rgbd_jax.models.ops import Window, convolve, max_pool
 from rgbd_jax.models.remat import batch_statistics, product
+from rgbd_jax.models.rngs import ClipRngs
 
-Window = tuple[int, int, int]  # t h w
+
+class DTypes(NamedTuple):
+    """The dtype that a layer computes in, and the one that its parameters and statistics have."""
+
+    compute: DTypeLike
+    param: DTypeLike
+
+
+def dtypes_of(config: ConfigDict) -> DTypes:
+    """Returns `config.model.dtype` with parameters of at least float32."""
+    dtype = jnp.dtype(config.model.dtype)
+    return DTypes(dtype, jnp.promote_types(dtype, jnp.float32))
+
+
+def head_dtypes(config: ConfigDict) -> DTypes:
+    """Returns the dtypes of layers that produce logits: they compute in the parameters' dtype."""
+    param = dtypes_of(config).param
+    return DTypes(param, param)
+
+
+def at_least_float32(x: Array) -> Array:
+    """Returns x in float32, or in its own dtype if that is wider."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def scaled(channels: int, width: float) -> int:
@@ -23,81 +47,101 @@ def scaled(channels: int, width: float) -> int:
     return channels if width == 1 else max(4, 4 * round(channels * width / 4))
 
 
-class Types(TypedDict):
-    """What a layer computes in, and what its parameters are kept in."""
-
-    dtype: DTypeLike
-    param_dtype: DTypeLike
-
-
 class Linear(nnx.Module):
     """A linear map of the last axis, with or without bias."""
 
-    def __init__(self, inputs: int, outputs: int, *, use_bias: bool = True, dtype: DTypeLike, param_dtype: DTypeLike):
-        self.kernel = nnx.Param(jnp.zeros((inputs, outputs), param_dtype))
-        self.bias = nnx.Param(jnp.zeros(outputs, param_dtype)) if use_bias else None
-        self.dtype = dtype
+    def __init__(self, inputs: int, outputs: int, dtypes: DTypes, use_bias: bool = True):
+        self.kernel = nnx.Param(jnp.zeros((inputs, outputs), dtypes.param))
+        self.bias = nnx.Param(jnp.zeros(outputs, dtypes.param)) if use_bias else None
+        self.dtype = dtypes.compute
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
-        """Applies the map in the compute type."""
+        """Applies the map in the compute dtype."""
         y = product(x.astype(self.dtype) @ self.kernel[...].astype(self.dtype))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 class LayerNorm(nnx.Module):
-    """Normalisation of the last axis, with PyTorch's epsilon; the statistics are taken in the parameters' type."""
+    """Normalisation of the last axis, with PyTorch's epsilon; statistics in the parameters' dtype."""
 
-    def __init__(self, features: int, *, dtype: DTypeLike, param_dtype: DTypeLike):
-        self.scale = nnx.Param(jnp.ones(features, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(features, param_dtype))
-        self.dtype = dtype
+    def __init__(self, features: int, dtypes: DTypes):
+        self.scale = nnx.Param(jnp.ones(features, dtypes.param))
+        self.bias = nnx.Param(jnp.zeros(features, dtypes.param))
+        self.dtype = dtypes.compute
 
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
-        """Normalises x and returns it in the compute type."""
+        """Normalises x and returns it in the compute dtype."""
         x = x.astype(self.scale[...].dtype)
         centred = x - x.mean(-1, keepdims=True)
         normal = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
         return (normal * self.scale[...] + self.bias[...]).astype(self.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class BatchStatistics:
-    """How BatchNorm takes its statistics.
+class Dropout(nnx.Module):
+    """Sets a fraction of the values to zero in training and scales up the rest, with a key for each clip."""
 
-    Attributes:
-        momentum: share of a batch in the running statistics.
-        axes: mesh axes over which the clips of a batch are spread inside `jax.shard_map`: the statistics are those of
-            all of them. Without any, they are those of the clips that are at hand.
-    """
+    def __init__(self, rate: float):
+        self.rate = rate
 
-    momentum: float
-    axes: tuple[str, ...] = ()
+    def __call__(self, x: Float[Array, "b *rest"], rngs: ClipRngs | None) -> Float[Array, "b *rest"]:
+        """Returns x with values dropped; x itself without `rngs`."""
+        (mask,) = self.masks(rngs, x.shape[1:])
+        return self.apply(x, mask)
+
+    def masks(self, rngs: ClipRngs | None, *shapes: tuple[int, ...]) -> tuple[Bool[Array, "b *rest"] | None, ...]:
+        """Draws the masks of several tensors together, so that one generator is compiled for all.
+
+        Args:
+            rngs: source of the keys; without it nothing is dropped.
+            shapes: shapes of the tensors without the batch axis.
+
+        Returns:
+            For each tensor which values are kept, or None where nothing is dropped.
+        """
+        if rngs is None or not self.rate:
+            return (None,) * len(shapes)
+        sizes = [math.prod(shape) for shape in shapes]
+        keys = rngs.next_keys()
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, (sum(sizes),)))(keys)  # b sum
+        parts = jnp.split(kept, np.cumsum(sizes)[:-1], axis=1)
+        return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
+
+    def apply(self, x: Float[Array, "b *rest"], mask: Bool[Array, "b *rest"] | None) -> Float[Array, "b *rest"]:
+        """Returns x where the mask is set, scaled up, and zeros elsewhere; x itself without a mask."""
+        return x if mask is None else jnp.where(mask, x / (1 - self.rate), 0)
 
 
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last, with PyTorch's running statistics (unbiased variance).
 
-    Statistics are taken in the type of the parameters, whatever the compute type is.
+    Statistics are computed in the parameters' dtype. Inside `jax.shard_map` they are those of the whole batch over all
+    devices (`sync`), or of each device's part.
+
+    Args:
+        features: number of channels.
+        param_dtype: dtype of parameters and statistics.
+        epsilon: added to the variance.
+        momentum: fraction of a batch's statistics in the running ones (PyTorch's convention).
+        sync: whether statistics are averaged over devices.
     """
 
-    def __init__(self, features: int, *, epsilon: float, statistics: BatchStatistics, param_dtype: DTypeLike):
+    def __init__(self, features: int, param_dtype: DTypeLike, *, epsilon: float, momentum: float, sync: bool):
         self.scale = nnx.Param(jnp.ones(features, param_dtype))
         self.bias = nnx.Param(jnp.zeros(features, param_dtype))
         self.mean = nnx.BatchStat(jnp.zeros(features, param_dtype))
         self.variance = nnx.BatchStat(jnp.ones(features, param_dtype))
-        self.epsilon = epsilon
-        self.momentum = statistics.momentum
-        self.axes = statistics.axes
+        self.epsilon, self.momentum, self.sync = epsilon, momentum, sync
 
     def __call__(self, x: Float[Array, "*batch c"], *, train: bool) -> Float[Array, "*batch c"]:
-        """Normalises x; in training with the batch's own statistics, which also move the running ones."""
+        """Normalises x; in training by the batch's own statistics, which also update the running ones."""
         scale, bias = self.scale[...], self.bias[...]
         if not train:
             factor = scale * jax.lax.rsqrt(self.variance[...] + self.epsilon)  # c
             offset = bias - self.mean[...] * factor  # c
             return x * factor.astype(x.dtype) + offset.astype(x.dtype)
-        y, mean, variance = normalise_batch(x, scale, bias, self.mean[...], self.epsilon, self.axes)
-        count = _count(x, self.axes)
+        axes = jax.sharding.get_abstract_mesh().manual_axes if self.sync else ()
+        y, mean, variance = normalise_batch(x, scale, bias, self.mean[...], self.epsilon, axes)
+        count = _count(x, axes)
         unbiased = variance * (count / max(count - 1, 1))
         self.mean[...] += self.momentum * (mean - self.mean[...])
         self.variance[...] += self.momentum * (unbiased - self.variance[...])
@@ -106,21 +150,25 @@ class BatchNorm(nnx.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def normalise_batch(
-    x: Float[Array, "*batch c"], scale: Float[Array, "c"], bias: Float[Array, "c"], shift: Float[Array, "c"],
-    epsilon: float, axes: tuple[str, ...],
-) -> tuple[Float[Array, "*batch c"], Float[Array, "c"], Float[Array, "c"]]:  # fmt: skip
-    """Returns x normalised by its own statistics, and these: mean and biased variance (no gradient flows into them).
+    x: Float[Array, "*batch c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    shift: Float[Array, "c"],
+    epsilon: float,
+    axes: tuple[str, ...],
+) -> tuple[Float[Array, "*batch c"], Float[Array, "c"], Float[Array, "c"]]:
+    """Returns x normalised by its own statistics, and the statistics: mean and biased variance (without gradients).
 
-    With mesh axes the statistics are those of x on all devices, from one reduction; the gradient takes one more. The
-    gradient is written out because what autodiff makes of the two passes reads x three times more often.
+    With mesh axes the statistics are those of x on all devices, from one all-reduce; the gradient takes another. The
+    gradient is written out because autodiff of the two passes reads x three times more often.
 
     Args:
-        x: what is normalised.
-        scale: what normal values are multiplied by.
-        bias: what is then added.
-        shift: a value near the mean, such as the running mean: it keeps the sums over devices small, and precise.
+        x: values to normalise.
+        scale: factor of the normalised values.
+        bias: offset of the result.
+        shift: a value near the mean, such as the running mean: it keeps the sums over devices small and precise.
         epsilon: added to the variance.
-        axes: mesh axes that x is spread over.
+        axes: mesh axes that x is split over.
     """
     return _normalise_batch_forward(x, scale, bias, shift, epsilon, axes)[0]
 
@@ -132,30 +180,30 @@ def _normalise_batch_forward(x, scale, bias, shift, epsilon, axes):
     # Two passes, since E[x^2] - E[x]^2 cancels in float32.
     variance = jnp.square(exact - mean).mean(reduced)  # c
     if axes:
-        away = mean - shift
-        away, square = jax.lax.pmean(jnp.stack([away, variance + jnp.square(away)]), axes)  # c, c
-        mean, variance = shift + away, jnp.maximum(square - jnp.square(away), 0)
+        offset = mean - shift
+        offset, square = jax.lax.pmean(jnp.stack([offset, variance + jnp.square(offset)]), axes)  # c, c
+        mean, variance = shift + offset, jnp.maximum(square - jnp.square(offset), 0)
     mean, variance = batch_statistics(mean), batch_statistics(variance)
     inverse = jax.lax.rsqrt(variance + epsilon)  # c
     y = ((exact - mean) * (inverse * scale) + bias).astype(x.dtype)
     return (y, mean, variance), (x, scale, mean, inverse, shift)
 
 
-def _normalise_batch_backward(epsilon, axes, saved, cotangents):
+def _normalise_batch_backward(epsilon, axes, residuals, cotangents):
     del epsilon
-    x, scale, mean, inverse, shift = saved
+    x, scale, mean, inverse, shift = residuals
     gradient = cotangents[0].astype(scale.dtype)
     normal = (x.astype(scale.dtype) - mean) * inverse
     reduced = tuple(range(x.ndim - 1))
     sums = jnp.stack([gradient.sum(reduced), (gradient * normal).sum(reduced)])  # 2 c
     bias_mean, scale_mean = (jax.lax.psum(sums, axes) if axes else sums) / _count(x, axes)  # c, c
     x_gradient = (scale * inverse) * (gradient - bias_mean - normal * scale_mean)
-    # The gradients of scale and bias are those of the clips at hand, as every other parameter's.
+    # The gradients of scale and bias are those of this device's clips, as for every other parameter.
     return x_gradient.astype(x.dtype), sums[1], sums[0], jnp.zeros_like(shift)
 
 
 def _count(x: Array, axes: tuple[str, ...]) -> int:
-    """Counts the values of a channel on all devices."""
+    """Returns the number of values in a channel over all devices."""
     return x.size // x.shape[-1] * math.prod(jax.lax.axis_size(axis) for axis in axes)
 
 
@@ -163,24 +211,18 @@ normalise_batch.defvjp(_normalise_batch_forward, _normalise_batch_backward)
 
 
 class ConvUnit(nnx.Module):
-    """Convolution without bias, BatchNorm, ReLU (the reference's Unit3D), padded as TensorFlow's SAME does."""
+    """Convolution without bias, BatchNorm, ReLU (the reference's Unit3D), with TensorFlow's SAME padding."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel_shape: tuple[int, int, int] = (1, 1, 1),
-        spatial_stride: int = 1,
-        *,
-        statistics: BatchStatistics,
-        dtype: DTypeLike,
-        param_dtype: DTypeLike,
+        self, inputs: int, outputs: int, config: ConfigDict, kernel_shape: Window = (1, 1, 1), spatial_stride: int = 1
     ):
-        shape = (*kernel_shape, inputs, outputs)  # t h w i o
-        self.kernel = nnx.Param(jnp.zeros(shape, param_dtype))
-        self.norm = BatchNorm(outputs, epsilon=1e-3, statistics=statistics, param_dtype=param_dtype)
+        model, dtypes = config.model, dtypes_of(config)
+        self.kernel = nnx.Param(jnp.zeros((*kernel_shape, inputs, outputs), dtypes.param))  # t h w i o
+        self.norm = BatchNorm(
+            outputs, dtypes.param, epsilon=1e-3, momentum=model.batch_norm_momentum, sync=model.sync_batch_norm
+        )
         self.spatial_stride = spatial_stride
-        self.dtype = dtype
+        self.dtype = dtypes.compute
 
     def __call__(self, x: Float[Array, "b t h w i"], *, train: bool) -> Float[Array, "b t h2 w2 o"]:
         """Applies the unit; h2 and w2 are h and w divided by the stride, rounded up."""
@@ -188,99 +230,23 @@ class ConvUnit(nnx.Module):
         return jax.nn.relu(self.norm(y, train=train))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def max_pool(x: Float[Array, "b t h w c"], window: Window, stride: Window = (1, 1, 1)) -> Float[Array, "b t2 h2 w2 c"]:
-    """Max pooling over t, h, w with SAME padding by zeros, as the reference pads (zeros win over negative values).
-
-    The axes are pooled one after the other as maxima of shifted slices: the same values, and a gradient without
-    select-and-scatter, which is slow on CPUs. For the gradient nothing is kept but x: which of the slices won is
-    computed again, since keeping that would take several times the memory of all convolutions' results.
-    """
-    return _max_pool(x, window, stride, jnp.maximum)
-
-
-def _max_pool_forward(x, window, stride):
-    return max_pool(x, window, stride), x
-
-
-def _max_pool_backward(window, stride, x, gradient):
-    if window[1:] == (1, 1):
-        return (_max_pool_gradient(x, gradient, window, stride),)  # frames have nothing to be pooled within
-    by_frame = functools.partial(_max_pool_gradient_by_frame, window=window, stride=stride)
-    whole = functools.partial(_max_pool_gradient, window=window, stride=stride)
-    return (jax.lax.platform_dependent(x, gradient, cpu=by_frame, default=whole),)
-
-
-def _max_pool_gradient(x: Array, gradient: Array, window: Window, stride: Window) -> Array:
-    # Of equal values the first one gets the gradient.
-    _, pull = jax.vjp(lambda x: _max_pool(x, window, stride, lambda a, b: jnp.where(b > a, b, a)), x)
-    return pull(gradient)[0]
-
-
-def _max_pool_gradient_by_frame(x: Array, gradient: Array, window: Window, stride: Window) -> Array:
-    """Returns the gradient by x, computed frame by frame as far as it goes, so that a CPU's cache holds a frame."""
-    over_time, stride_of_time = (window[0], 1, 1), (stride[0], 1, 1)
-    over_pixels, stride_of_pixels = (1, *window[1:]), (1, *stride[1:])
-    pooled_over_time = _max_pool(x, over_time, stride_of_time, jnp.maximum)  # b t2 h w c
-
-    def of_frame(total, frame):
-        place, frame_x, frame_gradient = frame
-        result = _max_pool_gradient(frame_x, frame_gradient, over_pixels, stride_of_pixels)
-        return jax.lax.dynamic_update_index_in_dim(total, result, place, 0), None
-
-    places = jnp.arange(x.shape[0] * pooled_over_time.shape[1])
-    frames = [a.reshape(-1, 1, 1, *a.shape[2:]) for a in (pooled_over_time, gradient)]  # (b t2) 1 1 h w c
-    # What the result starts with is written over; taken from the gradient, it takes no memory before that is there.
-    start = jnp.broadcast_to(gradient[0, 0, 0, 0, 0], frames[0].shape)
-    pixel_gradient, _ = jax.lax.scan(of_frame, start, (places, *frames))
-    return _max_pool_gradient(x, pixel_gradient.reshape(pooled_over_time.shape), over_time, stride_of_time)
-
-
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-def _max_pool(x: Array, window: Window, stride: Window, larger: Callable) -> Array:
-    for axis, (size, step) in enumerate(zip(window, stride, strict=True), start=1):
-        if size > 1:
-            x = _max_pool_axis(x, axis, size, step, larger)
-    return x
-
-
-def _max_pool_axis(x: Array, axis: int, size: int, step: int, larger: Callable) -> Array:
-    length = x.shape[axis]
-    padding = [(0, 0)] * x.ndim
-    padding[axis] = same_padding(length, size, step)
-    outputs = -(-length // step)
-    padded = jnp.pad(x, padding)
-    taps = [jax.lax.slice_in_dim(padded, start, start + (outputs - 1) * step + 1, step, axis) for start in range(size)]
-    return functools.reduce(larger, taps)
-
-
 class Inception(nnx.Module):
     """Four parallel paths, concatenated: 1x1; 1x1 then kernel; 1x1 then kernel; max pool then 1x1.
 
-    The spatial block has 1x3x3 kernels and a 3x3x3 pool, which mixes neighbouring frames; the temporal one has
-    3x1x1 kernels and pool.
+    The spatial block has 1x3x3 kernels and a 3x3x3 pool, which mixes neighbouring frames; the temporal block has 3x1x1
+    kernels and pool.
     """
 
     def __init__(
-        self,
-        inputs: int,
-        channels: Sequence[int],
-        *,
-        kernel_shape: tuple[int, int, int],
-        pool_window: tuple[int, int, int],
-        statistics: BatchStatistics,
-        **types: Unpack[Types],
+        self, inputs: int, channels: Sequence[int], config: ConfigDict, *, kernel_shape: Window, pool_window: Window
     ):
         a, b, c, d, e, f = channels
-        unit = functools.partial(ConvUnit, statistics=statistics, **types)
-        self.branch0 = unit(inputs, a)
-        self.branch1_reduce = unit(inputs, b)
-        self.branch1 = unit(b, c, kernel_shape)
-        self.branch2_reduce = unit(inputs, d)
-        self.branch2 = unit(d, e, kernel_shape)
-        self.branch3 = unit(inputs, f)
+        self.branch0 = ConvUnit(inputs, a, config)
+        self.branch1_reduce = ConvUnit(inputs, b, config)
+        self.branch1 = ConvUnit(b, c, config, kernel_shape)
+        self.branch2_reduce = ConvUnit(inputs, d, config)
+        self.branch2 = ConvUnit(d, e, config, kernel_shape)
+        self.branch3 = ConvUnit(inputs, f, config)
         self.pool_window = pool_window
         self.outputs = a + c + e + f
 

@@ -1,13 +1,13 @@
-"""Recoupling module (RCM): weights frames by the sequence and channels by each other, before the temporal branches."""
+"""Recoupling module (the paper's RCM): weights frames by the sequence and channels by each other."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
-from rgbd_jax.models.layers import LayerNorm, Linear, Types
-from rgbd_jax.models.rngs import ClipRngs, Dropout
+from rgbd_jax.models.layers import Dropout, LayerNorm, Linear, dtypes_of
+from rgbd_jax.models.rngs import ClipRngs
 
 QUERY_FEATURES = 64
 
@@ -16,37 +16,27 @@ class Recoupling(nnx.Module):
     """Multiplies features by frame weights (from their mean over channels) and channel weights (self-attention).
 
     The reference forms the scores of all pairs of channels, q_i . k_j, and averages over i. The mean is linear:
-    mean_i(q_i . k_j) = mean_i(q_i) . k_j, so neither the scores nor q and k themselves are ever formed here.
+    mean_i(q_i . k_j) = mean_i(q_i) . k_j, so neither the scores nor q and k themselves are formed here.
     """
 
-    def __init__(
-        self,
-        frames: int,
-        features: int,
-        *,
-        heads: int,
-        hidden: int,
-        dropout: float,
-        dtype: DTypeLike,
-        param_dtype: DTypeLike,
-    ):
-        types: Types = {"dtype": dtype, "param_dtype": param_dtype}
-        self.query = Linear(frames, QUERY_FEATURES * heads, use_bias=False, **types)
-        self.key = Linear(frames, QUERY_FEATURES * heads, use_bias=False, **types)
-        self.frame_hidden = Linear(frames, hidden, use_bias=False, **types)
-        self.frame_output = Linear(hidden, frames, use_bias=False, **types)
-        self.frame_norm = LayerNorm(frames, **types)
-        self.spatial = Linear(frames, features, **types)
-        self.heads = heads
-        if heads > 1:
-            self.merge_dropout = Dropout(dropout)
-            self.merge = Linear(features * heads, features, use_bias=False, **types)
-            self.merge_norm = LayerNorm(features, **types)
+    def __init__(self, features: int, config: ConfigDict):
+        model, frames, dtypes = config.model, config.clip.frames, dtypes_of(config)
+        self.heads = model.recoupling_heads
+        self.query = Linear(frames, QUERY_FEATURES * self.heads, dtypes, use_bias=False)
+        self.key = Linear(frames, QUERY_FEATURES * self.heads, dtypes, use_bias=False)
+        self.frame_hidden = Linear(frames, model.recoupling_hidden, dtypes, use_bias=False)
+        self.frame_output = Linear(model.recoupling_hidden, frames, dtypes, use_bias=False)
+        self.frame_norm = LayerNorm(frames, dtypes)
+        self.spatial = Linear(frames, features, dtypes)
+        if self.heads > 1:
+            self.merge_dropout = Dropout(model.recoupling_dropout)
+            self.merge = Linear(features * self.heads, features, dtypes, use_bias=False)
+            self.merge_norm = LayerNorm(features, dtypes)
 
     def __call__(
-        self, x: Float[Array, "b t c"], draws: ClipRngs | None = None
+        self, x: Float[Array, "b t c"], rngs: ClipRngs | None = None
     ) -> tuple[Float[Array, "b t c"], Float[Array, "b c"], Float[Array, "b t c"]]:
-        """Returns the weighted features, the spatial summary that distillation teaches, and the weights."""
+        """Returns the weighted features, the spatial feature (the student of the distillation), and the weights."""
         sequence = x.mean(-1)  # b t
         hidden = jax.nn.gelu(self.frame_hidden(sequence), approximate=False)  # b hidden
         frame_weights = jax.nn.sigmoid(self.frame_norm(self.frame_output(hidden)))  # b t
@@ -56,8 +46,7 @@ class Recoupling(nnx.Module):
         probe = jnp.einsum("bhd,thd->bht", mean_query, key_kernel)
         scores = jnp.einsum("bht,btc->bhc", probe, x) * QUERY_FEATURES**-0.5
         if self.heads > 1:
-            merged = scores.reshape(x.shape[0], -1)  # b (heads c)
-            merged = self.merge_dropout(merged, draws)
+            merged = self.merge_dropout(scores.reshape(x.shape[0], -1), rngs)  # b (heads c)
             channel_scores = self.merge_norm(self.merge(merged))  # b c
         else:
             channel_scores = scores[:, 0]  # b c

@@ -1,4 +1,4 @@
-"""What is kept between the forward and the backward pass, and what is computed again (rematerialisation)."""
+"""Rematerialisation: what is stored for the backward pass, and what is recomputed."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,32 +10,31 @@ from jaxtyping import Array
 
 Result = TypeVar("Result")
 
-CHOICES = ("none", "cheap", "all")
 _PRODUCT, _STATISTICS = "product", "batch_statistics"
-# Batch statistics are always kept: they are small, and computing them again would send them between devices again.
-_KEPT = {"cheap": (_PRODUCT, _STATISTICS), "all": (_STATISTICS,)}
+# Batch statistics are always stored: they are small, and recomputing them would repeat an all-reduce.
+_STORED = {"cheap": (_PRODUCT, _STATISTICS), "all": (_STATISTICS,)}
 
 
 def product(x: Array) -> Array:
-    """Marks the result of a convolution or linear map: "cheap" keeps it."""
+    """Marks the result of a convolution or linear map: "cheap" stores it."""
     return checkpoint_name(x, _PRODUCT)
 
 
 def batch_statistics(x: Array) -> Array:
-    """Marks statistics of a batch: they are never computed again."""
+    """Marks statistics of a batch: they are always stored."""
     return checkpoint_name(x, _STATISTICS)
 
 
-def remat(what: str, modules: tuple[nnx.Module, ...], function: Callable[..., Result], *arguments: Any) -> Result:
-    """Returns function(modules, *arguments), with what the gradient needs computed again instead of kept.
+def remat(policy: str, modules: tuple[nnx.Module, ...], function: Callable[..., Result], *arguments: Any) -> Result:
+    """Returns function(modules, *arguments), recomputing intermediate values in the backward pass.
 
     Args:
-        what: what is computed again: "none", "cheap" (all but convolutions and linear maps) or "all".
+        policy: what is recomputed: "none", "cheap" (all but convolutions and linear maps) or "all".
         modules: the modules whose parameters the function uses; their batch statistics may change.
-        function: what is computed.
+        function: the function.
         arguments: arrays, or trees of them.
     """
-    if what == "none":
+    if policy == "none":
         return function(modules, *arguments)
     graph, *states = nnx.split(modules, nnx.Param, nnx.BatchStat)
     params, batch_stats = states
@@ -45,7 +44,7 @@ def remat(what: str, modules: tuple[nnx.Module, ...], function: Callable[..., Re
         result = function(copies, *arguments)
         return result, nnx.state(copies, nnx.BatchStat)
 
-    policy = jax.checkpoint_policies.save_only_these_names(*_KEPT[what])
-    result, batch_stats = jax.checkpoint(pure, policy=policy)(params, batch_stats, *arguments)
+    stored = jax.checkpoint_policies.save_only_these_names(*_STORED[policy])
+    result, batch_stats = jax.checkpoint(pure, policy=stored)(params, batch_stats, *arguments)
     nnx.update(modules, batch_stats)
     return result

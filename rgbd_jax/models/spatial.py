@@ -1,15 +1,17 @@
 """Spatial network (the paper's DSN): a GoogLeNet-like network on every frame, guided by the motion heat map."""
 
 import functools
-from typing import Unpack
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
+from rgbd_jax.models.family import ClipInput
 from rgbd_jax.models.frp import FRP, pool_heat_map
 from rgbd_jax.models.intermediates import Intermediates
-from rgbd_jax.models.layers import BatchStatistics, ConvUnit, Inception, LayerNorm, Linear, Types, max_pool, scaled
+from rgbd_jax.models.layers import ConvUnit, Inception, LayerNorm, Linear, dtypes_of, scaled
+from rgbd_jax.models.ops import max_pool
 from rgbd_jax.models.remat import remat
 
 INCEPTION_CHANNELS = {  # name -> channels of the six convolutions, in the order of the paper's network
@@ -22,81 +24,65 @@ INCEPTION_CHANNELS = {  # name -> channels of the six convolutions, in the order
 }
 POOL_BEFORE = {"mixed_4b": 3, "mixed_5b": 2}  # window of the stride-2 pooling in front of a block
 STRIDE = (1, 2, 2)  # of every pooling between stages
-GUIDED_BY_HEAT = ("mixed_3b", "mixed_4b", "mixed_5b")  # blocks whose output FRP weights
+GUIDED_BY_HEAT = ("mixed_3b", "mixed_4b", "mixed_5b")  # blocks after which FRP weights the features
 
 
 class SpatialNetwork(nnx.Module):
     """Maps each frame to a feature vector; only the pools of the inception blocks mix neighbouring frames."""
 
-    def __init__(
-        self, features: int, *, width: float, frp: bool, statistics: BatchStatistics, stem_remat: str,
-        inception_remat: str, **types: Unpack[Types],
-    ):  # fmt: skip
-        stem, wide = scaled(64, width), scaled(192, width)
-        self.conv_1a_7x7 = ConvUnit(3, stem, (1, 7, 7), spatial_stride=2, statistics=statistics, **types)
-        self.conv_2b_1x1 = ConvUnit(stem, stem, statistics=statistics, **types)
-        self.conv_2c_3x3 = ConvUnit(stem, wide, (1, 3, 3), statistics=statistics, **types)
-        inputs = wide
+    def __init__(self, features: int, config: ConfigDict):
+        width, dtypes = config.model.width, dtypes_of(config)
+        stem, inputs = scaled(64, width), scaled(192, width)
+        self.conv_1a_7x7 = ConvUnit(3, stem, config, (1, 7, 7), spatial_stride=2)
+        self.conv_2b_1x1 = ConvUnit(stem, stem, config)
+        self.conv_2c_3x3 = ConvUnit(stem, inputs, config, (1, 3, 3))
         for name, channels in INCEPTION_CHANNELS.items():
-            block = Inception(
-                inputs,
-                [scaled(c, width) for c in channels],
-                kernel_shape=(1, 3, 3),
-                pool_window=(3, 3, 3),
-                statistics=statistics,
-                **types,
-            )
+            widths = [scaled(c, width) for c in channels]
+            block = Inception(inputs, widths, config, kernel_shape=(1, 3, 3), pool_window=(3, 3, 3))
             setattr(self, name, block)
             inputs = block.outputs
-        self.frp = FRP(**types) if frp else None
-        self.stem_remat, self.inception_remat = stem_remat, inception_remat
-        self.projection_norm = LayerNorm(inputs, **types)
-        self.projection = Linear(inputs, features, **types)
+        self.frp = FRP(dtypes) if config.model.frp else None
+        self.stem_remat, self.inception_remat = config.remat.stem, config.remat.inception
+        self.projection_norm = LayerNorm(inputs, dtypes)
+        self.projection = Linear(inputs, features, dtypes)
 
-    def __call__(
-        self,
-        clip: Float[Array, "b t h w 3"],
-        heat: Float[Array, "b t h w 1"] | None,
-        *,
-        train: bool,
-        intermediates: Intermediates,
-    ) -> Float[Array, "b t c"]:
+    def __call__(self, x: ClipInput, *, train: bool, intermediates: Intermediates) -> Float[Array, "b t c"]:
         """Returns one feature vector a frame.
 
         Args:
-            clip: normalised frames, (x - 127.5) / 128.
-            heat: motion heat maps in [0, 2]; None only for a network without FRP.
-            train: whether BatchNorm uses (and moves to) the statistics of the batch.
-            intermediates: collects the output of each stage under its name.
+            x: frames and heat maps.
+            train: whether BatchNorm uses (and updates) the statistics of the batch.
+            intermediates: collects the output of each stage by name.
         """
+        heat = x.heat
         if self.frp is not None and heat is None:
             raise ValueError("this network has FRP (config.model.frp=True): it needs heat maps")
         stem = (self.conv_1a_7x7, self.conv_2b_1x1, self.conv_2c_3x3)
         with jax.named_scope("stem"):
-            stages = remat(self.stem_remat if train else "none", stem, functools.partial(_stem, train=train), clip)
-        for name, x in stages.items():
-            intermediates.offer(name, x)
+            stages = remat(self.stem_remat if train else "none", stem, functools.partial(_stem, train=train), x.clip)
+        for name, y in stages.items():
+            intermediates.sow(name, y)
         for name in INCEPTION_CHANNELS:
             block = functools.partial(_inception, window=POOL_BEFORE.get(name), train=train)
             with jax.named_scope(name):
-                x = remat(self.inception_remat if train else "none", (getattr(self, name),), block, x)
-            intermediates.offer(name, x)
+                y = remat(self.inception_remat if train else "none", (getattr(self, name),), block, y)
+            intermediates.sow(name, y)
             if self.frp is not None and heat is not None and name in GUIDED_BY_HEAT:
                 with jax.named_scope("frp"):
-                    heat = pool_heat_map(heat, *x.shape[2:4])
-                    x = self.frp(x, heat)
-                intermediates.offer(f"{name}_guided", x)
+                    heat = pool_heat_map(heat, *y.shape[2:4])
+                    y = self.frp(y, heat)
+                intermediates.sow(f"{name}_guided", y)
         with jax.named_scope("projection"):
-            pooled = intermediates.offer("pooled_features", x.mean((2, 3)))  # b t 1024
+            pooled = intermediates.sow("pooled_features", y.mean((2, 3)))  # b t 1024
             features = self.projection(self.projection_norm(pooled))  # b t c
-        intermediates.offer("frame_features", features)
+        intermediates.sow("frame_features", features)
         return features
 
 
 def _stem(
     modules: tuple[ConvUnit, ConvUnit, ConvUnit], clip: Float[Array, "b t h w 3"], *, train: bool
 ) -> dict[str, Array]:
-    """Returns the results of the layers before the inception blocks by name; the last one is what these see."""
+    """Returns the outputs of the layers before the inception blocks by name; the last is the blocks' input."""
     conv_1a_7x7, conv_2b_1x1, conv_2c_3x3 = modules
     stages = {"conv_1a_7x7": conv_1a_7x7(clip, train=train)}  # b t h/2 w/2 64
     stages["max_pool_2a"] = max_pool(stages["conv_1a_7x7"], (1, 3, 3), STRIDE)  # b t h/4 w/4 64

@@ -1,110 +1,74 @@
-"""What devices tell each other in a training step, as it is written inside `jax.shard_map`.
+"""Communication of a training step inside `jax.shard_map`; outside it every function returns its argument.
 
-A step sends: two small reductions for each BatchNorm layer (statistics, and their gradients), one reduction of the
-whole gradient, and one of the step's figures. With parameters split over devices, each is gathered before it is used
-and its gradient is scattered.
+A step communicates: two small all-reduces for each BatchNorm layer (statistics and their gradients), the all-reduce of
+the gradient and one of the metrics. With parameters split over devices (FSDP), each is gathered before it is used and
+its gradient is reduced and scattered.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from rgbd_jax.parallel.mesh import REPLICAS, SHARDS, sharded_axis
+from rgbd_jax.parallel.mesh import DATA, FSDP, sharded_axis
 
 Tree = Mapping[str, Any]
 
-SMALL = 1 << 16  # values of a tensor that is cheaper to copy than to sum by itself
+SMALL = 1 << 16  # number of values below which a tensor is cheaper to copy than to sum by itself
 
 
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """How a step is spread over devices.
+def pmean(tree: Any) -> Any:
+    """Returns the mean over all devices of every float in a tree."""
+    return jax.lax.pmean(tree, _axes()) if _axes() else tree
 
-    Attributes:
-        axes: mesh axes along which clips are split; none outside `jax.shard_map`, where one device has all clips.
-        shards: over how many devices parameters and optimizer state are split.
+
+def device_count() -> int:
+    """Returns the number of devices that share the batch."""
+    return math.prod(jax.lax.axis_size(axis) for axis in _axes())
+
+
+def gather(params: Tree, shapes: Tree) -> Tree:
+    """Returns whole parameters from those that this device holds, for use with its own clips.
+
+    Its transpose sums gradients over devices, and returns of split parameters this device's part: an all-reduce and a
+    reduce-scatter.
+
+    Args:
+        params: the parameters, or this device's part of them.
+        shapes: shapes of the whole parameters.
     """
+    if not _axes():
+        return params
 
-    axes: tuple[str, ...] = ()
-    shards: int = 1
+    def whole(leaf: Array, full: Any) -> Array:
+        axis = sharded_axis(full.shape, jax.lax.axis_size(FSDP))
+        if axis is None:
+            return jax.lax.pcast(leaf, _axes(), to="varying")
+        # In this order the transpose scatters first, so that the all-reduce is of this device's part alone.
+        return jax.lax.all_gather(jax.lax.pcast(leaf, DATA, to="varying"), FSDP, axis=axis, tiled=True)
 
-    def mean(self, tree: Any) -> Any:
-        """Returns the mean over all devices of every float in a tree, from one reduction."""
-        if not self.axes:
-            return tree
-        flat, restore = ravel_pytree(tree)
-        return restore(jax.lax.pmean(flat, self.axes))
+    return jax.tree.map(whole, params, shapes)
 
-    def gather(self, params: Tree, shapes: Tree) -> Tree:
-        """Returns whole parameters from those that this device holds, which `shapes` are the whole shapes of.
 
-        They are marked as the device's own, so that gradients by them are those of its own clips.
-        """
-        if not self.axes:
-            return params
+def global_norm(gradient: Tree, shapes: Tree) -> Float[Array, ""]:
+    """Returns the Euclidean norm of a gradient of which this device may hold a part."""
+    shards = jax.lax.axis_size(FSDP) if _axes() else 1
+    leaves: dict[bool, list[Array]] = {False: [], True: []}
+    for leaf, full in zip(jax.tree.leaves(gradient), jax.tree.leaves(shapes), strict=True):
+        leaves[sharded_axis(full.shape, shards) is not None].append(leaf)
+    split = jax.lax.psum(_sum_of_squares(leaves[True]), FSDP) if leaves[True] else 0.0
+    return jnp.sqrt(_sum_of_squares(leaves[False]) + split)
 
-        def whole(leaf: Array, full: Any) -> Array:
-            axis = sharded_axis(full.shape, self.shards)
-            if axis is None:
-                return jax.lax.pcast(leaf, self.axes, to="varying")
-            return jax.lax.pcast(jax.lax.all_gather(leaf, SHARDS, axis=axis, tiled=True), REPLICAS, to="varying")
 
-        return jax.tree.map(whole, params, shapes)
-
-    def zeros_like(self, tree: Any) -> Any:
-        """Returns zeros that are marked as the device's own, to which its gradients can be added."""
-        return jax.tree.map(lambda leaf: self._own(jnp.zeros(leaf.shape, leaf.dtype)), tree)
-
-    def _own(self, leaf: Array) -> Array:
-        return jax.lax.pcast(leaf, self.axes, to="varying") if self.axes else leaf
-
-    def mean_gradient(self, gradient: Tree, shapes: Tree) -> Tree:
-        """Returns the gradient averaged over all devices; of split parameters, the part that this device holds."""
-        if not self.axes:
-            return gradient
-        devices = math.prod(jax.lax.axis_size(axis) for axis in self.axes)
-        leaves, structure = jax.tree.flatten(gradient)
-        split = self._axes_of_split(shapes)
-        whole = [leaf for leaf, axis in zip(leaves, split, strict=True) if axis is None]
-        parts = [
-            jax.lax.psum_scatter(leaf, SHARDS, scatter_dimension=axis, tiled=True)
-            for leaf, axis in zip(leaves, split, strict=True)
-            if axis is not None
-        ]
-        # One vector each: a reduction of its own for each of hundreds of tensors would wait hundreds of times.
-        means = iter(self._sum(whole, self.axes, devices)), iter(self._sum(parts, (REPLICAS,), devices))
-        return jax.tree.unflatten(structure, [next(means[axis is not None]) for axis in split])
-
-    def norm(self, gradient: Tree, shapes: Tree) -> Float[Array, ""]:
-        """Returns the Euclidean norm of a gradient that devices may hold parts of."""
-        leaves: dict[bool, list[Array]] = {False: [], True: []}
-        for leaf, axis in zip(jax.tree.leaves(gradient), self._axes_of_split(shapes), strict=True):
-            leaves[axis is not None].append(leaf)
-        parts = jax.lax.psum(_sum_of_squares(leaves[True]), SHARDS) if self.shards > 1 else 0.0
-        return jnp.sqrt(_sum_of_squares(leaves[False]) + parts)
-
-    def _axes_of_split(self, shapes: Tree) -> list[int | None]:
-        return [sharded_axis(full.shape, self.shards) for full in jax.tree.leaves(shapes)]
-
-    @staticmethod
-    def _sum(leaves: list[Array], axes: tuple[str, ...], devices: int) -> list[Array]:
-        if not leaves:
-            return []
-        flat, restore = ravel_pytree(leaves)
-        return restore(jax.lax.psum(flat, axes) / devices)
+def _axes() -> tuple[str, ...]:
+    return jax.sharding.get_abstract_mesh().manual_axes
 
 
 def _sum_of_squares(leaves: list[Array]) -> Array | float:
-    """Returns the sum of the squares of all values; small tensors are summed as one, which is compiled once."""
+    """Returns the sum of the squares of all values; small tensors are concatenated, so that one sum is compiled."""
     small = [leaf.ravel() for leaf in leaves if leaf.size <= SMALL]
     large = [leaf for leaf in leaves if leaf.size > SMALL]
     return sum(jnp.sum(jnp.square(leaf)) for leaf in (*large, *([jnp.concatenate(small)] if small else [])))
-
-
-ALONE = Spread()

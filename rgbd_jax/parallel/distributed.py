@@ -1,8 +1,6 @@
-"""The processes that train together: how they join, agree, and end together when one of them fails.
+"""Training by several processes: how they join, wait for each other, and end together."""
 
-A process that is alone is a group of one, for which all of this does nothing.
-"""
-
+import contextlib
 import dataclasses
 import importlib.util
 import logging
@@ -10,41 +8,37 @@ import os
 import socket
 import sys
 import threading
-import time
-import traceback
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-
-from rgbd_jax.parallel.preemption_sync import Agreement
+from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 FAILED = 1
-_ALIVE, _ENDED, _FAILURE = "rgbd_jax/alive/", "rgbd_jax/ended/", "rgbd_jax/failed/"
-# JAX ends a process with a stack trace when its group falls apart; the watch here speaks first.
-_RUNTIME_PATIENCE = 60
-_LONGEST_WAIT = 7 * 24 * 3600
-# What this process is about to say of its own failure; the watch need not say it of another's.
-_own_failure: list[str] = []
-# The watch ends before Python does, which would end its thread amid C++ code of the runtime: that aborts the process.
-_watches: list[threading.Thread] = []
-_left = threading.Event()
+_WEEK_MS = 7 * 24 * 3600 * 1000
+_SAME_ERROR_MS = 5000
+_SHUTDOWN_SECONDS = 10  # from the first process that ends, which is the one that fails: others wait for each other
 
 log = logging.getLogger("rgbd_jax")
 
 
 @dataclasses.dataclass(frozen=True)
 class DistributedConfig:
-    """What a process knows of its group from its command line; what is None is found out, or there is no group.
+    """The processes that train together.
+
+    JAX fills in the first three fields under SLURM, under Open MPI 4 and on TPU slices; elsewhere, without them, a
+    process trains alone.
 
     Attributes:
-        coordinator: host and port of process 0.
+        coordinator: HOST:PORT of process 0.
         process_count: number of processes.
-        process_index: which of them this one is, from 0 on.
-        join_timeout: seconds until a group that is not complete is given up.
-        heartbeat_timeout: seconds after which a process that is not heard of counts as dead.
+        process_index: index of this process.
+        join_timeout: timeout for all processes to join, in seconds.
+        heartbeat_timeout: seconds without a heartbeat after which a process counts as dead.
     """
 
     coordinator: str | None = None
@@ -54,257 +48,135 @@ class DistributedConfig:
     heartbeat_timeout: int = 60
 
 
-def join(membership: DistributedConfig) -> None:
-    """Joins the group that the command line names or that the process was started in (TPU pod, SLURM, Open MPI).
+@contextlib.contextmanager
+def group(config: DistributedConfig) -> Iterator[None]:
+    """Joins the processes that train together, and leaves them at the end; alone, only explains lack of memory.
 
-    Must be called before anything is computed. Without a group it does nothing.
+    An error that all processes meet ends all but process 0 silently, with status 1. When one process fails, JAX aborts
+    the others within seconds; when it dies or hangs, after the heartbeat timeout, with a message that names it.
 
     Raises:
-        ValueError: the flags do not name a group.
-        OSError: the group did not come together in time.
+        ValueError: the config does not describe a group.
+        OSError: the group cannot be joined.
+        MemoryError: a device is out of memory.
     """
-    flags = (membership.coordinator, membership.process_count, membership.process_index)
-    if flags == (None, None, None) and not _started_in_group():
+    initialize(config)
+    try:
+        yield
+    except SystemExit:
+        _leave()
+        raise
+    except Exception as error:
+        met_by_all = _met_by_all(error)
+        if not is_primary():
+            if met_by_all:
+                sys.exit(FAILED)
+            log.error("process %d fails:", jax.process_index())
+        if isinstance(error, jax.errors.JaxRuntimeError) and error.error_code_string == "RESOURCE_EXHAUSTED":
+            raise MemoryError(
+                "a device is out of memory: lower config.train.batch_size or config.eval.batch_size, raise "
+                "config.train.microbatches, or set config.remat; --mode=plan shows what fits\n  "
+                + str(error).splitlines()[0][:300]
+            ) from error
+        raise
+    _leave()
+
+
+def initialize(config: DistributedConfig) -> None:
+    """Joins the other processes, before anything is computed.
+
+    JAX aborts a process whose group is not complete in time.
+
+    Raises:
+        ValueError: the config does not describe a group.
+        OSError: the group cannot be joined.
+    """
+    address = (config.coordinator, config.process_count, config.process_index)
+    if any(value is not None for value in address):
+        _check_address(config)
+    elif not _launched_together():
         return
-    _check(membership)
-    where = membership.coordinator or "the coordinator, process 0"
-    # The runtime would abort with a stack trace; so it is given more time than this watch.
-    watch = threading.Timer(membership.join_timeout, _give_up_joining, (where, membership.join_timeout))
-    watch.daemon = True
-    watch.start()
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from ours
+    where = config.coordinator or "process 0"
+    message = (
+        f"error: the group is not complete after {config.join_timeout} s (--join_timeout): {where} does not answer, or "
+        "another process has not started"
+    )
+    warning = threading.Timer(config.join_timeout, log.error, (message,))
+    warning.daemon = True
+    warning.start()
     try:
         jax.distributed.initialize(
-            *flags,
-            cluster_detection_method="deactivate" if membership.coordinator else None,  # flags go before all else
-            initialization_timeout=membership.join_timeout + _RUNTIME_PATIENCE,
-            heartbeat_timeout_seconds=membership.heartbeat_timeout + _RUNTIME_PATIENCE,
-            shutdown_timeout_seconds=membership.heartbeat_timeout,
+            *address,
+            cluster_detection_method="deactivate" if config.coordinator else None,
+            initialization_timeout=config.join_timeout + 1,  # the warning comes first
+            heartbeat_timeout_seconds=config.heartbeat_timeout,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
-        raise OSError(f"cannot join the group of {where}: {_first_line(error)}") from error
+        raise OSError(f"cannot join the group of {where}: {error}") from error
     finally:
-        watch.cancel()
-    if is_primary():
-        log.debug("a group of %d processes", jax.process_count())
-    else:
-        log.setLevel(logging.WARNING)  # the first process speaks for all
-    if jax.process_count() > 1:
-        watch_others = (_client(), jax.process_index(), jax.process_count(), _interval(), membership.heartbeat_timeout)
-        _watches.append(threading.Thread(target=_watch_others, args=watch_others, daemon=True))
-        _watches[-1].start()
+        warning.cancel()
+    if not is_primary():
+        log.setLevel(logging.WARNING)
 
 
 def is_primary() -> bool:
-    """Returns whether this process is the one that writes and speaks for the group."""
+    """Returns whether this is the process that logs and writes for all."""
     return jax.process_index() == 0
 
 
-def wait_for_all(occasion: str) -> None:
-    """Returns when every process of the group has come to the same occasion, which may be once only.
-
-    However long that takes: the watch ends the process if another one is gone.
-    """
-    if client := _client():
-        client.wait_at_barrier(f"rgbd_jax {occasion}", _LONGEST_WAIT * 1000)
-
-
-def compiled(function: Any, occasion: str, *arguments: Any) -> Any:
-    """Compiles a jitted function for its arguments, and returns it when every process of the group has done so.
-
-    Otherwise the devices of a process that finds the program in its cache would wait for those of one that does not,
-    and give up: on CPUs after half a minute.
-    """
-    program = function.lower(*arguments).compile()
-    wait_for_all(f"compiled: {occasion}")
-    return program
+def barrier(name: str) -> None:
+    """Waits, without a timeout, until all processes have reached the barrier of this name, which is used once."""
+    get_barrier_sync_fn()(key=f"rgbd_jax: {name}", timeout_ms=_WEEK_MS)
 
 
 def all_agree(value: bool) -> bool:
-    """Returns whether the value is true in every process of the group; all have to call it."""
-    if jax.process_count() == 1:
-        return value
+    """Returns whether the value is true in every process; all must call it."""
     return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
 
 
-def agreement() -> Agreement | None:
-    """Returns a new agreement with the others on when to stop, None without a group; all have to call it."""
-    if client := _client():
-        return Agreement(client, jax.process_index(), jax.process_count(), _interval())
-    return None
+def compiled(function: Any, name: str, *arguments: Any) -> Callable[..., Any]:
+    """Compiles a jitted function in all processes and waits for the slowest.
 
-
-def leave() -> None:
-    """Tells the group that this process has come to its end as it should, and waits until all have.
-
-    To be called last: the group is not to be asked again.
+    Otherwise the collectives of a process with a warm compilation cache time out: on CPUs after 30 s.
     """
-    if client := _client():
-        client.key_value_set(f"{_ENDED}{jax.process_index()}", "", allow_overwrite=True)
-        try:
-            jax.distributed.shutdown()
-        except RuntimeError:  # this process has done its part; what became of another one, the watch tells
-            log.debug("not all have come to their end", exc_info=True)
-        _left.set()
-        for watch in _watches:
-            watch.join(5 * _interval())
+    program = function.lower(*arguments).compile()
+    barrier(f"compiled: {name}")
+    return program
 
 
-def fail(error: BaseException) -> NoReturn:
-    """Says why the process ends, tells the group, and ends it with status 1.
+def _leave() -> None:
+    barrier("all have finished")
+    jax.distributed.shutdown()
 
-    An error that only follows from another process's, or that the first process has too, is not said again.
-    """
-    message, client = str(error), _client()
-    if client is None:
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(FAILED)
-    index = jax.process_index()
-    if lost := lost_contact(error):
-        message = (
-            f"contact with another process was lost ({message.splitlines()[0][:200]}), so this one ends; the last "
-            "checkpoint is intact: run the same command again in all processes"
-        )
-    _own_failure.append(message)
+
+def _met_by_all(error: Exception) -> bool:
+    """Returns whether all processes come here with the same error within seconds."""
+    checksum = zlib.crc32(str(error).encode())
     try:
-        if index or lost:  # a failure that came before is told by the watch, which then ends the process
-            time.sleep(2.5 * _interval())
-            if any(text == message for _, text in client.key_value_dir_get(_FAILURE)):
-                _end("")
-        client.key_value_set(f"{_FAILURE}{index}", message, allow_overwrite=True)
-    except Exception:  # the coordinator is gone: nobody is left to be told
-        log.debug("the group cannot be told", exc_info=True)
-    print(f"{_prefix()}error: {message}", file=sys.stderr, flush=True)
-    if not index:
-        time.sleep(2.5 * _interval())  # it is process 0 that the others ask: they have to hear of it before it ends
-    _end("")
+        get_barrier_sync_fn()(key=f"rgbd_jax: error {checksum}", timeout_ms=_SAME_ERROR_MS)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
-def fail_unexpectedly(error: Exception) -> NoReturn:
-    """Ends the process for an error that nobody foresaw: with its traceback, but so that the group ends too."""
-    if lost_contact(error):
-        fail(error)
-    if "RESOURCE_EXHAUSTED" in str(error):
-        fail(
-            MemoryError(
-                "a device has not enough memory: lower config.train.batch_size or config.eval.batch_size, raise "
-                "config.train.microbatches, or set config.remat; --mode=plan tells what fits\n  "
-                + str(error).splitlines()[0][:300]
-            )
-        )
-    if _client() is None:
-        raise error
-    traceback.print_exception(error)
-    fail(error)
-
-
-def lost_contact(error: BaseException) -> bool:
-    """Returns whether an error says no more than that another process cannot be reached."""
-    text = str(error)
-    signs = ("Gloo", "Connection reset", "Connection closed", "NCCL", "UNAVAILABLE", "coordination service", "DEADLINE")
-    return jax.process_count() > 1 and any(sign in text for sign in signs)
-
-
-def _check(membership: DistributedConfig) -> None:
-    given = {
-        "--coordinator": membership.coordinator,
-        "--process_count": membership.process_count,
-        "--process_index": membership.process_index,
-    }
-    missing = [name for name, value in given.items() if value is None]
-    if 0 < len(missing) < len(given):
-        present = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
-        raise ValueError(f"{present} without {' and '.join(missing)}: a group needs all three flags, or none")
-    if missing:
-        return
-    count, index = membership.process_count, membership.process_index
-    if not 0 <= (index or 0) < (count or 0):
-        raise ValueError(f"--process_index={index} with --process_count={count}: expected 0 to {(count or 0) - 1}")
-    host, _, port = str(membership.coordinator).rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"--coordinator={membership.coordinator}: expected HOST:PORT")
+def _check_address(config: DistributedConfig) -> None:
+    flags = {name: getattr(config, name) for name in ("coordinator", "process_count", "process_index")}
+    if missing := [f"--{name}" for name, value in flags.items() if value is None]:
+        raise ValueError(f"{' and '.join(missing)} missing: a group needs --{', --'.join(flags)}, or none of them")
+    host, _, port = str(config.coordinator).rpartition(":")
     try:
         socket.getaddrinfo(host.strip("[]"), int(port))
-    except OSError as error:
-        raise ValueError(f"--coordinator={membership.coordinator}: there is no such host ({error})") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--coordinator={config.coordinator}: expected HOST:PORT of a known host ({error})") from error
 
 
-def _started_in_group() -> bool:
-    """Returns whether the environment says that other processes were started along with this one."""
-    if "SLURM_PROCID" in os.environ and "SLURM_STEP_NODELIST" in os.environ:
+def _launched_together() -> bool:
+    """Returns whether this is one of several processes of a launcher that JAX recognises."""
+    if "SLURM_STEP_NODELIST" in os.environ:
         return int(os.environ.get("SLURM_NTASKS", 1)) > 1
-    if "OMPI_MCA_orte_hnp_uri" in os.environ:  # Open MPI up to version 4; JAX knows no later one
+    if "OMPI_MCA_orte_hnp_uri" in os.environ:  # up to version 4
         return int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-    wanted = os.environ.get("JAX_PLATFORMS", "tpu")
-    return "tpu" in wanted and importlib.util.find_spec("libtpu") is not None and _has_tpu()
-
-
-def _has_tpu() -> bool:
+    if "tpu" not in os.environ.get("JAX_PLATFORMS", "tpu") or importlib.util.find_spec("libtpu") is None:
+        return False
     return any(Path("/dev").glob("accel*")) or any(Path("/dev/vfio").glob("[0-9]*"))
-
-
-def _client() -> Any:
-    # The key-value store of the group has no public name in JAX yet.
-    from jax._src import distributed
-
-    return distributed.global_state.client if jax.process_count() > 1 else None
-
-
-def _interval() -> float:
-    """Returns the seconds between two looks at the others: more in large groups, which all ask one process."""
-    return max(1.0, jax.process_count() / 32)
-
-
-def _watch_others(client: Any, index: int, count: int, interval: float, timeout: float) -> None:
-    """Ends this process when another one has failed, or has not been heard of for `timeout` seconds."""
-    heard = dict.fromkeys(range(count), ("", time.monotonic()))  # process -> its last sign of life, and when that was
-    beat = 0
-    while not _left.wait(interval if beat else 0):
-        beat += 1
-        try:
-            client.key_value_set(f"{_ALIVE}{index}", str(beat), allow_overwrite=True)
-            for key, message in client.key_value_dir_get(_FAILURE):
-                other = int(key.rpartition("/")[2])
-                if other != index:
-                    known = message in _own_failure
-                    _end("" if known else f"process {other} failed, so this one ends too: {message}")
-            signs = {int(key.rpartition("/")[2]): sign for key, sign in client.key_value_dir_get(_ALIVE)}
-            ended = {int(key.rpartition("/")[2]) for key, _ in client.key_value_dir_get(_ENDED)}
-        except Exception:
-            return  # process 0 is gone: the runtime ends this one, unless it is ending already
-        now = time.monotonic()
-        for other in range(count):
-            if signs.get(other, "") != heard[other][0]:
-                heard[other] = (signs[other], now)
-            elif other != index and other not in ended and now - heard[other][1] > timeout:
-                _end(
-                    f"process {other} has not been heard of for {timeout:.0f} s, so this one ends; the last checkpoint "
-                    "is intact: run the same command again in all processes"
-                )
-
-
-def _end(message: str) -> NoReturn:
-    """Ends the process at once: others may be gone that a tidy end would wait for."""
-    if message:
-        print(f"{_prefix()}error: {message}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(FAILED)
-
-
-def _prefix() -> str:
-    return f"process {jax.process_index()}: " if jax.process_index() else ""
-
-
-def _give_up_joining(where: str, timeout: float) -> None:
-    print(
-        f"error: the group did not come together within {timeout:.0f} s (--join_timeout): {where} does not answer, or "
-        "another process has not been started; check the address, and that every process runs",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(FAILED)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

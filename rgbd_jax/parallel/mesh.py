@@ -1,4 +1,4 @@
-"""The mesh: clips are split over all devices, and, if asked for, parameters over some of them; the rest is copied."""
+"""The mesh: clips are split over all devices, parameters optionally over some (FSDP); the rest is replicated."""
 
 from typing import Any
 
@@ -6,9 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# Axes of the mesh. Clips are split along both; parameters along the second alone.
-REPLICAS, SHARDS = "replicas", "shards"
-# Tensors of fewer elements are whole on every device: splitting them costs more than it saves.
+DATA, FSDP = "data", "fsdp"  # mesh axes: clips are split along both, parameters along the second
+# Smaller tensors are replicated: splitting them costs more than it saves.
 SMALLEST_SHARDED = 2**12
 
 
@@ -16,7 +15,7 @@ def make_mesh(shards: int, devices: list[jax.Device] | None = None) -> Mesh:
     """Returns the mesh of all devices of all processes.
 
     Args:
-        shards: over how many devices parameters and optimizer state are split (FSDP); 1 copies them to every device.
+        shards: number of devices that parameters and optimizer state are split over (FSDP); 1 replicates them.
         devices: the devices, in order; None takes all, those of one process side by side.
 
     Raises:
@@ -27,29 +26,29 @@ def make_mesh(shards: int, devices: list[jax.Device] | None = None) -> Mesh:
         raise ValueError(
             f"config.sharding.parameter_shards={shards} does not divide the number of devices, {len(devices)}"
         )
-    return Mesh(np.asarray(devices).reshape(-1, shards), (REPLICAS, SHARDS))
+    return Mesh(np.asarray(devices).reshape(-1, shards), (DATA, FSDP))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what every device holds whole."""
+    """Returns the sharding of what is replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_by_clip(mesh: Mesh) -> NamedSharding:
+def by_clip_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of arrays whose first axis is the clip."""
     return NamedSharding(mesh, by_clip())
 
 
 def by_clip() -> PartitionSpec:
-    """Returns how arrays whose first axis is the clip lie on the mesh."""
-    return PartitionSpec((REPLICAS, SHARDS))
+    """Returns the partition spec of arrays whose first axis is the clip."""
+    return PartitionSpec((DATA, FSDP))
 
 
 def sharded_axis(shape: tuple[int, ...], shards: int) -> int | None:
-    """Returns the axis along which a parameter is split over `shards` devices; None if every device holds it whole.
+    """Returns the axis along which a parameter is split over `shards` devices; None if it is replicated.
 
-    It is the longest axis that divides evenly; small tensors are not split. A function of the shape, so that a
-    parameter and its optimizer state lie alike.
+    It is the longest axis that divides evenly; small tensors are not split. A function of the shape alone, so that a
+    parameter and its optimizer state are split alike.
     """
     if shards == 1 or np.prod(shape) < SMALLEST_SHARDED:
         return None
@@ -58,46 +57,34 @@ def sharded_axis(shape: tuple[int, ...], shards: int) -> int | None:
 
 
 def state_specs(shapes: Any, shards: int) -> Any:
-    """Returns how a train state lies on the mesh: a tree of partition specs.
-
-    Args:
-        shapes: a TrainState of shapes (see `Stream.shapes`).
-        shards: over how many devices parameters and optimizer state are split.
-    """
+    """Returns the partition specs of a `TrainState` of shapes, split over `shards` devices."""
 
     def spec(leaf: Any) -> PartitionSpec:
         axis = sharded_axis(leaf.shape, shards)
-        return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, SHARDS)
+        return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, FSDP)
 
-    return shapes.replace(
-        step=PartitionSpec(),
-        params=jax.tree.map(spec, shapes.params),
-        batch_stats=jax.tree.map(lambda leaf: PartitionSpec(), shapes.batch_stats),
-        optimizer_state=jax.tree.map(spec, shapes.optimizer_state),
-    )
+    specs = jax.tree.map(lambda leaf: PartitionSpec(), shapes)
+    return specs.replace(params=jax.tree.map(spec, shapes.params), opt_state=jax.tree.map(spec, shapes.opt_state))
 
 
 def state_sharding(shapes: Any, mesh: Mesh) -> Any:
-    """Returns the shardings of a train state on the mesh (see `state_specs`)."""
-    specs = state_specs(shapes, mesh.shape[SHARDS])
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    """Returns the shardings of a `TrainState` of shapes on the mesh."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), state_specs(shapes, mesh.shape[FSDP]))
 
 
-def place(tree: Any, sharding: Any) -> Any:
-    """Returns a tree of arrays, the same in every process, on the mesh.
+def shard(tree: Any, sharding: Any) -> Any:
+    """Returns arrays on the mesh from a tree of arrays that is the same in every process.
 
     Args:
-        tree: arrays of NumPy or of this process's JAX.
+        tree: arrays of NumPy, or of JAX on this process's devices.
         sharding: a tree of shardings like it, or one for all.
     """
-    if isinstance(sharding, NamedSharding):
-        sharding = jax.tree.map(lambda _: sharding, tree)
 
-    def spread(leaf: Any, where: NamedSharding) -> jax.Array:
+    def place(leaf: Any, where: NamedSharding) -> jax.Array:
         values = np.asarray(leaf)
         return jax.make_array_from_callback(values.shape, where, lambda index: values[index])
 
-    return jax.tree.map(spread, tree, sharding)
+    return jax.tree.map(place, tree, jax.tree.broadcast(sharding, tree))
 
 
 def local_batch_size(batch_size: int) -> int:
@@ -107,5 +94,5 @@ def local_batch_size(batch_size: int) -> int:
 
 def global_batch(batch: Any, mesh: Mesh) -> Any:
     """Returns the batch as arrays over the whole mesh, from the clips that this process read."""
-    sharding = split_by_clip(mesh)
+    sharding = by_clip_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

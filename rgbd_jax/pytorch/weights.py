@@ -1,25 +1,48 @@
-"""A trained network under the reference's names: what every checkpoint, of PyTorch or of this package, is read into."""
+"""Trained weights, wherever they come from: a run of this package, a converted checkpoint, PyTorch or safetensors."""
 
 import dataclasses
 import json
 import math
-from collections import OrderedDict
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
+from safetensors import safe_open
 
-from rgbd_jax.checkpoint.card_facts import Facts
-from rgbd_jax.pytorch.checkpoint_file import CheckpointFileError
-from rgbd_jax.pytorch.detect import is_fusion
-from rgbd_jax.pytorch.name_table import ConversionError
-from rgbd_jax.pytorch.state_dict import BUFFERS, in_reference_order
+from rgbd_jax.checkpoint.checkpoints import accuracy_by_epoch, best_epoch, find, read_metadata
+from rgbd_jax.checkpoint.model_card import ModelCardData
+from rgbd_jax.checkpoint.workdir import CONFIG_FILE, read_class_names, read_config
+from rgbd_jax.optim import learning_rate
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
+from rgbd_jax.pytorch.names import BUFFERS, COUNTER, ConversionError, DetectedNetwork, NameTable, Tree
+from rgbd_jax.pytorch.torch_file import INCOMPLETE, read_torch
 
+NAME_TABLES = (DECOUPLED,)  # of every network family
+
+CONVERTED_FORMAT = 1
 MOMENTUM_PREFIX = "momentum_buffer."  # of the momentum buffers in a safetensors file
-RECORD = "rgbd_jax"  # the metadata field of a safetensors file that holds everything but tensors
+RECORD = "rgbd_jax"  # the metadata field of a safetensors file that holds `TrainedWeights.record()`
 OTHER_SGD = ("nesterov", "dampening", "maximize")  # variants of SGD that this package does not have
-SGD_GROUP = {"lr": 0.01, "momentum": 0.9, "dampening": 0, "weight_decay": 0.0, "nesterov": False}
+# A pickle of protocol 2 to 5 that holds the number 0x1950a86a20f9469cfc6c.
+LEGACY_START = re.compile(rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\.", re.DOTALL)
+# Start of a file (lower case) -> what such a file is, and what to do.
+OTHER_FILES = {
+    rb"$": "empty: download it again and compare its size",
+    rb"\s*(<!doctype html|<html)": "an HTML page, not a checkpoint: hosts such as Google Drive send a warning page "
+    "instead of a large file; open the link in a browser and download the file itself",
+    rb"\s*<\?xml": "an XML page, probably a host's error message, not a checkpoint: download the file itself",
+    rb"version https://git-lfs": "a Git LFS pointer, not the checkpoint itself: run `git lfs pull` at its origin",
+    rb"\x1f\x8b|bzh|\xfd7zxz\x00|7z\xbc\xaf": "compressed: unpack it first (gunzip, bunzip2, unxz or 7z)",
+    rb".{257}ustar": "a tar archive: unpack it and give the file within (PyTorch's *.pth.tar files are no tar archives "
+    "in spite of their name; only versions before 0.2 wrote tar archives, which are not read here)",
+    rb"\x89hdf": "an HDF5 file, not a PyTorch or safetensors checkpoint",
+    rb"\x80[\x00-\x05]": "a pickle that torch.save did not write; it was not opened, since a pickle can run commands",
+    rb"": "neither a PyTorch nor a safetensors checkpoint, or damaged: if it should be one, download it again",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +50,14 @@ class TrainedWeights:
     """A network as a training left it.
 
     Attributes:
-        tensors: the state dict by the reference's names: parameters, running statistics, step counters.
+        tensors: the state dict by PyTorch's names: parameters, running statistics, step counters.
         momentum: parameter -> buffer of SGD with momentum; empty if there is none.
         epoch: epochs that are finished; None if it is not known.
         best_accuracy: best validation accuracy so far, as the training counted it; None if it is not known.
         optimizer: settings of the optimizer by PyTorch's names ("lr", "momentum", ...); empty if not known.
         reference_layout: `config.fusion.reference_layout` of a fusion network; None if it is not known.
         left_out: what else the source holds, each with the reason why it is not taken over.
-        facts: what a run of this package tells of them, for their card; None if they are of another program.
+        card: what a run of this package records for their model card; None if they are of another program.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -44,7 +67,12 @@ class TrainedWeights:
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     reference_layout: bool | None = None
     left_out: tuple[str, ...] = ()
-    facts: Facts | None = None
+    card: ModelCardData | None = None
+
+    @property
+    def steps(self) -> int:
+        """Training steps that the network has seen, 0 if it is not known."""
+        return max((int(value) for name, value in self.tensors.items() if name.endswith(COUNTER)), default=0)
 
     def record(self) -> dict[str, Any]:
         """Returns everything but the tensors, JSON-able."""
@@ -56,183 +84,283 @@ class TrainedWeights:
         }
 
 
-def parameter_names(tensors: Mapping[str, Any]) -> list[str]:
-    """Returns the parameters of a state dict in its order, by which PyTorch numbers the optimizer's state."""
-    return [name for name in tensors if name.rsplit(".", 1)[-1] not in BUFFERS]
+def is_workdir(path: Path) -> bool:
+    """Returns whether a path is the workdir of a run."""
+    return (path / CONFIG_FILE).is_file()
 
 
-def from_contents(contents: Any, path: Path) -> TrainedWeights:
-    """Returns the network in what `torch.save` wrote: {"model", "optimizer", "epoch", "bestacc"} or a state dict.
+def is_converted(path: Path) -> bool:
+    """Returns whether a path is a converted checkpoint."""
+    return (path / "network" / "metadata").is_file()
+
+
+def read_weights(path: str | Path, which: str = "best") -> TrainedWeights:
+    """Returns the weights of a checkpoint, whose kind is recognised by its content.
 
     Args:
-        contents: what `pytorch_file.read_pytorch` returned.
-        path: the file, for errors.
+        path: a file of PyTorch (zip or legacy format) or safetensors, a converted checkpoint, or the workdir of a run.
+        which: the "best" or the "latest" checkpoint of a workdir; of other kinds there is only one.
 
     Raises:
-        CheckpointFileError: there is no state dict in it, or its optimizer state contradicts itself.
+        FileNotFoundError: there is nothing, or a folder that is neither a workdir nor a converted checkpoint.
+        ConversionError: the file is damaged, or holds something other than weights; names it.
     """
-    if not isinstance(contents, Mapping):
-        raise CheckpointFileError(f"{path}: holds a {type(contents).__name__}; expected a dict with a state dict")
+    path = Path(path).expanduser()
+    if path.is_dir():
+        if is_converted(path):
+            return _from_converted(path)
+        if is_workdir(path):
+            return _from_workdir(path, which)
+        raise FileNotFoundError(f"{path} is neither the workdir of a run nor a converted checkpoint")
+    try:
+        return _from_file(path)
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from error.__cause__
+    except Exception as error:  # what damaged bytes make Python's own readers raise is no closed list
+        if isinstance(error, OSError) and error.filename:
+            raise
+        found = f"{type(error).__name__}: {str(error)[:200]}"
+        raise ConversionError(f"{path}: cannot be read ({found}); {INCOMPLETE}") from error
+
+
+def table_of(names: Mapping[str, Any]) -> NameTable:
+    """Returns the name table of the family that a state dict belongs to.
+
+    Raises:
+        ConversionError: it is of no known family.
+    """
+    for table in NAME_TABLES:
+        if any(name.endswith(table.marker) for name in names):
+            return table
+    expected, found = " or ".join(table.marker for table in NAME_TABLES), ", ".join(list(names)[:5])
+    raise ConversionError(f"not a network of the reference: no {expected} among {found}, ...")
+
+
+def table_of_params(params: Tree) -> NameTable:
+    """Returns the name table that has a row for each of a network's parameters."""
+    for table in NAME_TABLES:
+        try:
+            list(table.entries(params))
+        except ConversionError as error:
+            problem = error
+        else:
+            return table
+    raise problem
+
+
+def detect_network(tensors: Mapping[str, Any], preferred: Mapping[str, Any] | None = None) -> DetectedNetwork:
+    """Returns the network that a state dict belongs to.
+
+    Args:
+        tensors: name -> tensor, or anything with a shape; a plain sequence is taken as the shape itself.
+        preferred: of several networks with the same shapes the one with these fields of `config.model` is returned.
+
+    Raises:
+        ConversionError: the tensors are of no known network, or contradict each other; names each.
+    """
+    shapes = {name: tuple(getattr(tensor, "shape", tensor)) for name, tensor in tensors.items()}
+    return table_of(shapes).detect(shapes, preferred or {})
+
+
+def is_fusion(tensors: Mapping[str, Any]) -> bool:
+    """Returns whether a state dict is of a network of both modalities."""
+    return any(name.startswith(tuple(table.fusion_marker for table in NAME_TABLES)) for name in tensors)
+
+
+def _from_file(path: Path) -> TrainedWeights:
+    with path.open("rb") as file:
+        start, size = file.read(512), path.stat().st_size
+    if start.startswith(b"PK") or LEGACY_START.match(start):
+        return _from_torch(read_torch(path))
+    if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= size - 8:
+        with safe_open(path, framework="np") as tensors:
+            return _from_safetensors({name: tensors.get_tensor(name) for name in tensors.keys()}, tensors.metadata())  # noqa: SIM118
+    found = next(what for pattern, what in OTHER_FILES.items() if re.match(pattern, start.lower(), re.DOTALL))
+    raise ConversionError(f"the file is {found}; it begins with {start[:16]!r}")
+
+
+def _from_torch(contents: Any) -> TrainedWeights:
+    """Reads {"model", "optimizer", "epoch", "bestacc"} or a state dict alone."""
+    if not isinstance(contents, dict):
+        raise ConversionError(f"holds a {type(contents).__name__}; expected a dict with a state dict")
     bare = contents and all(isinstance(value, np.ndarray) for value in contents.values())
-    fields: Mapping[str, Any] = {"model": contents} if bare else contents
+    fields = {"model": contents} if bare else contents
     model = fields.get("model")
-    if not isinstance(model, Mapping) or not model:
-        found = ", ".join(map(repr, list(fields)[:8])) or "nothing"
-        raise CheckpointFileError(f"{path}: no state dict under 'model'; found {found}")
-    others = [repr(name) for name, value in model.items() if not (isinstance(name, str) and _is_tensor(value))]
-    if others:
-        raise CheckpointFileError(f"{path}: its 'model' holds what is no tensor: {', '.join(others[:8])}")
-    tensors = _without_prefix(model, path)
-    momentum, optimizer, left_out = _momentum(fields.get("optimizer"), tensors, path)
-    known = {"model", "optimizer", "epoch", "bestacc"}
-    left_out += [f"{name}: not part of the network" for name in fields if name not in known]
+    if not isinstance(model, dict) or not model:
+        raise ConversionError(f"no state dict under 'model'; found {_listed(fields) or 'nothing'}")
+    if others := [name for name, value in model.items() if type(name) is not str or not isinstance(value, np.ndarray)]:
+        raise ConversionError(f"its 'model' holds what is no tensor: {_listed(others)}")
+    tensors = _without_prefix(model)
+    left_out = [
+        f"{str(name)[:80]}: not part of the network"
+        for name in fields
+        if name not in ("model", "optimizer", "epoch", "bestacc")
+    ]
+    momentum: dict[str, np.ndarray] = {}
+    settings: dict[str, Any] = {}
+    if fields.get("optimizer") is not None:
+        try:
+            momentum, settings = _momentum(fields["optimizer"], tensors)
+        except (ConversionError, TypeError, KeyError, ValueError, AttributeError) as error:
+            reason = error if isinstance(error, ConversionError) else "not the state of an optimizer of PyTorch"
+            left_out.append(f"optimizer: {reason}")
     return TrainedWeights(
         tensors,
         momentum,
-        _number(fields, "epoch", int, path),
-        _number(fields, "bestacc", float, path),
-        optimizer,
+        _number(fields, "epoch", int, left_out),
+        _number(fields, "bestacc", float, left_out),
+        settings,
         reference_layout=is_fusion(tensors) or None,
         left_out=tuple(left_out),
     )
 
 
-def to_contents(weights: TrainedWeights) -> dict[str, Any]:
-    """Returns what the reference's training saves, for `pytorch_file.write_pytorch`.
-
-    Raises:
-        ConversionError: a fusion network that the reference cannot compute.
-    """
-    if weights.reference_layout is False and is_fusion(weights.tensors):
-        raise ConversionError(
-            "a fusion network trained with config.fusion.reference_layout=False: the reference would compute something "
-            "else with its weights, so they are not written for PyTorch; use .safetensors"
-        )
-    tensors = in_reference_order(weights.tensors)
-    contents: dict[str, Any] = {"model": OrderedDict(tensors)}
-    if weights.optimizer:
-        names = parameter_names(tensors)
-        state = {
-            number: {"momentum_buffer": weights.momentum[name]}
-            for number, name in enumerate(names)
-            if name in weights.momentum
-        }
-        group = {**weights.optimizer, "params": list(range(len(names)))}
-        contents["optimizer"] = {"state": state, "param_groups": [group]}
-    if weights.epoch is not None:
-        contents["epoch"] = weights.epoch
-    if weights.best_accuracy is not None:
-        contents["bestacc"] = weights.best_accuracy
-    return contents
-
-
-def from_safetensors(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], path: Path) -> TrainedWeights:
-    """Returns the network in a safetensors file, by whichever program it was written.
-
-    Args:
-        tensors: as `safetensors_file.read_safetensors` returned them.
-        metadata: likewise.
-        path: the file, for errors.
-
-    Raises:
-        CheckpointFileError: what this package notes in such files is damaged.
-    """
-    try:
-        record = json.loads(metadata.get(RECORD, "{}"))
-    except json.JSONDecodeError as error:
-        raise CheckpointFileError(f"{path}: its metadata {RECORD!r} is not JSON: {error}") from error
-    if not isinstance(record, Mapping) or not isinstance(record.get("optimizer", {}), Mapping):
-        raise CheckpointFileError(f"{path}: its metadata {RECORD!r} is not what this package writes: {record!r}"[:300])
-    buffers = {name: array for name, array in tensors.items() if name.startswith(MOMENTUM_PREFIX)}
-    model = _without_prefix({name: array for name, array in tensors.items() if name not in buffers}, path)
-    momentum = {name.removeprefix(MOMENTUM_PREFIX): array for name, array in buffers.items()}
-    _check_momentum(momentum, model, path)
-    return TrainedWeights(
-        model,
-        momentum,
-        _number(record, "epoch", int, path),
-        _number(record, "best_accuracy", float, path),
-        record.get("optimizer", {}),
-        reference_layout=record.get("reference_layout"),
-    )
-
-
-def to_safetensors(weights: TrainedWeights) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns tensors and metadata for `safetensors_file.write_safetensors`."""
-    momentum = {MOMENTUM_PREFIX + name: buffer for name, buffer in weights.momentum.items()}
-    return {**weights.tensors, **momentum}, {"format": "pt", RECORD: json.dumps(weights.record())}
-
-
-def _momentum(
-    saved: Any, tensors: Mapping[str, np.ndarray], path: Path
-) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
-    """Returns the momentum buffers by parameter, the optimizer's settings, and what is left out."""
-    if saved is None:
-        return {}, {}, []
-    try:
-        (group,) = saved["param_groups"]
-        numbers, states = list(group["params"]), dict(saved["state"])
-        settings = {name: value for name, value in group.items() if name != "params"}
-        if not all(type(number) is int for number in numbers):
-            raise ValueError("parameters that are no numbers")
-    except (TypeError, KeyError, ValueError) as error:
-        raise CheckpointFileError(
-            f"{path}: its 'optimizer' is not the state of a PyTorch optimizer with one parameter group ({error!r})"
-        ) from error
-    names = parameter_names(tensors)
-    if len(numbers) != len(names):
-        raise CheckpointFileError(
-            f"{path}: its optimizer has {len(numbers)} parameters, its model {len(names)}: they are not of one training"
-        )
-    if "momentum" not in settings or any(settings.get(name) for name in OTHER_SGD):
-        return {}, {}, [f"optimizer: only the state of SGD without {', '.join(OTHER_SGD)} is taken over"]
-    momentum = {}
-    for number, name in zip(numbers, names, strict=True):
-        state = states.get(number)
-        buffer = state.get("momentum_buffer") if isinstance(state, Mapping) else None
-        if buffer is not None:  # a parameter that never had a gradient has none
-            momentum[name] = buffer
-    _check_momentum(momentum, tensors, path)
+def _momentum(saved: Any, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns momentum buffers and settings of SGD; a ConversionError says why they are not taken over."""
+    groups = saved["param_groups"]
+    if len(groups) != 1:
+        raise ConversionError(f"{len(groups)} parameter groups; only the state of one is taken over")
     settings = {
-        name: value.item() if _is_tensor(value) and value.size == 1 else value for name, value in settings.items()
+        name: value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+        for name, value in groups[0].items()
     }
-    plain = {name: value for name, value in settings.items() if isinstance(value, int | float | str | bool | None)}
-    return momentum, plain, []
+    if "momentum" not in settings or any(settings.get(name) for name in OTHER_SGD):
+        raise ConversionError(f"only the state of SGD without {', '.join(OTHER_SGD)} is taken over")
+    numbers, names = settings["params"], parameter_names(tensors)
+    if len(numbers) != len(names):
+        raise ConversionError(f"of {len(numbers)} parameters, the model has {len(names)}: they are not of one training")
+    buffers = {
+        name: saved["state"].get(number, {}).get("momentum_buffer") for number, name in zip(numbers, names, strict=True)
+    }
+    momentum = {name: buffer for name, buffer in buffers.items() if buffer is not None}  # None: never had a gradient
+    _check_momentum(momentum, tensors)
+    return momentum, {
+        name: value for name, value in settings.items() if isinstance(value, int | float | str | bool | None)
+    }
 
 
-def _check_momentum(momentum: Mapping[str, Any], tensors: Mapping[str, np.ndarray], path: Path) -> None:
-    problems = []
+def _check_momentum(momentum: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    misfits = []
     for name, buffer in momentum.items():
-        found = buffer.shape if _is_tensor(buffer) else type(buffer).__name__
+        found = getattr(buffer, "shape", type(buffer).__name__)
         expected = tensors[name].shape if name in tensors else "no such parameter"
-        if found != expected:
-            problems.append(f"{name} {found}, expected {expected}")
-    if problems:
-        shown = "; ".join(problems[:8])
-        raise CheckpointFileError(f"{path}: {len(problems)} momentum buffers do not fit their parameters: {shown}")
+        misfits += [f"{name} {found}, expected {expected}"] * (found != expected)
+    if misfits:
+        raise ConversionError(f"{len(misfits)} momentum buffers do not fit their parameters: {'; '.join(misfits[:8])}")
 
 
-def _without_prefix(model: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
-    tensors = {name.removeprefix("module."): value for name, value in model.items()}
-    if len(tensors) < len(model):
-        raise CheckpointFileError(f"{path}: it names some tensors both with and without 'module.'")
-    return tensors
+def parameter_names(tensors: Mapping[str, Any]) -> list[str]:
+    """Returns the parameters of a state dict in its order, by which PyTorch numbers the optimizer's state."""
+    return [name for name in tensors if not name.endswith(BUFFERS)]
 
 
-def _number(fields: Mapping[str, Any], name: str, kind: type, path: Path) -> Any:
+def _number(fields: Mapping[str, Any], name: str, kind: type, left_out: list[str]) -> Any:
     value = fields.get(name)
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()  # an accuracy that was kept as a tensor
-    if value is None:
-        return None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if kind is float:
-            return float(value)
-        if math.isfinite(value) and value == int(value) >= 0:
-            return int(value)
-    expected = "a number" if kind is float else "a whole number from 0 on"
-    raise CheckpointFileError(f"{path}: its {name!r} is {str(value)[:80]}; expected {expected}")
+    if isinstance(value, int | float) and (kind is float or (math.isfinite(value) and value == int(value) >= 0)):
+        return kind(value)
+    if value is not None:
+        found = repr(value) if isinstance(value, int | float | str) else f"a {type(value).__name__}"
+        left_out.append(f"{name}: {found[:80]}; expected a {'whole ' if kind is int else ''}number")
+    return None
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, np.ndarray)
+def _from_safetensors(found: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None) -> TrainedWeights:
+    """Reads the tensors and metadata of a safetensors file, by whichever program it was written."""
+    record = json.loads((metadata or {}).get(RECORD, "{}"))
+    left_out: list[str] = []
+    tensors = _without_prefix({name: tensor for name, tensor in found.items() if not name.startswith(MOMENTUM_PREFIX)})
+    momentum = {
+        name.removeprefix(MOMENTUM_PREFIX): tensor for name, tensor in found.items() if name.startswith(MOMENTUM_PREFIX)
+    }
+    try:
+        _check_momentum(momentum, tensors)
+    except ConversionError as error:
+        momentum, left_out = {}, [f"optimizer: {error}"]
+    return TrainedWeights(
+        tensors,
+        momentum,
+        _number(record, "epoch", int, left_out),
+        _number(record, "best_accuracy", float, left_out),
+        dict(record.get("optimizer", {})),
+        reference_layout=record.get("reference_layout"),
+        left_out=tuple(left_out),
+    )
+
+
+def _without_prefix(model: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    tensors = {name.removeprefix("module."): value for name, value in model.items()}  # of torch.nn.DataParallel
+    if len(tensors) < len(model):
+        raise ConversionError("it names some tensors both with and without 'module.'")
+    return tensors
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(str(name)[:80] for name in list(names)[:8])
+
+
+def _from_converted(path: Path) -> TrainedWeights:
+    """Reads what `convert.save_converted` wrote."""
+    items = ocp.args.Composite(weights=ocp.args.PyTreeRestore(), network=ocp.args.JsonRestore())
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            restored = checkpointer.restore(path.absolute(), args=items)
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        raise ConversionError(f"{path}: a damaged converted checkpoint; convert its source again: {error}") from error
+    record, tree = restored.network, restored.weights
+    if record.get("format") != CONVERTED_FORMAT:
+        raise ConversionError(
+            f"{path}: a converted checkpoint of format {record.get('format')!r}, expected {CONVERTED_FORMAT}; convert "
+            "its source again with this version"
+        )
+    table = table_of_params(tree["params"])
+    counters = {name: np.asarray(value, np.int64) for name, value in record["steps_seen"].items()}
+    momentum = table.to_pytorch(tree["momentum"], {}) if "momentum" in tree else {}
+    return TrainedWeights(
+        table.in_order(table.to_pytorch(tree["params"], tree["batch_stats"]) | counters),
+        {name: buffer for name, buffer in momentum.items() if name not in record["without_momentum"]},
+        record["epoch"],
+        record["best_accuracy"],
+        record["optimizer"],
+        reference_layout=record["reference_layout"],
+    )
+
+
+def _from_workdir(path: Path, which: str) -> TrainedWeights:
+    """Reads the "best" or "latest" checkpoint of a run."""
+    config = read_config(path)
+    checkpoint = find(path, which, evaluated=True)
+    run = read_metadata(checkpoint)
+    folder = (checkpoint / "state").absolute()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(folder).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        state = checkpointer.restore(folder, restore_args=as_numpy)
+    table = table_of_params(state["params"])
+    tensors = table.to_pytorch(state["params"], state["batch_stats"])
+    counters = {
+        name.removesuffix("running_var") + COUNTER: np.asarray(state["step"], np.int64)
+        for name in tensors
+        if name.endswith("running_var")
+    }
+    momentum, settings, epoch = {}, {}, run.history[-1]["epoch"]
+    if config.optimizer.name == "sgd":
+        parts = jax.tree.leaves(state["opt_state"], is_leaf=lambda part: isinstance(part, dict) and "trace" in part)
+        momentum = table.to_pytorch(next(part["trace"] for part in parts if isinstance(part, dict)), {})
+        settings = {
+            "lr": learning_rate(config, epoch, accuracy_by_epoch(run.history)),
+            "momentum": config.optimizer.momentum,
+            "dampening": 0,
+            "weight_decay": config.optimizer.weight_decay,
+            "nesterov": False,
+        }
+    return TrainedWeights(
+        table.in_order(tensors | counters),
+        momentum,
+        epoch,
+        best_epoch(run.history, config.checkpoint)[config.checkpoint.best_metric],
+        settings,
+        reference_layout=config.fusion.reference_layout if config.modality == "fusion" else None,
+        card=ModelCardData(run.config, run.history, run.provenance, read_class_names(path)),
+    )

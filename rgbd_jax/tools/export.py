@@ -1,118 +1,231 @@
-"""The command line: `python -m rgbd_jax.tools.export WORKDIR OUT` writes a trained network as one portable file.
+"""Exports a trained network as one file that runs without this package, on batches of any size.
 
-OUT runs without this package, on batches of any size: a zip file of StableHLO, for jax and numpy, or, named *.onnx, a
-file for ONNX Runtime. Frames go in as uint8; probabilities and logits come out. docs/export.md tells the rest.
+    python -m rgbd_jax export runs/demo demo.zip
+    python -m rgbd_jax export model_best.pth.tar nv.onnx --config configs/nvgesture.py:depth
+
+A .zip holds the network as StableHLO, weights included (`model.jax_export`, for jax and numpy), and `about.json`, its
+metadata; an .onnx is for ONNX Runtime, with the same metadata under "about". Frames go in as uint8, normalisation and
+heat maps are part of the network; probabilities and logits come out. See docs/export.md.
 """
 
+import argparse
+import dataclasses
+import importlib.util
 import json
 import logging
-import sys
 import time
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
-from ml_collections import config_flags
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
 
-from rgbd_jax import console
+from rgbd_jax.atomic_write import atomic_write
+from rgbd_jax.config import load_config
+from rgbd_jax.inference.predictor import Predictor
+from rgbd_jax.inference.trained import TrainedModel, load_trained
+from rgbd_jax.model import Model
+from rgbd_jax.tools.export_metadata import OUTPUTS, metadata
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-TOLERANCE = 1e-3  # larger differences are no rounding
+OPSET = 23
+ONNX_PACKAGES = ("jax2onnx", "onnx", "onnx_ir", "onnxruntime")
+TOLERANCE = 1e-3  # larger differences are not rounding
+
+Outputs = tuple[Float[Array, "b k"], Float[Array, "b k"]]
 
 log = logging.getLogger("rgbd_jax")
 
 
-def main(argv: list[str]) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `python -m rgbd_jax export`."""
+    parser.add_argument("source", type=Path, metavar="WORKDIR", help="a run, a converted checkpoint or a weights file")
+    parser.add_argument("out", type=Path, metavar="OUT", help="file to write: *.onnx is ONNX, any other name StableHLO")
+    parser.add_argument("--config", help="config file, with the modality after a colon (:depth); a run has its own")
+    parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="of a run (%(default)s)")
+    parser.add_argument(
+        "--platforms",
+        nargs="+",
+        choices=PLATFORMS,
+        default=["cpu", "cuda", "tpu"],
+        help="that StableHLO is lowered for",
+    )
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare the outputs with the model's first",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
     """Exports one network; the last line on stdout is the result as one JSON object."""
-    if len(argv) != 3:
-        raise app.UsageError("expected two arguments: WORKDIR (or another checkpoint) and OUT, the file to write")
-    console.log_to_stderr()
-    console.keep_compiled_programs()
-    try:
-        result = export(Path(argv[1]).expanduser(), Path(argv[2]).expanduser())
-    except (ValueError, OSError) as error:
-        log.debug("where it happened:", exc_info=True)
-        sys.exit(f"error: {error}")
+    config = load_config(args.config, args.overrides) if args.config else None
+    result = export(
+        args.source.expanduser(), args.out.expanduser(), config, args.checkpoint, args.platforms, check=args.check
+    )
     print(f"{result['classes']} classes, {result['bytes'] / 1e6:.1f} MB, written to {result['file']}")
     print(json.dumps(result))
 
 
-def export(source: Path, target: Path) -> dict[str, Any]:
-    """Writes what the flags say of `source` to `target`; returns file, format, bytes, seconds and so on.
+def export(
+    source: Path,
+    target: Path,
+    config: ConfigDict | None = None,
+    checkpoint: str = "best",
+    platforms: Sequence[str] = ("cpu",),
+    *,
+    check: bool = True,
+) -> dict[str, Any]:
+    """Writes a trained network to `target`, a new file; returns its file, format, bytes, seconds and so on.
 
     Raises:
         OSError: there is no such checkpoint, or the file exists or cannot be written.
-        ValueError: a checkpoint or a flag cannot be used, or the file does not say what the network says.
+        ValueError: the checkpoint cannot be used, or the exported outputs differ from the model's.
     """
-    from rgbd_jax.tools.exporting.target import (  # after the flags are read: --help should be fast
-        check_absent,
-        new_file,
-    )
-
-    check_absent(target)
-    form = flags.FLAGS.format or ("onnx" if target.suffix == ".onnx" else "stablehlo")
-    if (form == "onnx") != (target.suffix == ".onnx"):
-        raise ValueError(f"--format={form} does not go with {target}: files of ONNX, and no others, are named *.onnx")
-    if not flags.FLAGS.platforms or not set(flags.FLAGS.platforms) <= set(PLATFORMS):
-        raise ValueError(f"--platforms={','.join(flags.FLAGS.platforms)}: expected some of {', '.join(PLATFORMS)}")
-    if form == "onnx":
-        from rgbd_jax.tools.exporting import onnx_file
-
-        onnx_file.check_installed()
-    import jax
-
-    from rgbd_jax.inference.trained import load_trained
-    from rgbd_jax.tools.exporting import stablehlo
-    from rgbd_jax.tools.exporting.about import about
-    from rgbd_jax.tools.exporting.function import difference
-
-    trained = load_trained(source, flags.FLAGS.checkpoint, flags.FLAGS.config)
+    _check_absent(target)
+    to_onnx = target.suffix == ".onnx"
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None] if to_onnx else []
+    if missing:
+        raise ValueError(
+            f"{target.name}: the ONNX format needs {', '.join(missing)}, not installed here: "
+            "pip install --no-deps --requirement requirements-onnx.txt"
+        )
+    trained = load_trained(source, checkpoint, config)
     log.info("exporting %s (%s, %d classes)", source, trained.config.modality, len(trained.class_names))
-    start = time.monotonic()
-    with new_file(target) as unfinished:
-        if form == "onnx":
-            trained = onnx_file.in_float32(trained)
-            details: dict[str, Any] = {"opset": onnx_file.OPSET}
-            told = about(trained, flags.FLAGS.checkpoint, form, details)
-            onnx_file.write_onnx(unfinished, onnx_file.to_onnx(trained), told)
-            checked, read = flags.FLAGS.check, onnx_file.read_onnx
-        else:
-            details = {"platforms": list(flags.FLAGS.platforms)}
-            model = stablehlo.to_stablehlo(trained, flags.FLAGS.platforms)
-            stablehlo.write_stablehlo(unfinished, model, about(trained, flags.FLAGS.checkpoint, form, details))
-            here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
-            checked, read = flags.FLAGS.check and here in flags.FLAGS.platforms, stablehlo.read_stablehlo
-            if flags.FLAGS.check and not checked:
-                log.warning("the file is not checked: this machine's %s is none of --platforms", here)
-        seconds = time.monotonic() - start
+    started = time.monotonic()
+    file_format: dict[str, Any] = {"format": "stablehlo", "platforms": list(platforms)}
+    write, read = _write_stablehlo, _read_stablehlo
+    if to_onnx:
+        trained = _in_float32(trained)
+        file_format = {"format": "onnx", "opset": OPSET}
+        write, read = _write_onnx, _read_onnx
+    about = metadata(trained, checkpoint, **file_format)
+    with atomic_write(target) as unfinished:
+        write(unfinished, _as_function(trained), about)
         result = {
-            "file": str(target), "format": form, **details, "classes": len(trained.class_names),
-            "bytes": unfinished.stat().st_size, "seconds": round(seconds, 1),
-        }  # fmt: skip
-        if checked:
-            result["largest_difference"] = difference(trained, read(unfinished))
-            if not result["largest_difference"] <= TOLERANCE:
-                raise ValueError(
-                    f"the file differs from the network by {result['largest_difference']:.2g}, expected at most "
-                    f"{TOLERANCE:g}; nothing is written. Other versions of the exporter's packages may do better"
-                )
-            log.info("checked against the network: largest difference %.2g", result["largest_difference"])
+            "file": str(target),
+            **file_format,
+            "classes": len(trained.class_names),
+            "bytes": unfinished.stat().st_size,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+        if check and (to_onnx or here in platforms):
+            result["largest_difference"] = _check(trained, read(unfinished))
+        elif check:
+            log.warning("the file is not checked: this machine's %s is not among --platforms", here)
+        _check_absent(target)  # another process may have written it meanwhile
     return result
 
 
-def _define_flags() -> None:
-    """Defines the flags, whose names other command lines have too, for this one alone."""
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file, with the stream after a colon (:depth); a workdir has its own."
-    )
-    flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Which checkpoint of a workdir is taken.")
-    flags.DEFINE_enum("format", None, ["stablehlo", "onnx"], "Kind of file; by default onnx for OUT=*.onnx.")
-    flags.DEFINE_list(
-        "platforms", ["cpu", "cuda", "tpu"], "Kinds of device that StableHLO is for, of cpu, cuda, rocm and tpu."
-    )
-    flags.DEFINE_bool("check", True, "Ask the file about random clips and compare, before it gets its name.")
+def _check_absent(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(f"{path} exists already: give another name, or remove it")
 
 
-if __name__ == "__main__":
-    _define_flags()
-    app.run(main, flags_parser=console.parse_flags)
+def _as_function(trained: TrainedModel) -> Callable[..., Outputs]:
+    """Returns a function of the frames of each modality, uint8 b t h w 3: probabilities and logits, float32 b k."""
+    model = trained.model
+    params, batch_stats = jax.tree.map(np.asarray, (trained.params, trained.batch_stats))
+
+    def predict(*frames: UInt8[Array, "b t h w 3"]) -> Outputs:
+        inputs = model.inputs({"frames": dict(zip(model.modalities, frames, strict=True))})
+        output, _ = model.apply(params, batch_stats, inputs, trained.schedule)
+        logits = output.logits.astype(jnp.float32)  # b k
+        return jax.nn.softmax(logits, axis=-1), logits
+
+    return predict
+
+
+def _check(trained: TrainedModel, exported: Callable[..., Outputs]) -> float:
+    """Returns the largest difference for random clips, of logits relative to the largest one; fails above TOLERANCE."""
+    rng = np.random.default_rng(0)
+    clip = trained.config.clip
+    shape = (2, clip.frames, clip.size, clip.size, 3)  # b t h w c
+    frames = {name: rng.integers(0, 256, shape, np.uint8) for name in trained.model.modalities}
+    expected = Predictor(trained, batch_size=2)(frames)
+    probabilities, logits = map(np.asarray, exported(*frames.values()))
+    right = expected.heads["logits"]
+    scale = max(1.0, float(np.abs(right).max()))
+    difference = float(max(np.abs(probabilities - expected.probabilities).max(), np.abs(logits - right).max() / scale))
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"the exported outputs differ from the model's by {difference:.2g}, expected at most {TOLERANCE:g}; "
+            "nothing is written. Other versions of the exporter's packages may do better"
+        )
+    log.info("checked against the model: largest difference %.2g", difference)
+    return difference
+
+
+def _write_stablehlo(path: Path, predict: Callable[..., Outputs], about: Mapping[str, Any]) -> None:
+    (batch,) = jax.export.symbolic_shape("batch")
+    shapes = [jax.ShapeDtypeStruct((batch, *entry["shape"][1:]), jnp.uint8) for entry in about["inputs"]]
+    pattern = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, pattern)
+    jax.config.update(pattern, ".*/")  # the program's source locations would name folders of this machine
+    try:
+        exported = jax.export.export(jax.jit(predict), platforms=about["platforms"])(*shapes)
+    finally:
+        jax.config.update(pattern, before)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:  # weights hardly compress
+        file.writestr("about.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        file.writestr("model.jax_export", bytes(exported.serialize()))
+
+
+def _read_stablehlo(path: Path) -> Callable[..., Outputs]:
+    with zipfile.ZipFile(path) as file:
+        return jax.jit(jax.export.deserialize(bytearray(file.read("model.jax_export"))).call)
+
+
+def _in_float32(trained: TrainedModel) -> TrainedModel:
+    """Returns the network, computing in float32: few ONNX runtimes compute in bfloat16."""
+    if trained.config.model.dtype == "float32":
+        return trained
+    log.warning("the network computes in %s; the ONNX file will in float32", trained.config.model.dtype)
+    config = trained.config.copy_and_resolve_references()
+    config.model.dtype = "float32"
+    return dataclasses.replace(trained, model=Model(config, trained.model.num_classes))
+
+
+def _write_onnx(path: Path, predict: Callable[..., Outputs], about: Mapping[str, Any]) -> None:
+    for name in ("jax2onnx", "onnx_ir"):  # they report plugins that are not used here, and shapes left symbolic
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    import jax2onnx
+    import onnx
+
+    shapes: list[Any] = [jax.ShapeDtypeStruct(tuple(entry["shape"]), np.uint8) for entry in about["inputs"]]
+    try:
+        with warnings.catch_warnings():
+            # jax2onnx traces with types that JAX narrows to those of the network.
+            warnings.filterwarnings("ignore", "Explicitly requested dtype float64")
+            model = jax2onnx.to_onnx(
+                predict,
+                shapes,
+                model_name="rgbd_jax",
+                opset=OPSET,
+                input_names=[entry["name"] for entry in about["inputs"]],
+                output_names=list(OUTPUTS),
+            )
+    except NotImplementedError as error:
+        raise ValueError(f"jax2onnx cannot export this network: {error}; export to StableHLO (*.zip)") from error
+    onnx.helper.set_model_props(model, {"about": json.dumps(about, ensure_ascii=False)})
+    onnx.checker.check_model(model)
+    onnx.save_model(model, path)
+
+
+def _read_onnx(path: Path) -> Callable[..., Outputs]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only; it warns of constants that it folds
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    return lambda *frames: session.run(list(OUTPUTS), dict(zip(names, frames, strict=True)))

@@ -1,179 +1,161 @@
-"""`python -m rgbd_jax.tools.predict --workdir runs/demo --rgb clip.mp4`, for clips and for streams."""
+"""Predict the classes of clips, or of a stream at intervals.
 
-import contextlib
+rgbd predict --workdir runs/demo --rgb clip.mp4
+rgbd predict --workdir runs/demo --rgb camera:0
+"""
+
+import argparse
+import itertools
 import json
 import logging
 import statistics
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
-from ml_collections import config_flags
+import numpy as np
+from jaxtyping import Float
 
-from rgbd_jax import console
+from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.tools.arguments import add_trained_model, load_trained_model, positive
 
 if TYPE_CHECKING:
-    from rgbd_jax.inference.clips import LoadedClip, UserClip
-    from rgbd_jax.inference.predictor import Prediction
-    from rgbd_jax.inference.trained import TrainedNetwork
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "A run's folder, a converted checkpoint, or a file of PyTorch.")
-_CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Which checkpoint of a run is taken.")
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, with the stream after a colon (:depth); needed for what is no run's folder."
-)
-_RGB = flags.DEFINE_multi_string(
-    "rgb",
-    [],
-    "A video, a folder of frames, a folder of clips, or a list of clips (.txt); several may be given. Of a stream: "
-    "the same, a pipe, 'camera:0', or '-' for standard input.",
-)
-_DEPTH = flags.DEFINE_multi_string("depth", [], "The same for depth; pairs with --rgb in order.")
-_TOP = flags.DEFINE_integer("top", 5, "How many classes are told of each clip.", lower_bound=1)
-_JSON = flags.DEFINE_bool("json", False, "One JSON object a line instead of a table.")
-_OUT = flags.DEFINE_string(
-    "out", None, "Draws label and class-activation map over the clip: NAME.mp4 for one clip, a folder for several."
-)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Clips that go through the network together.", lower_bound=1)
-_STREAM = flags.DEFINE_bool("stream", False, "Takes --rgb and --depth as streams; cameras and '-' always are.")
-_WINDOW = flags.DEFINE_integer(
-    "window", None, "Frames of a stream that a label is about; the clip length of the network if not given.", 1
-)
-_HOP = flags.DEFINE_integer("hop", 15, "Frames of a stream from one label to the next.", lower_bound=1)
-flags.mark_flag_as_required("workdir")
+    from rgbd_jax.inference.clips import UserClip
+    from rgbd_jax.inference.trained import TrainedModel
 
 log = logging.getLogger("rgbd_jax")
 
 
-def main(argv: list[str]) -> None:
-    """Tells the most probable classes of every clip, or of a stream as it comes."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; give clips as --rgb=PATH or --depth=PATH")
-    console.log_to_stderr()
-    console.keep_compiled_programs()
-    try:
-        failed = _run()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # whoever read the results has heard enough
-        sys.stderr.close()  # Python would tell of it once more
-        sys.exit(0)
-    except (ValueError, OSError) as error:
-        log.debug("where it happened:", exc_info=True)
-        sys.exit(f"error: {error}")
-    if failed:
-        sys.exit(f"error: {failed} of the clips could not be used (told above)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `run`."""
+    add_trained_model(parser)
+    for modality in MODALITIES:
+        parser.add_argument(
+            f"--{modality}",
+            action="append",
+            default=[],
+            metavar="PATH",
+            help=f"{modality} clips: a video, a folder of frames, a folder of clips, or a list of clips (.txt); may be "
+            "repeated, modalities pair in order. As a stream: the same, a pipe, 'camera:0', or '-' for standard input",
+        )
+    parser.add_argument("--top", type=positive, default=5, help="classes to report for each clip (default: 5)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
+    parser.add_argument(
+        "--out", type=Path, help="draw class and class-activation map over clips: NAME.mp4, or a folder for several"
+    )
+    parser.add_argument("--batch_size", type=positive, default=8, help="clips of a batch (default: 8)")
+    parser.add_argument("--stream", action="store_true", help="read the paths as streams; cameras and '-' always are")
+    parser.add_argument(
+        "--window", type=positive, help="frames of a stream for one prediction (default: the model's clip length)"
+    )
+    parser.add_argument("--hop", type=positive, default=15, help="frames between predictions of a stream (default: 15)")
 
 
-def _run() -> int:
-    """Does what the flags say; returns how many clips could not be used."""
-    # After the flags are read: importing takes seconds, --help should not.
-    from rgbd_jax.inference.clips import find_clips
-    from rgbd_jax.inference.streaming import CAMERA, STANDARD_INPUT
-    from rgbd_jax.inference.trained import load_trained
+def run(args: argparse.Namespace) -> None:
+    """Prints the most probable classes of each clip, or of a stream as it comes.
 
-    given = {"rgb": _RGB.value, "depth": _DEPTH.value}
-    live = any(text == STANDARD_INPUT or text.startswith(CAMERA) for texts in given.values() for text in texts)
-    if (_STREAM.value or live) and _OUT.value:
+    Raises:
+        ValueError: a path, the model or some of the clips cannot be used.
+        OSError: a drawing cannot be written.
+    """
+    from rgbd_jax.inference.streaming import is_live  # seconds: not before --help
+
+    given = {modality: getattr(args, modality) for modality in MODALITIES}
+    live = args.stream or any(is_live(source) for sources in given.values() for source in sources)
+    if live and args.out:
         raise ValueError("--out draws clips, not streams: leave out --out, or --stream")
-    trained = load_trained(str(_WORKDIR.value), _CHECKPOINT.value, _CONFIG.value)
-    if _STREAM.value or live:
-        _classify_stream(trained, given)
-        return 0
-    return _classify_clips(trained, find_clips(given, trained.config.modality))
+    (_predict_stream if live else _predict_clips)(load_trained_model(args), given, args)
 
 
-def _classify_clips(trained: "TrainedNetwork", clips: "list[UserClip]") -> int:
-    from rgbd_jax.inference.clips import batched, load_clips
-    from rgbd_jax.inference.overlay import drawn_file, write_overlay
+def _predict_clips(trained: "TrainedModel", given: Mapping[str, Sequence[str]], args: argparse.Namespace) -> None:
+    from rgbd_jax.inference.clips import find_clips, load_clips
+    from rgbd_jax.inference.overlay import write_overlay
     from rgbd_jax.inference.predictor import Predictor
 
-    targets = {clip: drawn_file(Path(_OUT.value), clip, clips) for clip in clips} if _OUT.value else {}
-    predictor = Predictor(trained, batch_size=min(_BATCH_SIZE.value, len(clips)), explained=bool(targets))
+    clips = find_clips(given, trained.model.modalities)
+    targets = {clip: _drawing(args.out.expanduser(), clip, clips) for clip in clips} if args.out else {}
+    predictor = Predictor(trained, batch_size=min(args.batch_size, len(clips)), explained=bool(targets))
+    loaded = load_clips(clips, trained.config)
     failed = 0
-    for batch in batched(load_clips(clips, trained.config), predictor.batch_size):
-        for broken in (loaded for loaded in batch if loaded.problem):
-            log.error("%s", broken.problem)
-            failed += 1
-        usable = [loaded for loaded in batch if not loaded.problem]
+    while batch := list(itertools.islice(loaded, predictor.batch_size)):
+        usable = [each for each in batch if not each.problem]
+        for each in batch:
+            if each.problem:
+                log.error("%s", each.problem)
+                failed += 1
         if not usable:
             continue
-        prediction = predictor.of_clips([loaded.frames for loaded in usable])
-        for place, loaded in enumerate(usable):
-            _tell_clip(trained, loaded, prediction, place)
-            if loaded.clip in targets:
-                write_overlay(targets[loaded.clip], loaded, trained, prediction, place)
-                log.info("drawn into %s", targets[loaded.clip])
-    return failed
+        frames = {m: np.stack([each.frames[m] for each in usable]) for m in trained.model.modalities}  # b *v t h w 3
+        prediction = predictor(frames)
+        for index, each in enumerate(usable):
+            _print_clip(each.clip.name, prediction.probabilities[index], trained.class_names, args)
+            if targets:
+                write_overlay(targets[each.clip], each, trained, prediction, index)
+                log.info("wrote %s", targets[each.clip])
+    if failed:
+        raise ValueError(f"{failed} of {len(clips)} clips could not be used (see above)")
 
 
-def _tell_clip(trained: "TrainedNetwork", loaded: "LoadedClip", prediction: "Prediction", place: int) -> None:
-    shares = prediction.probabilities[place]
-    top = shares.argsort(kind="stable")[::-1][: _TOP.value]
-    if _JSON.value:
-        classes = [
-            {"label": int(label), "class": trained.class_names[label], "probability": float(shares[label])}
-            for label in top
-        ]
-        _say(json.dumps({"clip": loaded.clip.name, "top": classes}))
+def _drawing(out: Path, clip: "UserClip", clips: "Sequence[UserClip]") -> Path:
+    """Returns where a clip is drawn: `out` itself if it ends in .mp4, else a file in that folder."""
+    name = Path(clip.name)
+    if out.suffix.lower() == ".mp4":
+        if len(clips) > 1:
+            raise ValueError(f"--out {out} is one file, for {len(clips)} clips; give a folder")
+        target = out
+    elif sum(Path(other.name).stem == name.stem for other in clips) > 1:
+        target = out / f"{name.parent.name}_{name.stem}.mp4"
+    else:
+        target = out / f"{name.stem}.mp4"
+    if target.exists():
+        raise ValueError(f"--out: {target} exists already; give another name, or remove it")
+    return target
+
+
+def _print_clip(
+    name: str, probabilities: Float[np.ndarray, "k"], class_names: Sequence[str], args: argparse.Namespace
+) -> None:
+    top = [int(label) for label in probabilities.argsort(kind="stable")[::-1][: args.top]]
+    if args.json:
+        classes = [_named(label, probabilities, class_names) for label in top]
+        print(json.dumps({"clip": name, "top": classes}), flush=True)
         return
-    _say(loaded.clip.name)
-    width = max(len(trained.class_names[label]) for label in top)
-    for label in top:
-        _say(f"  {trained.class_names[label]:{width}}  {shares[label]:7.2%}")
+    width = max(len(class_names[label]) for label in top)
+    lines = [f"  {class_names[label]:{width}}  {probabilities[label]:7.2%}" for label in top]
+    print(name, *lines, sep="\n", flush=True)
 
 
-def _classify_stream(trained: "TrainedNetwork", given: dict[str, list[str]]) -> None:
-    from rgbd_jax.inference.clips import ClipError
+def _named(label: int, probabilities: Float[np.ndarray, "k"], class_names: Sequence[str]) -> dict[str, Any]:
+    return {"label": label, "class": class_names[label], "probability": float(probabilities[label])}
+
+
+def _predict_stream(trained: "TrainedModel", given: Mapping[str, Sequence[str]], args: argparse.Namespace) -> None:
     from rgbd_jax.inference.predictor import Predictor
-    from rgbd_jax.inference.streaming import stream_labels
-    from rgbd_jax.modalities import STREAMS
+    from rgbd_jax.inference.streaming import stream
 
-    sources = {}
-    for modality in STREAMS[trained.config.modality]:
+    for modality in trained.model.modalities:
         if len(given[modality]) != 1:
-            raise ClipError(f"a stream of {modality} is needed: give --{modality} once, found {len(given[modality])}")
-        (sources[modality],) = given[modality]
+            raise ValueError(f"expected one {modality} stream, found {len(given[modality])}: give --{modality} once")
+    sources = {modality: given[modality][0] for modality in trained.model.modalities}
     predictor = Predictor(trained, batch_size=1)
     predictor.warm_up()
-    window = _WINDOW.value or trained.config.clip.frames
-    log.info("listening: a label every %d frames, of the %d before it", _HOP.value, window)
-    with _summary() as (latencies, frames):
-        for said in stream_labels(predictor, sources, window=window, hop=_HOP.value):
-            latencies.append(said.latency)
-            frames.append(said.frame + 1)
-            label = int(said.probabilities.argmax())
-            name, confidence = trained.class_names[label], float(said.probabilities[label])
-            if _JSON.value:
-                told: dict[str, Any] = {"frame": said.frame, "label": label, "class": name, "probability": confidence}
-                _say(json.dumps({**told, "latency_ms": round(said.latency * 1000, 1)}))
-            else:
-                _say(f"frame {said.frame:6}  {name}  {confidence:.1%}  {said.latency * 1000:.0f} ms")
-
-
-@contextlib.contextmanager
-def _summary() -> Iterator[tuple[list[float], list[int]]]:
-    """Collects latencies and frame numbers, and tells them at the end, also when the user stops the stream."""
+    window = args.window or trained.config.clip.frames
+    log.info("streaming: a prediction every %d frames, for the latest %d", args.hop, window)
     latencies: list[float] = []
-    frames: list[int] = []
     started = time.perf_counter()
     try:
-        yield latencies, frames
-    finally:
+        for prediction in stream(predictor, sources, window=window, hop=args.hop):
+            latencies.append(1000 * prediction.latency)
+            named = _named(int(prediction.probabilities.argmax()), prediction.probabilities, trained.class_names)
+            if args.json:
+                line = json.dumps({"frame": prediction.frame, **named, "latency_ms": round(latencies[-1], 1)})
+            else:
+                share = f"{named['probability']:.1%}  {latencies[-1]:.0f} ms"
+                line = f"frame {prediction.frame:6}  {named['class']}  {share}"
+            print(line, flush=True)
+    finally:  # also when the user stops the stream
         if latencies:
-            seconds = time.perf_counter() - started
-            log.info(
-                "%d labels, latency %.0f ms (median), %.0f ms at most; %.0f frames a second in all",
-                len(latencies), 1000 * statistics.median(latencies), 1000 * max(latencies), frames[-1] / seconds,
-            )  # fmt: skip
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-if __name__ == "__main__":
-    app.run(main, flags_parser=console.parse_flags)
+            fps = (prediction.frame + 1) / (time.perf_counter() - started)
+            text = "%d predictions, latency %.0f ms (median), %.0f ms at most; %.0f frames a second"
+            log.info(text, len(latencies), statistics.median(latencies), max(latencies), fps)

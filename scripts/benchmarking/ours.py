@@ -1,5 +1,8 @@
-"""This package's side: its network, training step and programs, for inputs that the reference can be given too."""
+"""This package's side: its training step and network, for inputs that the reference can be given too."""
 
+import collections
+import re
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -7,30 +10,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.profiler import ProfileData
 from ml_collections import ConfigDict
 
-from benchmarking import memory, worker
-from benchmarking.blocks import seconds_by_block
-from rgbd_jax.parallel.mesh import by_clip, global_batch, make_mesh, place, replicated, state_sharding
-from rgbd_jax.parallel.sharded_step import parallel_train_step, spread_over
-from rgbd_jax.pytorch.state_dict import to_pytorch
-from rgbd_jax.step import ScheduleValues, Stream
+from benchmarking.sides import peak_of_process
+from rgbd_jax.model import Model
+from rgbd_jax.models.family import ScheduleValues
+from rgbd_jax.models.spatial import INCEPTION_CHANNELS
+from rgbd_jax.models.temporal import BRANCHES
+from rgbd_jax.parallel.mesh import by_clip_sharding, global_batch, make_mesh, replicated, shard, state_sharding
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
+from rgbd_jax.step import compile_train_step, new_state, state_shapes
+
+# Scopes that the network and the training step name their operations by (`jax.named_scope`), in the order of the data.
+_OF_BRANCHES = [f"branch_{name}" for name in BRANCHES]
+BLOCKS = ["inputs", "stem", *INCEPTION_CHANNELS, "frp", "projection", "recoupling", *_OF_BRANCHES, "heads", "losses"]
+BLOCKS += ["optimizer", "other"]
+_SCOPE = re.compile(r"\b(" + "|".join(BLOCKS[:-1]) + r")\b")
+_INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*op_name="([^"]*)"', re.MULTILINE)
+_CALLERS = ("while", "conditional", "call")  # their time is that of the operations within, which are listed too
 
 
 class Ours:
-    """The programs that are measured; each is compiled when it is prepared.
+    """The programs that are measured, each compiled when it is prepared.
 
     Args:
         config: the experiment's config.
         num_classes: number of classes.
-        clips: clips of a batch.
+        clips: clips of a batch, over all devices.
     """
 
     def __init__(self, config: ConfigDict, num_classes: int, clips: int):
-        self._config = config
         self._mesh = make_mesh(config.sharding.parameter_shards)
-        self._stream = Stream(config, num_classes, spread_over(self._mesh))
-        self._sharding = state_sharding(self._stream.shapes(), self._mesh)
+        self._model = Model(config, num_classes)
         rng = np.random.default_rng(0)
         shape = (clips, config.clip.frames, config.clip.size, config.clip.size, 3)  # b t h w c
         self._batch = {
@@ -38,93 +50,94 @@ class Ours:
             "label": rng.integers(0, num_classes, clips),
             "record": np.arange(clips),
         }
-        self._moment = ScheduleValues(1e-3, 1.0, 0.04)
+        self._schedule = ScheduleValues(1e-3, 1.0, 0.04)
         self._programs: dict[str, Any] = {}
-        self._arguments: dict[str, Any] = {}
+        self._arguments: dict[str, tuple] = {}
 
-    def prepare(self, name: str) -> dict[str, float]:
-        """Compiles a program; returns seconds, and the bytes that XLA allots and counts as read and written."""
-        function, arguments = {"train": self._training, "infer": self._inference}[name]()
+    def device(self) -> str:
+        """Returns the kind of device."""
+        return jax.devices()[0].device_kind
+
+    def prepare(self, part: str) -> float:
+        """Compiles the program of a part, "train" or "infer"; returns the seconds."""
+        function, self._arguments[part] = self._training() if part == "train" else self._inference()
         started = time.perf_counter()
-        self._programs[name] = program = function.lower(*arguments).compile()
-        seconds = time.perf_counter() - started
-        self._arguments[name] = arguments
-        allotted = program.memory_analysis()
-        costs = program.cost_analysis() or {}
-        return {
-            "compile_seconds": seconds,
-            "allotted_bytes": allotted.temp_size_in_bytes + allotted.argument_size_in_bytes,
-            "bytes_accessed": costs.get("bytes accessed", 0.0),
-        }
+        self._programs[part] = function.lower(*self._arguments[part]).compile()
+        return time.perf_counter() - started
 
-    def run(self, name: str) -> float:
+    def run(self, part: str) -> float:
         """Runs a program once and returns the seconds."""
         started = time.perf_counter()
-        result = jax.block_until_ready(self._programs[name](*self._arguments[name]))
+        result = jax.block_until_ready(self._programs[part](*self._arguments[part]))
         seconds = time.perf_counter() - started
-        if name == "train":
-            self._arguments[name] = (result[0], *self._arguments[name][1:])
+        if part == "train":
+            self._arguments[part] = (result[0], *self._arguments[part][1:])
         else:
             self._logits = result
         return seconds
 
-    def profile(self, name: str) -> dict[str, float]:
-        """Runs a program once more and returns the seconds of each block."""
-        return seconds_by_block(self._programs[name], lambda: self.run(name))
-
-    def logits(self) -> list[list[float]]:
+    def logits(self) -> np.ndarray:
         """Returns the logits of the last inference."""
-        return np.asarray(self._logits, np.float64).tolist()
+        return np.asarray(self._logits, np.float64)
 
-    def save_inputs(self, file: str) -> None:
-        """Writes frames and heat maps as the network sees them, labels, and the weights by PyTorch's names."""
-        state = self._stream.init(0)
-        clip, heat = jax.jit(self._stream.inputs)(self._batch)
-        weights = {f"weights/{name}": tensor for name, tensor in to_pytorch(state.params, state.batch_stats).items()}
-        inputs: dict[str, np.ndarray] = {
-            "clip": np.asarray(clip, np.float32),
-            "label": np.asarray(self._batch["label"]),
-        }
-        if heat is not None:
-            inputs["heat"] = np.asarray(heat, np.float32)
-        np.savez(Path(file), allow_pickle=False, **inputs, **weights)
-
-    def peak(self, name: str) -> int | None:
+    def peak(self, part: str) -> int | None:
         """Returns the most bytes that were held at once during one more run."""
-        memory.forget_peak()
-        self.run(name)
         device = jax.local_devices()[0]
         if device.platform == "cpu":
-            return memory.peak()
+            return peak_of_process(lambda: self.run(part))
+        self.run(part)
         return (device.memory_stats() or {}).get("peak_bytes_in_use")
 
+    def profile(self, part: str) -> dict[str, float]:
+        """Runs a program once more; returns the seconds of each block, "NAME, forward" and "NAME, backward".
+
+        An operation belongs to the block that it, or the last of those that XLA fused in it, comes from. Operations
+        that ran at the same time count each, so that the sum can be more than the run's time.
+        """
+        scopes = dict(_INSTRUCTION.findall(self._programs[part].as_text()))
+        seconds: collections.Counter[str] = collections.Counter()
+        with tempfile.TemporaryDirectory() as folder:
+            with jax.profiler.trace(folder):
+                self.run(part)
+            (profile,) = Path(folder).rglob("*.xplane.pb")
+            for plane in ProfileData.from_file(str(profile)).planes:
+                for event in (event for line in plane.lines for event in line.events):
+                    operation = str(dict(event.stats).get("hlo_op", ""))
+                    if operation and not operation.startswith(_CALLERS):
+                        seconds[block_of(scopes.get(operation, ""))] += event.duration_ns / 1e9
+        if not seconds:
+            raise RuntimeError("this platform's profile names no operation of the program")
+        in_order = [f"{block}, {way}" for block in BLOCKS for way in ("forward", "backward")]
+        return {block: seconds[block] for block in in_order if block in seconds}
+
+    def save_inputs(self, file: Path) -> None:
+        """Writes frames and heat maps as the network sees them, labels, and the weights by PyTorch's names."""
+        arrays = {f"weights/{name}": tensor for name, tensor in DECOUPLED.to_pytorch(*self._model.init(0)).items()}
+        (inputs,) = jax.jit(self._model.inputs)(self._batch).values()
+        arrays |= {"clip": np.asarray(inputs.clip, np.float32), "label": np.asarray(self._batch["label"])}
+        if inputs.heat is not None:
+            arrays["heat"] = np.asarray(inputs.heat, np.float32)
+        np.savez(file, allow_pickle=False, **arrays)
+
     def _training(self) -> tuple[Any, tuple]:
-        state = place(self._stream.init(0), self._sharding)
-        return parallel_train_step(self._stream, self._mesh), (
-            state,
-            global_batch(self._batch, self._mesh),
-            self._moment,
-        )
+        sharding = state_sharding(state_shapes(self._model), self._mesh)
+        state = shard(new_state(self._model, *self._model.init(0)), sharding)
+        batch = global_batch(self._batch, self._mesh)
+        return compile_train_step(self._model, self._mesh), (state, batch, self._schedule)
 
     def _inference(self) -> tuple[Any, tuple]:
-        """The network alone, as the reference is measured: frames are normalised and heat maps are there."""
-        state = self._stream.init(0)
-        whole = replicated(self._mesh)
-        split = jax.sharding.NamedSharding(self._mesh, by_clip())
-        clip, heat = jax.device_put(jax.jit(self._stream.inputs)(self._batch), split)
-        weights = jax.device_put((state.params, state.batch_stats), whole)
+        """The network alone, as the reference is measured: normalised frames and heat maps go in."""
+        inputs = jax.device_put(jax.jit(self._model.inputs)(self._batch), by_clip_sharding(self._mesh))
+        weights = jax.device_put(self._model.init(0), replicated(self._mesh))
 
-        def logits(params, batch_stats, clip, heat):
-            output, _ = self._stream.forward(params, batch_stats, clip, heat, self._moment.temperature)
+        def logits(params, batch_stats, inputs):
+            output, _ = self._model.apply(params, batch_stats, inputs, self._schedule)
             return output.logits.astype(jnp.float32)
 
-        return jax.jit(logits, out_shardings=whole), (*weights, clip, heat)
+        return jax.jit(logits, out_shardings=replicated(self._mesh)), (*weights, inputs)
 
 
-def serve() -> None:
-    """Answers the calls of the benchmark."""
-    told = worker.settings()
-    config = ConfigDict(told["config"])
-    ours = Ours(config, told["classes"], told["clips"])
-    names = ("prepare", "run", "profile", "logits", "save_inputs", "peak")
-    worker.answer({name: getattr(ours, name) for name in names})
+def block_of(scope: str) -> str:
+    """Returns the block that an operation's scope names, and whether it is part of the gradient."""
+    found = _SCOPE.search(scope)
+    return f"{found[1] if found else 'other'}, {'backward' if 'transpose(' in scope else 'forward'}"

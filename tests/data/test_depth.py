@@ -31,8 +31,11 @@ frames_8 = st_numpy.arrays(np.uint8, (6, 7))
 @given(frame=st.one_of(frames_16, frames_8))
 def test_reference_encoding_is_255_times_depth_modulo_256(frame):
     expected = np.array([[255 * int(value) % 256 for value in row] for row in frame])
-    np.testing.assert_array_equal(depth.encode_depth(frame, config(encoding="reference_wrapped")), expected)
-    np.testing.assert_array_equal(depth.colour_depth(frame, config(encoding="reference_wrapped")), JET[expected])
+    wrapped = config(encoding="reference_wrapped")
+    np.testing.assert_array_equal(depth.encode_depth(frame, wrapped), expected)
+    np.testing.assert_array_equal(depth.colour_depth(frame, wrapped), JET[expected])
+    wrapped.colour_map = "grey"
+    np.testing.assert_array_equal(depth.colour_depth(frame, wrapped), np.dstack([expected] * 3))
 
 
 @settings(deadline=None)
@@ -40,24 +43,14 @@ def test_reference_encoding_is_255_times_depth_modulo_256(frame):
 def test_linear_encoding_falls_from_near_to_far_and_keeps_zero(frame, near, extent):
     grey = depth.encode_depth(frame, config(range_mm=(near, near + extent))).astype(int)
     value = frame.astype(float)
+    exact = np.clip(255 - 254 * (value - near) / extent, 1, 255)
+    assert (np.abs(grey - exact)[frame > 0] <= 0.5 + 1e-9).all()
     assert (grey[frame == 0] == 0).all()
-    measured = frame > 0
-    assert (grey[measured] >= 1).all()
-    assert (grey[measured & (value <= near)] == 255).all()
-    assert (grey[value >= near + extent] == 1).all()
-    inside = measured & (value > near) & (value < near + extent)
-    exact = 255 - 254 * (value - near) / extent
-    assert (np.abs(grey - exact)[inside] <= 0.5 + 1e-9).all()
 
 
 @given(frame=frames_8)
 def test_linear_encoding_takes_8_bit_depth_as_it_is(frame):
     np.testing.assert_array_equal(depth.encode_depth(frame, config()), frame)
-
-
-def test_colours_keep_the_order_of_opencv():
-    near = depth.colour_depth(np.full((2, 2), 500, np.uint16), config())
-    assert near[0, 0].tolist() == JET[255].tolist() == [0, 0, 128]  # dark red, written as blue, green, red
 
 
 def person(width, height, boxes):
@@ -86,10 +79,8 @@ def test_person_box_is_centred_on_the_smallest_centres(boxes, centre):
 def test_person_box_is_clipped_at_the_frame():
     left, top, right, bottom = depth.person_box(person(512, 424, [(460, 380, 501, 421)]))
     assert (right, bottom) == (512, 424)
-    assert abs(left - 320) <= 1
-    assert abs(top - 280) <= 1
-    left, top, right, bottom = depth.person_box(person(512, 424, [(5, 5, 46, 46)]))
-    assert (left, top, right, bottom) == (0, 0, 320, 240)
+    assert max(abs(left - 320), abs(top - 280)) <= 1
+    assert depth.person_box(person(512, 424, [(5, 5, 46, 46)])) == (0, 0, 320, 240)
 
 
 def test_a_frame_without_a_contour_takes_the_centre_crop():
@@ -107,41 +98,17 @@ def test_a_frame_without_a_contour_takes_the_centre_crop():
 )
 def test_person_crop_never_stops_a_run(size, box, dtype):
     width, height = size
-    (left, right), (top, bottom) = sorted(box[:2]), sorted(box[2:])
-    frame = person(
-        width, height, [(int(left * width), int(top * height), int(right * width), int(bottom * height))]
-    ).astype(dtype)
+    (left, right), (top, bottom) = (np.sort(box).reshape(2, 2).T * [[width], [height]]).astype(int)
+    frame = person(width, height, [(left, top, right, bottom)]).astype(dtype)
     coloured = cut_and_coloured(frame, config(reference_person_crop=True, range_mm=(0, 255)))
     assert coloured.dtype == np.uint8
     assert 1 <= coloured.shape[0] <= min(height, 240)
     assert 1 <= coloured.shape[1] <= min(width, 320)
-    if width <= 160 and height <= 120:
-        assert coloured.shape == (height, width, 3)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"encoding": "log"}, "config.data.depth.encoding is 'log'"),
-        ({"colour_map": "hot"}, "config.data.depth.colour_map is 'hot'"),
-        ({"range_mm": (900, 900)}, r"config.data.depth.range_mm is \(900, 900\)"),
-        ({"range_mm": (-1, 900)}, "range_mm"),
-        ({"range_mm": (0, 70000)}, "range_mm"),
-    ],
-)
-def test_unusable_settings_are_errors_that_name_the_field(fields, message):
-    with pytest.raises(ValueError, match=message):
-        depth.check_settings(config(**fields))
 
 
 def test_frames_of_another_kind_are_errors():
     with pytest.raises(ValueError, match="float32"):
         depth.colour_depth(np.zeros((4, 4), np.float32), config())
-
-
-def test_a_grey_map_repeats_the_encoded_depth():
-    frame = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    np.testing.assert_array_equal(depth.colour_depth(frame, config(colour_map="grey")), np.dstack([frame] * 3))
 
 
 @pytest.mark.parametrize("value", [255, 256, 5000])
@@ -155,14 +122,11 @@ def test_the_box_in_colour_ignores_what_is_nearer_than_256_units(value):
     assert (found[2] - found[0], found[3] - found[1]) == (960, 540)
 
 
-@settings(deadline=None, max_examples=50)
-@given(box=st.tuples(*[st.floats(0, 1)] * 4), size=st.tuples(st.integers(2, 2000), st.integers(2, 1200)))
-def test_the_box_in_colour_lies_in_the_frame(box, size):
-    (left, right), (top, bottom) = sorted(box[:2]), sorted(box[2:])
-    frame = person(512, 424, [(int(left * 512), int(top * 424), int(right * 512), int(bottom * 424))])
-    left, top, right, bottom = depth.person_box_in_colour(frame.astype(np.uint16) << 8, *size)
-    assert 0 <= left < right <= size[0]
-    assert 0 <= top < bottom <= size[1]
+def test_the_box_in_colour_is_clipped_at_the_frame():
+    frame = person(512, 424, [(5, 5, 46, 46)]).astype(np.uint16) << 8
+    assert depth.person_box_in_colour(frame, 1920, 1080) == (0, 0, 960, 540)
+    right = person(512, 424, [(460, 380, 501, 421)]).astype(np.uint16) << 8
+    assert depth.person_box_in_colour(right, 1920, 1080)[2:] == (1920, 1080)
 
 
 def test_cutting_before_encoding_is_cutting_after_it():

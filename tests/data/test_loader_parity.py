@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rgbd_jax import sampling
 from rgbd_jax.config import default_config
-from rgbd_jax.data import loader, sampling
+from rgbd_jax.data import loader
 from rgbd_jax.data.source import ClipRecord
 from rgbd_jax.models import heat_map
 from tests.parity import recipe, recipe_data

@@ -1,89 +1,146 @@
-"""Prepared splits as the rest of the project reads them."""
+"""Prepared splits, their index, and what a config makes of them."""
 
+import json
+import logging
 import pickle
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
 
-from rgbd_jax.data.source import open_split
-from rgbd_jax.ingest.build import prepare
-from tests.datasets.conftest import decoded
+from rgbd_jax.data.index import index_file, read_index, write_index
+from rgbd_jax.data.source import open_split, prepared_directory
+from rgbd_jax.data.splits import known_classes, open_splits
+from tests.datasets.conftest import RawFolder, decoded, frame
+from tests.indexing import write_indices
+from tests.tiny import tiny_config
 
-CLIPS = {"train": 6, "validation": 2}
-FRAMES = 3
-
-
-def encoded_frame(seed: int, suffix: str = ".jpg") -> bytes:
-    dtype = np.uint16 if suffix == ".png" else np.uint8
-    shape = (8, 10) if suffix == ".png" else (8, 10, 3)
-    return cv2.imencode(suffix, np.random.default_rng(seed).integers(0, 255, shape).astype(dtype))[1].tobytes()
+LENGTHS = {"a": 16, "b": 17, "c": 3, "d": 30, "e": 16, "f": 20}  # frames; the last two are validation
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     """A prepared `rgbd_folder` with two classes, colour JPEG and 16-bit depth PNG."""
-    raw = tmp_path_factory.mktemp("raw")
-    for split, count in CLIPS.items():
-        for clip in range(count):
-            for modality, suffix in (("rgb", ".jpg"), ("depth", ".png")):
-                folder = raw / modality / split / "ba"[clip % 2] / f"clip{clip}"
-                folder.mkdir(parents=True)
-                for frame in range(FRAMES):
-                    (folder / f"{frame}{suffix}").write_bytes(encoded_frame(100 * clip + frame, suffix))
-    data_dir = tmp_path_factory.mktemp("data")
-    prepare("rgbd_folder", raw_dir=raw, data_dir=data_dir)
-    return data_dir
+    (tmp_path_factory.mktemp("source") / "raw").mkdir()
+    raw = RawFolder(tmp_path_factory.getbasetemp() / "source0" / "raw")
+    for name, frames in LENGTHS.items():
+        raw.clip(name, frames=frames, depth="16 bit")
+    lines = [f"{name} {frames} {i % 2}" for i, (name, frames) in enumerate(LENGTHS.items())]
+    raw.lists(train=lines[:4], valid=lines[4:])
+    raw.build()
+    write_indices(raw.data_dir)
+    return raw.data_dir
 
 
-def test_a_split_says_what_it_holds(data_dir):
+@pytest.fixture
+def damaged(data_dir, tmp_path):
+    """The same data set, whose index may be damaged."""
+    folder = tmp_path / "rgbd_folder" / "1.0.0"
+    folder.mkdir(parents=True)
+    for file in prepared_directory("rgbd_folder", data_dir).iterdir():
+        if file.name.startswith("index_"):
+            (folder / file.name).write_bytes(file.read_bytes())
+        else:
+            (folder / file.name).symlink_to(file)
+    return tmp_path
+
+
+def split_config(data_dir, modality="rgb", **fields):
+    config = tiny_config(data_dir, modality)
+    config.data.dataset = "rgbd_folder"
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def test_a_split_describes_its_clips(data_dir):
     split = open_split("rgbd_folder", data_dir, None)
-    assert (split.split, len(split)) == ("train", 6)
-    assert split.class_names == ("a", "b")
-    assert split.num_classes == 2
+    assert (split.split, len(split)) == ("train", 4)
+    assert (split.class_names, split.num_classes) == (("0", "1"), 2)
     assert split.modalities == ("rgb", "depth")
+    clip = split[3]
+    assert (clip.name, clip.label) == ("d", 1)
+    assert list(clip.frames["rgb"]) == [frame(f"rgb/d/{i}") for i in range(30)]
+    for i, stored in enumerate(clip.frames["depth"]):  # stored without compression
+        np.testing.assert_array_equal(decoded(stored), decoded(frame(f"depth/d/{i}", "16 bit")))
 
 
-def test_frames_are_those_on_disk_in_time_order(data_dir):
-    clips = {clip.name: clip for clip in open_split("rgbd_folder", data_dir, "train")}
-    clip = clips["train/b/clip4"]
-    assert clip.label == 1
-    assert list(clip.frames["rgb"]) == [encoded_frame(400 + frame) for frame in range(FRAMES)]
-    for frame, stored in enumerate(clip.frames["depth"]):  # stored without compression
-        np.testing.assert_array_equal(decoded(stored), decoded(encoded_frame(400 + frame, ".png")))
+@pytest.mark.parametrize(
+    "split", ["train", "train[1:3]", "train[:25%]", "train[25%:]", "validation+train[:2]", "train[-1:]+train[:1]"]
+)
+def test_the_index_matches_the_clips_of_every_part(data_dir, split):
+    whole = open_split("rgbd_folder", data_dir, split)
+    for opened in (whole, whole.select(range(len(whole))[::-1]), pickle.loads(pickle.dumps(whole))):
+        clips = list(opened)
+        assert len(clips) == len(opened) > 0
+        assert opened.names == tuple(clip.name for clip in clips)
+        assert opened.labels.tolist() == [clip.label for clip in clips]
+        for modality in ("rgb", "depth"):
+            assert opened.frame_counts[modality].tolist() == [len(clip.frames[modality]) for clip in clips]
+    assert [LENGTHS[name] for name in whole.names] == whole.frame_counts["rgb"].tolist()
+
+
+def test_the_parts_of_a_split_are_the_split(data_dir):
+    parts = [open_split("rgbd_folder", data_dir, part).names for part in ("train[:50%]", "train[50%:]")]
+    assert parts == [("a", "b"), ("c", "d")]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"{", "not an index of clips"),
+        (b"\xff", "not an index of clips"),
+        (b"[" * 100_000, "not an index of clips"),
+        (b"[]", "expected an object with names, labels and frames"),
+        ({"names": ["a"]}, "expected an object with names, labels and frames"),
+        ({"names": [1], "labels": [0], "frames": {}}, "names: expected a list of strings"),
+        ({"names": ["a"], "labels": [0], "frames": {"sound": [1]}}, "frames: expected an object with rgb or depth"),
+        ({"names": ["a"], "labels": ["0"], "frames": {"rgb": [1]}}, "labels: expected a list of whole numbers"),
+        ({"names": ["a"], "labels": [True], "frames": {"rgb": [1]}}, "labels: expected a list of whole numbers"),
+        ({"names": ["a"], "labels": [0], "frames": {"rgb": [2**70]}}, "rgb: expected a list of whole numbers"),
+        ({"names": ["a"], "labels": [0], "frames": {"rgb": [1, 2]}}, "rgb: expected 1 entries.*found 2"),
+        ({"names": ["a"], "labels": [0], "frames": {"rgb": [1], "depth": [1]}}, "lists 1 clips of rgb, depth, but 4"),
+        ({"names": [*"abcd"], "labels": [0] * 4, "frames": {"rgb": [1] * 4}}, "4 clips of rgb, but 4 of rgb, depth"),
+    ],
+)
+def test_a_damaged_index_is_named_with_advice(damaged, content, problem):
+    file = index_file(prepared_directory("rgbd_folder", damaged), "train")
+    file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    with pytest.raises(ValueError, match=problem) as error:
+        open_split("rgbd_folder", damaged, "train")
+    assert str(file) in str(error.value)
+    assert "build it again with `python -m rgbd_jax data build rgbd_folder`" in str(error.value)
+    assert len(open_split("rgbd_folder", damaged, "validation")) == 2
+
+
+def test_a_missing_index_is_named_with_advice(damaged):
+    file = index_file(prepared_directory("rgbd_folder", damaged), "train")
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{file} is missing.*build it again") as error:
+        open_split("rgbd_folder", damaged, "train")
+    assert "remove" in str(error.value)
+
+
+def test_an_index_is_read_as_it_was_written(tmp_path):
+    write_index(tmp_path, "a-b", ["é/1", "2"], np.array([3, 0]), {"depth": np.array([5, 6])})
+    index = read_index(tmp_path, "a-b")
+    assert (index.names, index.labels.tolist()) == (("é/1", "2"), [3, 0])
+    assert {modality: counts.tolist() for modality, counts in index.frames.items()} == {"depth": [5, 6]}
 
 
 def test_reading_needs_no_tensorflow(data_dir):
     program = f"""
 import sys
 from rgbd_jax.data.source import open_split
-from tests.datasets.conftest import decoded
-assert len(open_split("rgbd_folder", {str(data_dir)!r}, "train")[0].frames["rgb"]) == {FRAMES}
+assert len(open_split("rgbd_folder", {str(data_dir)!r}, "train")[0].frames["rgb"]) == 16
 assert not {{"tensorflow", "torch"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-@pytest.mark.parametrize("cut", ["50%", "1", "-1", "84%"])
-def test_the_parts_of_a_split_are_the_split(data_dir, cut):
-    parts = [open_split("rgbd_folder", data_dir, part) for part in (f"train[:{cut}]", f"train[{cut}:]")]
-    assert all(0 < len(part) < 6 for part in parts)
-    whole = open_split("rgbd_folder", data_dir, "train")
-    assert [clip.name for part in parts for clip in part] == [clip.name for clip in whole]
-
-
-def test_a_split_survives_pickling(data_dir):
-    split = open_split("rgbd_folder", data_dir, "validation")
-    copy = pickle.loads(pickle.dumps(split))
-    assert (copy.class_names, copy.modalities, len(copy)) == (split.class_names, split.modalities, len(split))
-    assert [copy[i] for i in range(len(copy))] == [split[i] for i in range(len(split))]
-
-
-@pytest.mark.parametrize("index", [-1, 6, 100])
+@pytest.mark.parametrize("index", [-1, 4, 100])
 def test_a_clip_out_of_range_is_an_error(data_dir, index):
-    with pytest.raises(IndexError, match=f"clip {index} of 6"):
+    with pytest.raises(IndexError, match=f"clip {index} of 4"):
         open_split("rgbd_folder", data_dir, "train")[index]
 
 
@@ -94,24 +151,44 @@ def test_an_unknown_split_is_an_error_that_lists_the_splits(data_dir, split):
     assert repr(split) in str(error.value)
 
 
-def test_data_that_is_not_prepared_names_the_folder_and_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError) as error:
-        open_split("nvgesture", tmp_path, "train")
-    assert str(tmp_path / "nvgesture") in str(error.value)
-    assert f"python scripts/build_dataset.py nvgesture --data_dir {tmp_path}" in str(error.value)
-
-
-def test_a_build_that_was_killed_is_not_prepared_data(data_dir, tmp_path):
+def test_data_that_is_not_prepared_names_the_folder_and_the_command(data_dir, tmp_path):
     (tmp_path / "rgbd_folder").mkdir()
     (prepared,) = (data_dir / "rgbd_folder").iterdir()
-    (tmp_path / "rgbd_folder" / "incomplete.ABC_1.0.0").symlink_to(prepared)  # the name TFDS gives it meanwhile
-    with pytest.raises(FileNotFoundError, match="not prepared"):
-        open_split("rgbd_folder", tmp_path, "train")
-
-
-def test_the_newest_version_is_opened(data_dir, tmp_path):
-    (prepared,) = (data_dir / "rgbd_folder").iterdir()
-    (tmp_path / "rgbd_folder").mkdir()
+    (tmp_path / "rgbd_folder" / "incomplete.ABC_1.0.0").symlink_to(prepared)  # a build that was killed
+    with pytest.raises(FileNotFoundError, match="rgbd_folder is not prepared") as error:
+        open_splits(split_config(tmp_path))
+    assert str(tmp_path / "rgbd_folder") in str(error.value)
+    assert f"python -m rgbd_jax data build rgbd_folder --data_dir {tmp_path}" in str(error.value)
+    assert known_classes(split_config(tmp_path)) is None
     for version in ("1.0.0", "1.9.0", "1.10.0"):
         (tmp_path / "rgbd_folder" / version).symlink_to(prepared)
     assert open_split("rgbd_folder", tmp_path, "train").directory.name == "1.10.0"
+
+
+def test_a_config_that_does_not_fit_the_data_is_refused(data_dir):
+    assert known_classes(split_config(data_dir)) == open_splits(split_config(data_dir)).num_classes == 2
+    assert open_splits(split_config(data_dir, **{"model.num_classes": 5})).num_classes == 5
+    with pytest.raises(ValueError, match=r"config.model.num_classes=1, but .* has 2 classes"):
+        open_splits(split_config(data_dir, **{"model.num_classes": 1}))
+
+
+@pytest.mark.parametrize(("modality", "training"), [("rgb", ("b", "d")), ("depth", ("d",)), ("fusion", ("d",))])
+def test_the_reference_protocol_leaves_out_short_clips_and_logs_how_many(damaged, caplog, modality, training):
+    file = index_file(prepared_directory("rgbd_folder", damaged), "train")
+    content = json.loads(file.read_text())
+    content["frames"]["depth"][1] = 12  # b: its depth stops early
+    file.write_text(json.dumps(content))
+    assert open_splits(split_config(damaged, modality)).training.names == ("a", "b", "c", "d")
+    with caplog.at_level(logging.INFO, logger="rgbd_jax"):
+        splits = open_splits(split_config(damaged, modality, **{"data.reference_protocol": True}))
+    assert splits.training.names == tuple(clip.name for clip in splits.training) == training
+    assert splits.evaluation.names == ("f",)
+    assert f"train: {4 - len(training)} of 4 clips have 16 frames or fewer and are left out" in caplog.text
+    with pytest.raises(IndexError):
+        splits.evaluation[1]
+
+
+def test_a_split_of_short_clips_alone_is_refused_under_the_reference_protocol(data_dir):
+    config = split_config(data_dir, **{"data.reference_protocol": True, "data.eval_split": "validation[:1]"})
+    with pytest.raises(ValueError, match=r"leaves no clip of split 'validation\[:1\]'"):
+        open_splits(config)

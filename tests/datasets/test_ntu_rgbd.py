@@ -9,7 +9,8 @@ from rgbd_jax.configs import ntu_cs
 
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_split
-from rgbd_jax.dataset import open_splits
+from rgbd_jax.data.splits import open_splits
+from rgbd_jax.ingest.build import prepare
 from rgbd_jax.ingest.problems import RawDataError
 from tests.datasets import ntu
 from tests.datasets.conftest import decoded
@@ -50,12 +51,13 @@ def test_what_was_cut_when_it_was_built_is_what_is_cut_while_loading(raw):
     config = ntu_cs.get_config("depth")
     config.clip.frames = FRAMES
     config.data.data_dir = str(raw.data_dir)
-    config.data.raw_dir = str(raw.root)
+    raw.build("ntu_rgbd")
     (cut,) = loader.eval_batches(open_splits(config).training, config, batch_size=1)
 
     whole = raw.root.parent / "whole"
     shutil.copytree(folders[0], whole / "depth" / "train" / "a" / "clip")
-    config.data.update(dataset="rgbd_folder", raw_dir=str(whole), train_split="train", eval_split="train")
+    prepare("rgbd_folder", data_dir=raw.data_dir, raw_dir=whole)
+    config.data.update(dataset="rgbd_folder", train_split="train", eval_split="train")
     config.data.depth.reference_person_crop = True
     (cropped,) = loader.eval_batches(open_splits(config).training, config, batch_size=1)
     np.testing.assert_array_equal(cut["frames"]["depth"], cropped["frames"]["depth"])
@@ -68,7 +70,8 @@ def test_a_config_that_would_cut_twice_is_refused(raw):
     for name in (NAME, OTHER):
         ntu.write_depth(raw.root, name, 2)
     config = ntu_cs.get_config("depth")
-    config.data.data_dir, config.data.raw_dir = str(raw.data_dir), str(raw.root)
+    config.data.data_dir = str(raw.data_dir)
+    raw.build("ntu_rgbd")
     config.data.depth.reference_person_crop = True
     with pytest.raises(
         ValueError, match=r"config\.data\.depth\.reference_person_crop is set, but .* when it was built"

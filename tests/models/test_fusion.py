@@ -1,4 +1,4 @@
-"""The fusion network beyond what the recorded cases fix: both layouts, its losses, its randomness, its names."""
+"""The fusion network beyond the recorded cases: both layouts, losses, randomness, intermediate values."""
 
 import jax
 import jax.numpy as jnp
@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rgbd_jax.config import default_config
 from rgbd_jax.losses import fusion_losses
-from rgbd_jax.models.fusion import CrossModalFusion, FusionOutput
-from rgbd_jax.step import Stream
+from rgbd_jax.model import Model, evaluation_schedule
+from rgbd_jax.models.family import Output, ScheduleValues
+from rgbd_jax.models.fusion import CrossModalFusion
 from tests.tiny import tiny_config
 
 CLIPS, FRAMES, FEATURES = 3, 4, 6
 
 
 @pytest.fixture(scope="module")
-def exchange():
-    """An exchange with random weights and statistics, its two inputs, and the weights by name."""
+def cross_modal():
+    """A cross-modal fusion module with random weights and statistics, its two inputs, and the weights by name."""
     rng = np.random.default_rng(0)
-    module = CrossModalFusion(FEATURES, 0.0, {"dtype": jnp.float32, "param_dtype": jnp.float32})
+    module = CrossModalFusion(FEATURES, default_config("fusion"))
     graph, state = nnx.split(module)
     weights = jax.tree.map(lambda leaf: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32), nnx.to_pure_dict(state))
     nnx.replace_by_pure_dict(state, weights)
@@ -27,7 +29,7 @@ def exchange():
 
 
 def added_by_hand(rgb, depth, weights, to_channels, back):
-    """The exchange written out: `to_channels` makes (2c, t) of a clip's frames, `back` makes frames of (c, t)."""
+    """The module written out: `to_channels` makes (2c, t) of a clip's frames, `back` makes frames of (c, t)."""
     hidden, norm = weights["hidden"]["linear"]["kernel"], weights["hidden"]["norm"]
     result = []
     for clip in np.concatenate([rgb, depth], axis=-1):  # t 2c
@@ -40,8 +42,8 @@ def added_by_hand(rgb, depth, weights, to_channels, back):
     return np.stack(result)
 
 
-def test_aligned_exchange_treats_every_frame_alone(exchange):
-    module, rgb, depth, weights = exchange
+def test_aligned_fusion_treats_every_frame_alone(cross_modal):
+    module, rgb, depth, weights = cross_modal
     found = module(rgb, depth, train=False)
     expected = added_by_hand(rgb, depth, weights, lambda clip: clip.T, lambda x: x.T)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -50,8 +52,8 @@ def test_aligned_exchange_treats_every_frame_alone(exchange):
         np.testing.assert_allclose(found[:, frame : frame + 1], alone, rtol=1e-5)
 
 
-def test_reference_layout_reads_the_memory_of_frames_as_channels(exchange):
-    module, rgb, depth, weights = exchange
+def test_reference_layout_reads_the_memory_of_frames_as_channels(cross_modal):
+    module, rgb, depth, weights = cross_modal
     found = module(rgb, depth, reference_layout=True, train=False)
     expected = added_by_hand(
         rgb,
@@ -66,17 +68,26 @@ def test_reference_layout_reads_the_memory_of_frames_as_channels(exchange):
 
 @pytest.fixture(scope="module")
 def fusion():
-    """A small fusion stream, its state and two clips."""
+    """A small fusion model, its weights and two clips."""
     config = tiny_config("unused", "fusion")
-    stream = Stream(config, 12)
+    model = Model(config, 12)
     rng = np.random.default_rng(0)
     shape = (2, config.clip.frames, config.clip.size, config.clip.size, 3)
     batch = {"frames": {name: jnp.asarray(rng.integers(0, 256, shape, np.uint8)) for name in ("rgb", "depth")}}
-    return stream, jax.tree.map(jnp.asarray, stream.init(0)), batch
+    return model, jax.tree.map(jnp.asarray, model.init(0)), batch
 
 
-def test_intermediate_results_of_both_streams_come_back_by_name(fusion):
-    stream, state, batch = fusion
+def predict(model, weights, batch, names=()):
+    @jax.jit
+    def output(weights, batch):
+        schedule = evaluation_schedule(model.config, 0)
+        return model.apply(*weights, model.inputs(batch), schedule, intermediates=names)[0]
+
+    return output(weights, batch)
+
+
+def test_intermediate_values_of_both_modalities_are_returned_by_name(fusion):
+    model, weights, batch = fusion
     names = (
         "rgb/frame_features",
         "depth/frame_features",
@@ -84,7 +95,7 @@ def test_intermediate_results_of_both_streams_come_back_by_name(fusion):
         "temporal_fusion",
         "depth/small_tokens",
     )
-    output = jax.jit(stream.predict_step, static_argnums=3)(state.params, state.batch_stats, batch, names)
+    output = predict(model, weights, batch, names)
     assert set(output.intermediates) == set(names)
     assert output.intermediates["spatial_fusion"].shape == (2, 8, 64)
     assert output.intermediates["temporal_fusion"].shape == (2, 64)
@@ -93,26 +104,23 @@ def test_intermediate_results_of_both_streams_come_back_by_name(fusion):
     assert all(logits.shape == (2, 12) for logits in output.heads.values())
 
 
-def test_each_stream_sees_its_own_modality(fusion):
-    stream, state, batch = fusion
+def test_each_network_sees_its_own_modality(fusion):
+    model, weights, batch = fusion
     names = ("rgb/frame_features", "depth/frame_features")
-    predict = jax.jit(stream.predict_step, static_argnums=3)
-    whole = predict(state.params, state.batch_stats, batch, names).intermediates
+    whole = predict(model, weights, batch, names).intermediates
     black = {"frames": {**batch["frames"], "depth": jnp.zeros_like(batch["frames"]["depth"])}}
-    without_depth = predict(state.params, state.batch_stats, black, names).intermediates
+    without_depth = predict(model, weights, black, names).intermediates
     np.testing.assert_array_equal(whole["rgb/frame_features"], without_depth["rgb/frame_features"])
     assert np.abs(whole["depth/frame_features"] - without_depth["depth/frame_features"]).max() > 0
 
 
 def test_dropout_is_drawn_anew_with_every_key_and_off_at_evaluation(fusion):
-    stream, state, batch = fusion
+    model, weights, batch = fusion
 
     @jax.jit
     def logits(keys):
-        output, _ = stream.forward(
-            state.params, state.batch_stats, *stream.inputs(batch), 1.0, train=keys is not None, keys=keys
-        )
-        return output.logits
+        schedule = evaluation_schedule(model.config, 0)
+        return model.apply(*weights, model.inputs(batch), schedule, train=keys is not None, keys=keys)[0].logits
 
     first, again, other = (logits(jax.random.split(jax.random.key(seed), 2)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -131,19 +139,20 @@ def test_losses_against_a_computation_by_hand():
     def pair(*shape):
         return {name: rng.standard_normal(shape) for name in ("rgb", "depth")}
 
-    output = FusionOutput(
-        logits=rng.standard_normal((clips, classes)),
-        modality_logits=pair(clips, classes),
-        features=pair(clips, features),
-        decoded=rng.standard_normal((clips, features)),
-        modality_logit=pair(clips),
-        class_feature=pair(clips, features),
-        spatial=pair(clips, features),
-        intermediates={},
-    )
+    features = {
+        f"{kind}_{name}": values
+        for kind, shape in (
+            ("feature", (clips, features)),
+            ("modality_logit", (clips,)),
+            ("teacher", (clips, features)),
+            ("student", (clips, features)),
+        )
+        for name, values in pair(*shape).items()
+    } | {"decoded": rng.standard_normal((clips, features))}
+    output = Output({"logits": rng.standard_normal((clips, classes)), **pair(clips, classes)}, features, {})
     labels = rng.integers(0, classes, clips)
     with jax.enable_x64(True):
-        found = fusion_losses(output, jnp.asarray(labels), config, distillation_weight=0.7)
+        found = fusion_losses(output, jnp.asarray(labels), config, ScheduleValues(0.0, 0.7, 1.0))
 
     def softmax(x):
         return np.exp(x) / np.exp(x).sum()
@@ -151,16 +160,17 @@ def test_losses_against_a_computation_by_hand():
     for clip in range(clips):
         target = np.full(classes, 0.1 / classes)
         target[labels[clip]] += 0.9
-        heads = (output.logits, *output.modality_logits.values())
-        cross_entropy = sum(-(target * np.log(softmax(head[clip]))).sum() for head in heads)
-        guess = {name: 1 / (1 + np.exp(-values[clip])) for name, values in output.modality_logit.items()}
-        modality = -np.log(guess["rgb"]) - np.log(1 - guess["depth"])
-        reconstruction = sum(((output.decoded[clip] - f[clip]) ** 2).mean() for f in output.features.values())
+        cross_entropy = sum(-(target * np.log(softmax(head[clip]))).sum() for head in output.heads.values())
+        is_rgb = {name: 1 / (1 + np.exp(-features[f"modality_logit_{name}"][clip])) for name in ("rgb", "depth")}
+        modality = -np.log(is_rgb["rgb"]) - np.log(1 - is_rgb["depth"])
+        reconstruction = sum(
+            ((features["decoded"][clip] - features[f"feature_{name}"][clip]) ** 2).mean() for name in ("rgb", "depth")
+        )
         distillation = 0.0
         for name in ("rgb", "depth"):
-            teacher = softmax(output.class_feature[name][clip] / 0.5)
-            pupil = softmax(output.spatial[name][clip] / 0.5)
-            distillation += 6 * (teacher * (np.log(teacher) - np.log(pupil))).sum()
+            teacher = softmax(features[f"teacher_{name}"][clip] / 0.5)
+            student = softmax(features[f"student_{name}"][clip] / 0.5)
+            distillation += 6 * (teacher * (np.log(teacher) - np.log(student))).sum()
         assert found["cross_entropy"][clip] == pytest.approx(cross_entropy, rel=1e-9)
         assert found["modality"][clip] == pytest.approx(modality, rel=1e-9)
         assert found["reconstruction"][clip] == pytest.approx(reconstruction, rel=1e-9)

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
+from rgbd_jax.config import default_config
 from rgbd_jax.models.attention import mask_below_top_k
 from rgbd_jax.models.frp import pool_heat_map
-from rgbd_jax.models.layers import max_pool, normalise_batch, scaled
-from rgbd_jax.models.ops import convolve, same_padding
+from rgbd_jax.models.layers import normalise_batch, scaled
+from rgbd_jax.models.ops import convolve, max_pool, same_padding
 from rgbd_jax.models.recoupling import QUERY_FEATURES, Recoupling
 
 AXES = ("NDHWC", "DHWIO", "NDHWC")
@@ -120,14 +121,14 @@ def test_batch_statistics_do_not_cancel_in_float32():
     np.testing.assert_allclose(variance, np.asarray(x, np.float64).var(0), rtol=1e-3)
 
 
-@given(n=st.integers(2, 40), share=st.floats(0.05, 1.0))
+@given(n=st.integers(2, 40), fraction=st.floats(0.05, 1.0))
 @settings(max_examples=25, deadline=None)
-def test_each_query_keeps_its_strongest_keys(n, share):
+def test_each_query_keeps_its_strongest_keys(n, fraction):
     scores = np.random.default_rng(n).permutation(n * 3).reshape(3, n).astype(np.float32)
-    kept = int(n * share)
+    kept = int(n * fraction)
     if not kept:
         return
-    found = np.asarray(mask_below_top_k(jnp.asarray(scores), share))
+    found = np.asarray(mask_below_top_k(jnp.asarray(scores), fraction))
     for row, original in zip(found, scores, strict=True):
         strongest = np.sort(original)[-kept:]
         np.testing.assert_array_equal(np.sort(row[np.isfinite(row)]), strongest)
@@ -136,9 +137,10 @@ def test_each_query_keeps_its_strongest_keys(n, share):
 @pytest.mark.parametrize("heads", [1, 3])
 def test_recoupling_equals_the_scores_of_all_pairs_of_channels_without_forming_them(heads):
     frames, channels = 6, 40
-    module = Recoupling(
-        frames, channels, heads=heads, hidden=8, dropout=0.0, dtype=jnp.float32, param_dtype=jnp.float32
-    )
+    config = default_config()
+    config.clip.frames = frames
+    config.model.recoupling_heads, config.model.recoupling_hidden = heads, 8
+    module = Recoupling(channels, config)
     for number, linear in enumerate(
         ("query", "key", "frame_hidden", "frame_output", *(["merge"] if heads > 1 else []))
     ):

@@ -1,4 +1,4 @@
-"""Makes scores like those of a data set of many classes: `python -m tests.report.made_scores WORKDIR`."""
+"""Synthetic scores like those of a data set of many classes: `python -m tests.report.made_scores WORKDIR`."""
 
 import sys
 from pathlib import Path
@@ -8,34 +8,25 @@ import numpy as np
 from rgbd_jax.scores import Scores, scores_file
 
 
-def made_scores(clips: int = 6000, classes: int = 249, *, seed: int = 0, stream: str = "rgb") -> Scores:
-    """Returns scores with structure: classes lie in groups, those of a group are taken for each other, some are rare.
-
-    Args:
-        clips: number of clips.
-        classes: number of classes.
-        seed: decides everything that is drawn, but not classes and labels.
-        stream: the stream that they are said to be of.
-    """
+def made_scores(clips: int = 6000, classes: int = 249, *, seed: int = 0) -> Scores:
+    """Returns scores of rare and frequent classes, confused within groups; `seed` does not change the labels."""
     of_data, rng = np.random.default_rng(7), np.random.default_rng(seed)
-    share = of_data.dirichlet(np.full(classes, 3.0))
-    labels = of_data.choice(classes, clips, p=share)
-    places = (
+    frequency = of_data.dirichlet(np.full(classes, 3.0))
+    labels = of_data.choice(classes, clips, p=frequency)
+    centres = (
         of_data.normal(size=(classes, 12)) + 2.5 * of_data.normal(size=(classes // 6 + 1, 12))[np.arange(classes) // 6]
     )
     difficulty = of_data.uniform(0.5, 3.0, classes)
     heads = {}
-    features = places[labels] + difficulty[labels, None] * rng.normal(size=(clips, 12))
+    features = centres[labels] + difficulty[labels, None] * rng.normal(size=(clips, 12))
     for name, noise in (("small", 1.6), ("medium", 1.0), ("large", 1.2)):
-        seen = features + noise * rng.normal(size=features.shape)
-        distance = ((seen[:, None] - places[None]) ** 2).sum(-1)  # n k
+        noisy = features + noise * rng.normal(size=features.shape)
+        distance = ((noisy[:, None] - centres[None]) ** 2).sum(-1)  # n k
         heads[name] = (-0.35 * distance).astype(np.float32)
     heads = {"logits": np.maximum.reduce(list(heads.values())), **heads}
     names = tuple(f"gesture {label:03} of group {label // 6}" for label in range(classes))
-    return Scores(
-        names=tuple(f"clip_{number:05}" for number in range(clips)), labels=labels, heads=heads, modality=stream,
-        dataset="isogd", split="validation", step=1000, class_names=names,
-    )  # fmt: skip
+    clip_names = tuple(f"clip_{number:05}" for number in range(clips))
+    return Scores(clip_names, labels, heads, "rgb", "isogd", "validation", step=1000, class_names=names)
 
 
 if __name__ == "__main__":

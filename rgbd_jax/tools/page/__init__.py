@@ -1,1 +1,1 @@
-"""The page on which a trained network can be tried: uploads, what the network says of them, and the server."""
+"""A page to try a trained model: uploads, predictions with their evidence, and the Gradio app."""

@@ -1,1 +1,50 @@
-"""One HTML page about a run: what it is, how it trained, which classes and clips it gets wrong, and where it looked."""
+"""The report of a run: one HTML page with metrics, charts and film strips that opens offline.
+
+rgbd report runs/demo_fusion --compare runs/demo runs/demo_depth
+"""
+
+import argparse
+from pathlib import Path
+
+from rgbd_jax.atomic_write import atomic_write
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument(
+        "workdir",
+        metavar="W",
+        type=Path,
+        help="folder of a run, a converted checkpoint (with --config), or a folder with scores/SPLIT.npz alone; "
+        "without scores the run is evaluated first",
+    )
+    add = parser.add_argument
+    add("--out", type=Path, metavar="FILE", help="the page (default: W/report.html)")
+    add("--split", help="clips to report (default: the run's evaluation split, or validation)")
+    add("--compare", nargs="+", type=Path, default=[], metavar="W2", help="folders of other runs on the same clips")
+    add("--errors", type=int, default=12, metavar="N", help="incorrect clips to show (default: %(default)s)")
+    add("--correct", type=int, default=4, metavar="N", help="correct clips to show (default: %(default)s)")
+    add("--config", help="config of a converted checkpoint, such as configs/nvgesture.py:depth")
+    add("--data_dir", type=Path, help="folder of the prepared data sets (default: as in the config)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the page of a run and prints its path.
+
+    Raises:
+        ValueError: arguments or files cannot be used.
+        OSError: a file is missing, or the page cannot be written.
+    """
+    if min(args.errors, args.correct) < 0:
+        raise ValueError("--errors and --correct are numbers of clips, at least 0")
+    from rgbd_jax.config import load_config  # these imports take seconds, --help should not
+    from rgbd_jax.tools.report.page import render
+    from rgbd_jax.tools.report.source import read_source
+
+    config = load_config(args.config) if args.config else None
+    source = read_source(args.workdir, args.split, args.compare, config, args.data_dir)
+    page = render(source, errors=args.errors, correct=args.correct)
+    out = args.out or args.workdir / "report.html"
+    with atomic_write(out, advice="give another --out") as unfinished:
+        unfinished.write_text(page, "utf-8")
+    print(f"{out}: {len(source.scores.names)} clips of {source.scores.split}, {out.stat().st_size / 1e6:.1f} MB")

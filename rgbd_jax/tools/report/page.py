@@ -1,209 +1,181 @@
-"""The page: everything that is known of a run, rendered into one HTML file that needs nothing else."""
+"""Puts numbers, figures and film strips of a run into one HTML page that needs nothing else."""
 
-import dataclasses
-import datetime
-import importlib.metadata
-import importlib.resources
 import logging
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jinja2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from rgbd_jax.metrics import softmax
-from rgbd_jax.tools.report import findings, tables
-from rgbd_jax.tools.report.class_charts import class_chart, confidence_chart, confusion_chart, scatter_chart
-from rgbd_jax.tools.report.classes import class_figures, confusion, most_confused
-from rgbd_jax.tools.report.comparison import class_accuracies, compare
-from rgbd_jax.tools.report.comparison_charts import comparison_charts
-from rgbd_jax.tools.report.confidence import Answers, confident_errors, right_beside
-from rgbd_jax.tools.report.curves import steps_per_epoch
-from rgbd_jax.tools.report.heads import NAMES, head_figures
-from rgbd_jax.tools.report.looked_at import ClipExplanation, ClipsMissingError, look
-from rgbd_jax.tools.report.network_charts import attention_charts, head_charts, weights_chart
-from rgbd_jax.tools.report.settings_table import settings_table
+import rgbd_jax
+from rgbd_jax.metrics import accuracies
+from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.tools.report import charts, summary
+from rgbd_jax.tools.report.explanations import ClipExplanation, ClipsMissingError, explain, film_strip, strip_frames
 from rgbd_jax.tools.report.source import Source
-from rgbd_jax.tools.report.strips import Strip, draw_strip
-from rgbd_jax.tools.report.summary import facts, tiles
-from rgbd_jax.tools.report.training_charts import training_charts
+from rgbd_jax.tools.report.summary import Compared, Predictions
 
-MOST_PAIRS = 60
-ASSETS = "assets"
+MAX_PAIRS = 60  # rows of the table of confused pairs
+MAX_MATRIX = 30  # classes of a confusion matrix that is printed as a table too
+PLOTLY = {"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+
+Table = tuple[list[str], list[tuple]]  # columns, rows of text, numbers of clips (int) and rates (float)
 
 log = logging.getLogger("rgbd_jax")
 
 
-@dataclasses.dataclass(frozen=True)
-class ShownClip:
-    """A clip on the page.
-
-    Attributes:
-        name: the clip.
-        true: name of its class.
-        predicted: name of the class that the network decided for.
-        right: whether these are the same.
-        confidence: probability of the predicted class.
-        best: names and probabilities of the most probable classes.
-        strip: its pictures.
-        note: what a reader has to know, "" if nothing.
-    """
-
-    name: str
-    true: str
-    predicted: str
-    right: bool
-    confidence: float
-    best: tuple[tuple[str, float], ...]
-    strip: Strip
-    note: str
-
-
-def render(source: Source, *, errors: int = 12, right: int = 4) -> str:
+def render(source: Source, *, errors: int = 12, correct: int = 4) -> str:
     """Returns the page of a run as HTML.
 
     Args:
-        source: what there is of it.
-        errors: wrong clips that are shown, the most confident ones.
-        right: right clips that are shown beside them.
+        source: what exists of it.
+        errors: how many incorrect clips are shown, the most confident ones.
+        correct: how many correct clips are shown for comparison.
     """
-    scores = source.scores.scores[0]
-    logits = scores.heads["logits"].astype(np.float64)
-    classes = logits.shape[1]
-    names = (*scores.class_names, *(f"class {label}" for label in range(len(scores.class_names), classes)))
-    answers = Answers(scores.labels, logits.argmax(1), softmax(logits))
-    counts = confusion(answers.predicted, scores.labels, classes)
-    figures = class_figures(counts)
-    heads = head_figures(scores.heads, scores.labels) if len(scores.heads) > 1 else []
-    context: dict[str, Any] = {
-        "title": source.workdir.resolve().name,
-        "facts": facts(source),
-        "tiles": tiles(scores, answers),
-        "notes": source.notes,
-        "settings": settings_table(source.config) if source.config is not None else [],
-        "confusion": confusion_chart(counts, names),
-        "count_table": tables.count_table(counts, names),
-        "class_charts": [class_chart(figures, names), scatter_chart(figures, names)],
-        "class_table": tables.class_table(figures, counts, names),
-        "pair_table": tables.pair_table(most_confused(counts, MOST_PAIRS), names),
-        "confidence": confidence_chart(answers),
-        "head_charts": head_charts(scores.heads, scores.modality) if heads else [],
-        "head_table": tables.head_table(heads, scores.modality) if heads else None,
-    }
-    found = [*findings.class_findings(counts, names), *findings.answer_findings(answers)]
-    found += _curves(context, source)
-    found += findings.head_findings(heads, scores.modality) if heads else []
-    found += _comparison(context, source, names)
-    context["findings"] = found
-    wrong = confident_errors(answers, errors)
-    _clips(context, source, answers, names, wrong, right_beside(answers, wrong, right))
-    return _filled_in(context)
-
-
-def _curves(context: dict[str, Any], source: Source) -> list[findings.Finding]:
-    """Adds the curves, or why there are none; returns what stands out of them."""
-    context |= {"curves": [], "history": None, "no_curves": ""}
-    if source.curves is None or source.config is None:
-        context["no_curves"] = (
-            "There is no metrics.jsonl beside the scores: the network was not trained in this folder."
-        )
-        return []
-    history = source.run.history if source.run is not None else ()
-    epoch = steps_per_epoch(history)
-    step = history[-1]["step"] if history else None
-    context["curves"] = training_charts(source.curves, source.config, epoch, step)
-    context["history"] = tables.history_table(history) if history else None
-    if not context["curves"]:
-        context["no_curves"] = "The training has not written any figures yet."
-    return list(findings.training_findings(source.curves, epoch))
-
-
-def _comparison(context: dict[str, Any], source: Source, names: tuple[str, ...]) -> list[findings.Finding]:
-    """Adds the comparison, if there is something to compare; returns what stands out of it."""
-    context |= {"comparison_charts": [], "comparison_tables": []}
-    runs = [files.parents[1].resolve().name for files in source.scores.files]
-    if len(set(runs)) < len(runs):
-        runs = [str(files.parents[1]) for files in source.scores.files]
-    comparison = compare(source.scores, runs)
-    if len(comparison.rows) < 2:
-        return []
-    rights = {row.name: row.right for row in comparison.rows if row.kind != "sum"}
-    by_class = class_accuracies(rights, source.scores.labels, len(names))
-    context["comparison_charts"] = comparison_charts(comparison, by_class, names)
-    context["comparison_tables"] = [
-        tables.comparison_table(comparison), tables.class_comparison_table(by_class, names),
-    ]  # fmt: skip
-    return list(findings.comparison_findings(comparison))
-
-
-def _clips(
-    context: dict[str, Any],
-    source: Source,
-    answers: Answers,
-    names: tuple[str, ...],
-    wrong: list[int],
-    right: list[int],
-) -> None:
-    """Adds clips and what is known of them, or why there are none."""
-    context |= {"wrong": [], "right": [], "no_clips": "", "weights": [], "attention": [], "clip_names": []}
+    scores, predictions = source.scores, Predictions.of(source.scores)
+    folders = [file.parents[1] for file in source.runs.files]
+    names = [folder.resolve().name for folder in folders]
+    rows = summary.compare(source.runs, names if len(set(names)) == len(names) else list(map(str, folders)))
+    figures = _figures(source, predictions, rows)
+    indices = predictions.confident_errors(errors)
+    indices += predictions.correct_examples(indices, correct)
+    clips, no_clips = [], "no clips are requested"
     try:
-        looked_at = look(source, [*wrong, *right]) if wrong or right else []
+        explanations = explain(source, indices) if indices else []
+        clips = [_shown(explanation, source, predictions) for explanation in explanations]
+        if clips:
+            figures |= _clip_figures(explanations, clips)
     except ClipsMissingError as error:
-        context["no_clips"] = f"{error}"
-        log.warning("clips and what the network makes of them are left out: %s", error)
-        return
-    shown = [_shown(clip, source, answers, names) for clip in looked_at]
-    context["wrong"], context["right"] = shown[: len(wrong)], shown[len(wrong) :]
-    if not looked_at:
-        context["no_clips"] = "no clips were asked for"
-        return
-    titles = [f"{clip.name}: {clip.true}" + ("" if clip.right else f", taken for {clip.predicted}") for clip in shown]
-    context["clip_names"] = titles
-    for modality in looked_at[0].seen:
-        weights = weights_chart(looked_at, titles, modality)
-        context["weights"] += [weights] if weights is not None else []
-        frames = len(looked_at[0].seen[modality].frames)
-        context["attention"].append((NAMES[modality], modality, attention_charts(looked_at, modality, frames)))
-
-
-def _shown(clip: ClipExplanation, source: Source, answers: Answers, names: tuple[str, ...]) -> ShownClip:
-    place = clip.place
-    probabilities = answers.probabilities[place]
-    predicted = int(answers.predicted[place])
-    best = np.argsort(-probabilities, kind="stable")[:3]
-    now = int(clip.probabilities.argmax())
-    note = f"Seen in one view, as here, it is taken for “{names[now]}”." if now != predicted else ""
-    name = source.scores.names[place]
-    return ShownClip(
-        name, names[answers.labels[place]], names[predicted], predicted == answers.labels[place],
-        float(probabilities[predicted]), tuple((names[label], float(probabilities[label])) for label in best),
-        draw_strip(clip, name), note,
-    )  # fmt: skip
-
-
-def _filled_in(context: dict[str, Any]) -> str:
-    environment = Environment(
-        loader=PackageLoader("rgbd_jax.tools.report", ASSETS), autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["percent"] = tables.percent
-    environment.filters["breakable"] = _breakable
-    return environment.get_template("page.html").render(
-        **context,
-        css=_asset("page.css"),
-        theme_script=_asset("theme.js"),
-        scripts=[_asset("charts.js"), _asset("confusion.js"), _asset("tables.js")],
+        no_clips = str(error)
+        log.warning("clips and their explanations are left out: %s", error)
+    loader = jinja2.PackageLoader("rgbd_jax.tools.report", "")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters |= {"html": figure_html, "percent": _percent}
+    return environment.get_template("report.html").render(
+        source=source,
+        scores=scores,
+        predictions=predictions,
+        metrics=accuracies(scores.heads["logits"], scores.labels),
+        interval=summary.wilson_interval(int(predictions.correct.sum()), len(scores.labels)),
+        findings=summary.findings(source, predictions, rows),
+        settings=summary.settings(source.config) if source.config is not None else [],
+        compared=rows,
+        tables=_tables(source, predictions, rows),
+        figures=figures,
+        modalities={modality: summary.head_title(modality) for modality in MODALITIES},
+        clips=clips,
+        no_clips=no_clips,
         plotly=Markup(get_plotlyjs()),
-        version=importlib.metadata.version("rgbd_jax"),
-        made=datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes"),
+        version=rgbd_jax.__version__,
     )
 
 
-def _breakable(name: str) -> Markup:
-    """Returns a name that may be broken after an underscore."""
-    return Markup("_<wbr>").join(name.split("_"))
+def figure_html(figure: go.Figure, name: str) -> Markup:
+    """Returns a figure as HTML; Plotly escapes what would end its script element."""
+    height = f"{figure.layout.height}px"
+    options: dict[str, Any] = {"full_html": False, "include_plotlyjs": False, "default_height": height}
+    return Markup(figure.to_html(config=PLOTLY, div_id=f"chart-{name}", **options))
 
 
-def _asset(name: str) -> Markup:
-    return Markup(importlib.resources.files("rgbd_jax.tools.report").joinpath(ASSETS, name).read_text("utf-8"))
+def _figures(source: Source, predictions: Predictions, rows: Sequence[Compared]) -> dict[str, go.Figure]:
+    heads, figures = source.scores.heads, charts.training_charts(source)
+    figures["confusion"] = charts.confusion_chart(predictions)
+    figures["scatter"], figures["classes"] = charts.class_charts(predictions)
+    figures["reliability"], figures["confidence"] = charts.calibration_charts(predictions)
+    if len(heads) > 1:
+        figures["agreement"] = charts.head_chart(heads, summary.agreement(heads), ".1%")
+        figures["cka"] = charts.head_chart(heads, summary.cka(heads), ".3f")
+    if len(rows) > 1:
+        compared = charts.comparison_charts(rows, predictions)
+        figures |= zip(("runs", "patterns", "differences"), compared, strict=False)
+    return figures
+
+
+def _clip_figures(explanations: Sequence[ClipExplanation], clips: Sequence[Mapping[str, Any]]) -> dict[str, go.Figure]:
+    titles = ["{name}: {true}, predicted as {predicted}".format(**clip) for clip in clips]
+    figures = {}
+    for modality in explanations[0].modalities:
+        if weights := charts.weights_chart(explanations, titles, modality):
+            figures[f"weights-{modality}"] = weights
+        figures[f"attention-{modality}"] = charts.attention_chart(explanations, titles, modality)
+    return figures
+
+
+def _shown(explanation: ClipExplanation, source: Source, predictions: Predictions) -> dict[str, Any]:
+    """Returns what the template shows of a clip; it may be one view of several that were scored."""
+    i, names = explanation.index, predictions.class_names
+    best = np.argsort(-predictions.probabilities[i], kind="stable")[:3]
+    strips, weights = [], {}
+    for modality, part in explanation.modalities.items():
+        title = summary.head_title(modality)
+        strips += [(f"{title} {kind}".strip(), picture) for kind, picture in film_strip(part)]
+        if part.weights is not None:
+            weights[f"{title} weights"] = (part.weights / max(float(part.weights.max()), 1e-9)).round(3).tolist()
+    return {
+        "name": source.scores.names[i],
+        "true": names[predictions.labels[i]],
+        "predicted": names[predictions.predicted[i]],
+        "correct": bool(predictions.correct[i]),
+        "one_view": names[explanation.probabilities.argmax()],
+        "best": [(names[label], float(predictions.probabilities[i, label])) for label in best],
+        "frames": [frame + 1 for frame in strip_frames(len(part.frames))],
+        "strips": strips,
+        "weights": weights,
+    }
+
+
+def _tables(source: Source, predictions: Predictions, compared: Sequence[Compared]) -> dict[str, Table]:
+    """Returns the tables: text, numbers of clips as int, and rates as float."""
+    names, confusion = predictions.class_names, predictions.confusion
+    clips, predicted = confusion.sum(1).tolist(), confusion.sum(0).tolist()
+    accuracy, precision = predictions.accuracy.tolist(), predictions.precision.tolist()
+    errors = confusion - np.diag(np.diag(confusion))
+    mostly = [f"{names[row.argmax()]} ({row.max()})" if row.any() else "" for row in errors]
+    tables: dict[str, Table] = {}
+    columns = ["class", "clips", "accuracy", "precision", "predictions", "most often predicted as"]
+    order = predictions.worst_classes()
+    rows: list[tuple] = [(names[i], clips[i], accuracy[i], precision[i], predicted[i], mostly[i]) for i in order]
+    tables["classes"] = columns, rows
+    pairs = predictions.confused_pairs()[:MAX_PAIRS]
+    rows = [(names[true], names[other], count, count / clips[true], back) for true, other, count, back in pairs]
+    tables["pairs"] = ["true class", "predicted as", "clips", "of the class", "reverse"], rows
+    if len(names) <= MAX_MATRIX:
+        rows = [(name, *row) for name, row in zip(names, confusion.tolist(), strict=True)]
+        tables["confusion"] = ["true class", *names], rows
+    if source.metadata and source.metadata.history:
+        tables["history"] = _history_table(source.metadata.history)
+    columns = ["head", "top-1 accuracy", "correct unlike the final prediction", "incorrect unlike it"]
+    tables["heads"] = columns, list(summary.head_rows(source.scores.heads, predictions))
+    correct_runs = np.sum([row.correct for row in compared if row.kind == "run"], axis=0)  # n
+    only = [int((row.correct & (correct_runs == 1)).sum()) if row.kind == "run" else "" for row in compared]
+    rows = [
+        (row.name, row.modality, row.step or "", row.top1, row.top5, row.mean_per_class, unique)
+        for row, unique in zip(compared, only, strict=True)
+    ]
+    tables["runs"] = ["run", "modality", "step", "top-1", "top-5", "mean per class", "clips only it has correct"], rows
+    rates = {row.name: row.class_accuracy for row in compared if row.kind != "late fusion"}
+    differences = np.ptp(list(rates.values()), axis=0)  # k
+    order = np.argsort(-np.nan_to_num(differences, nan=-1.0), kind="stable")
+    values = np.stack([*rates.values(), differences], 1).tolist()  # k columns
+    tables["class_comparison"] = ["class", *rates, "difference"], [(names[i], *values[i]) for i in order]
+    return tables
+
+
+def _history_table(history: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns the validation metrics of every evaluated epoch."""
+    columns = [name for name in history[-1] if name not in ("clips", "views")]
+    rates = tuple(name for name in columns if name.startswith(("top", "mean_per_class", "reference_protocol")))
+    rows = []
+    for epoch in history:
+        values = {name: epoch.get(name, math.nan) for name in columns}
+        rows.append(tuple(f"{v:.4g}" if isinstance(v, float) and n not in rates else v for n, v in values.items()))
+    return [name.replace("_", " ") for name in columns], rows
+
+
+def _percent(rate: float) -> str:
+    return "\N{EN DASH}" if math.isnan(rate) else f"{rate:.1%}"

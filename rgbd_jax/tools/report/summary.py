@@ -1,108 +1,286 @@
-"""The facts of a run at the head of the page: figures with the clips that they rest on, and what produced them."""
+"""The numbers of the report: per-class metrics, calibration, heads, compared runs, findings and settings."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from flax import traverse_util
+from jaxtyping import Bool, Float, Int
+from ml_collections import ConfigDict
 
-from rgbd_jax.metrics import FUSION_SUMS, accuracies
+from rgbd_jax.config import default_config
+from rgbd_jax.metrics import accuracies, rank_of_label, softmax
+from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.model import FAMILIES
 from rgbd_jax.scores import Scores
-from rgbd_jax.tools.report.confidence import Answers, wilson_interval
-from rgbd_jax.tools.report.heads import head_name, ordered
+from rgbd_jax.tools.fuse import Runs
 from rgbd_jax.tools.report.source import Source
-from rgbd_jax.tools.report.tables import percent
+
+# Titles of the heads, and the sums of heads that are evaluated, of all network families.
+HEAD_TITLES = {"logits": "final prediction"}
+HEAD_TITLES |= {name: title for family in FAMILIES.values() for name, title in family.heads.items() if name != "logits"}
+HEAD_SUMS = {metric: heads for family in FAMILIES.values() for metric, heads in family.head_sums.items()}
+
+BINS = 10  # of the confidence
+# Thresholds of the findings.
+CONFIDENT = 0.9
+MIN_CLIPS = 5  # of a class
+OVERFITTING = 0.1  # difference of accuracies
+PAIR_FRACTION = 0.1  # of all errors
+
+Heads = Mapping[str, Float[np.ndarray, "n k"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Tile:
-    """A figure in large letters.
+class Predictions:
+    """Predictions for n clips of k classes, and what is counted from them.
 
     Attributes:
-        title: what it is.
-        value: the figure.
-        note: what it rests on.
+        class_names: by label; classes without a name are numbered.
+        labels: the true classes.
+        probabilities: of every class.
+        predicted: the most probable classes.
+        confidence: the probabilities of these.
+        correct: whether the predicted class is the true one.
+        confusion: number of clips by true (row) and predicted class (column).
+        accuracy: fraction of the clips of a class that are predicted correctly (recall); NaN without clips.
+        precision: fraction of the predictions of a class that are correct; NaN without predictions.
     """
 
-    title: str
-    value: str
-    note: str = ""
+    class_names: np.ndarray
+    labels: Int[np.ndarray, "n"]
+    probabilities: Float[np.ndarray, "n k"]
+    predicted: Int[np.ndarray, "n"]
+    confidence: Float[np.ndarray, "n"]
+    correct: Bool[np.ndarray, "n"]
+    confusion: Int[np.ndarray, "k k"]
+    accuracy: Float[np.ndarray, "k"]
+    precision: Float[np.ndarray, "k"]
+
+    @classmethod
+    def of(cls, scores: Scores) -> "Predictions":
+        """Returns the predictions of the head that decides."""
+        probabilities = softmax(scores.heads["logits"].astype(np.float64))
+        labels, predicted, k = scores.labels, probabilities.argmax(1), probabilities.shape[1]
+        confusion = np.bincount(labels * k + predicted, minlength=k**2).reshape(k, k)
+        unnamed = [f"class {label}" for label in range(len(scores.class_names), k)]
+        names = np.array([*scores.class_names, *unnamed], object)
+        with np.errstate(invalid="ignore"):
+            accuracy, precision = (np.diag(confusion) / confusion.sum(axis) for axis in (1, 0))
+        correct = predicted == labels
+        confidence = probabilities.max(1)
+        return cls(names, labels, probabilities, predicted, confidence, correct, confusion, accuracy, precision)
+
+    def worst_classes(self) -> Int[np.ndarray, "k"]:
+        """Returns the classes by accuracy, the lowest first; those without clips come last."""
+        return np.argsort(np.nan_to_num(self.accuracy, nan=2.0), kind="stable")
+
+    def confident_errors(self, limit: int) -> list[int]:
+        """Returns up to `limit` incorrect clips, the most confident first."""
+        wrong = np.flatnonzero(~self.correct)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:limit].tolist()
+
+    def correct_examples(self, errors: Sequence[int], limit: int) -> list[int]:
+        """Returns up to `limit` correct clips: the most confident of each class among the errors, then of all."""
+        correct = np.flatnonzero(self.correct)
+        ranked = correct[np.argsort(-self.confidence[correct], kind="stable")]
+        classes = dict.fromkeys(self.labels[errors].tolist() if errors else ())
+        examples = [clip for label in classes for clip in ranked[self.labels[ranked] == label][:1].tolist()]
+        return list(dict.fromkeys([*examples, *ranked.tolist()]))[:limit]
+
+    def confused_pairs(self) -> list[tuple[int, int, int, int]]:
+        """Returns true class, predicted class, clips, and clips the other way round, the most frequent pairs first."""
+        errors = self.confusion - np.diag(np.diag(self.confusion))
+        true, predicted = np.nonzero(errors)
+        clips = errors[true, predicted]
+        order = np.lexsort((-clips / self.confusion.sum(1)[true], -clips))
+        columns = (true, predicted, clips, errors[predicted, true])
+        return list(zip(*(column[order].tolist() for column in columns), strict=True))
+
+    def calibration(self) -> tuple[Int[np.ndarray, "bins"], Int[np.ndarray, "bins"], Float[np.ndarray, "bins"]]:
+        """Returns clips, correct clips and summed confidence in equal intervals of the confidence."""
+        bins = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
+        clips = np.bincount(bins, minlength=BINS)
+        correct = np.bincount(bins[self.correct], minlength=BINS)
+        return clips, correct, np.bincount(bins, self.confidence, BINS)
+
+    def calibration_error(self) -> float:
+        """Returns the expected calibration error, ECE (Guo et al. 2017)."""
+        _, correct, confidence = self.calibration()
+        return float(np.abs(confidence - correct).sum() / len(self.labels))
 
 
-def tiles(scores: Scores, answers: Answers) -> list[Tile]:
-    """Returns the accuracies of a run."""
-    measured = accuracies(scores.heads["logits"], scores.labels)
-    clips, right = len(scores.labels), int(answers.right.sum())
-    low, high = wilson_interval(right, clips)
-    found = [
-        Tile("top-1", percent(right / clips), f"{right} of {clips} clips, 95 % interval {low:.1%} to {high:.1%}"),
-        Tile("top-5", percent(measured["top5"]), "the right class is among five"),
-        Tile("mean per class", percent(measured["mean_per_class"]), "top-1, every class counting alike"),
-    ]
-    for name in ordered(scores.heads)[1:]:
-        top1 = accuracies(scores.heads[name], scores.labels)["top1"]
-        found.append(Tile(head_name(name, scores.modality), percent(top1), "top-1 of this head alone"))
-    if "rgb" in scores.heads:
-        for title, heads in (("RGB + depth", FUSION_SUMS["top1_rgb_depth"]), ("all three", FUSION_SUMS["top1_all"])):
-            summed = np.sum([scores.heads[head] for head in heads], axis=0)
-            found.append(Tile(title, percent(accuracies(summed, scores.labels)["top1"]), "top-1 of the logits' sum"))
-    return found
+def wilson_interval(correct: int, clips: int, z: float = 1.96) -> tuple[float, float]:
+    """Returns the 95 % confidence interval of an accuracy (Wilson's score interval)."""
+    rate, square = correct / clips, z**2 / clips
+    half = z * math.sqrt(rate * (1 - rate) / clips + square / (4 * clips))
+    return (rate + square / 2 - half) / (1 + square), (rate + square / 2 + half) / (1 + square)
 
 
-def facts(source: Source) -> list[tuple[str, str]]:
-    """Returns what a run is of, name and value; what is not known is left out."""
-    scores = source.scores.scores[0]
-    found = [
-        ("Folder", str(source.workdir)),
-        ("Data set", scores.dataset),
-        ("Split", f"{scores.split} ({len(scores.labels)} clips, {scores.heads['logits'].shape[1]} classes)"),
-        ("Stream", scores.modality),
-        ("Step", str(scores.step) if scores.step else ""),
-    ]
-    if source.run is not None:
-        found += _of_run(source)
-    return [(name, value) for name, value in found if value]
+def ordered_heads(heads: Heads) -> list[str]:
+    """Returns the names of the heads, "logits" first, branches from small to large."""
+    return sorted(heads, key=lambda name: [*HEAD_TITLES, name].index(name))
 
 
-def _of_run(source: Source) -> list[tuple[str, str]]:
-    assert source.run is not None
-    provenance, history = source.run.provenance, source.run.history
-    epochs = source.config.train.epochs if source.config is not None else "?"
-    last = history[-1] if history else None
-    machine = provenance.get("machine", {})
-    versions = provenance.get("versions", {})
-    data = provenance.get("data", {})
-    return [
-        ("Checkpoint", f"{source.which}, after epoch {last['epoch']} of {epochs}" if last else str(source.which)),
-        ("Protocol", _protocol(source)),
-        ("Started", provenance.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
-        ("Git revision", provenance.get("git") or ""),
-        ("Command", _command(provenance.get("command", ()))),
-        ("Machine", ", ".join(f"{name} {value}" for name, value in machine.items())),
-        ("Clips", "; ".join(_clips(kind, of_kind) for kind, of_kind in data.items())),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
-    ]
+def head_title(name: str) -> str:
+    """Returns the title of a head for readers."""
+    return HEAD_TITLES.get(name, name)
 
 
-def _protocol(source: Source) -> str:
-    config = source.config
-    if config is None:
-        return ""
-    views = config.eval.clips * config.eval.crops
-    short = ", clips of 16 frames or fewer left out" if config.data.reference_protocol else ""
-    return (
-        f"trained on {config.data.train_split or 'train'}, evaluated on {source.scores.scores[0].split}, "
-        f"{views} view{'s' if views > 1 else ''} of each clip{short}"
-    )
+def agreement(heads: Heads) -> Float[np.ndarray, "h h"]:
+    """Returns the fraction of the clips for which two heads predict the same class."""
+    predicted = np.stack([heads[name].argmax(1) for name in ordered_heads(heads)])  # h n
+    return (predicted[:, None] == predicted[None]).mean(-1)
 
 
-def _command(words: Sequence[str]) -> str:
-    """Returns a command line, with the module that was run instead of its file."""
-    if words and words[0].endswith("rgbd_jax/main.py"):
-        words = ["python -m rgbd_jax.main", *words[1:]]
-    return " ".join(words)
+def cka(heads: Heads) -> Float[np.ndarray, "h h"]:
+    """Returns the linear centred kernel alignment of the logits of every two heads (Kornblith et al. 2019, eq. 5).
+
+    1 for a rotation and scaling, 0 without any relation over the clips; NaN where a head's logits are constant.
+    """
+    centred = [heads[name] - np.mean(heads[name], axis=0, dtype=np.float64) for name in ordered_heads(heads)]
+    products = np.array([[np.linalg.norm(one.T @ other) for other in centred] for one in centred])
+    with np.errstate(invalid="ignore"):
+        return products**2 / np.outer(np.diag(products), np.diag(products))
 
 
-def _clips(kind: str, data: Mapping[str, Any]) -> str:
-    known = {"clips": "?", "split": "?", "dataset": "", "version": "", "sample": "?", **data}
-    return "{clips} of {split} for {kind} ({dataset} {version}, sample {sample})".format(kind=kind, **known)
+def head_rows(heads: Heads, predictions: Predictions) -> list[tuple[str, float, int, int]]:
+    """Returns title, top-1 accuracy, and the clips that are correct, or incorrect, unlike the final prediction.
+
+    The rows are the heads, and the sums of the logits of several heads that the family evaluates.
+    """
+    sums: list[tuple[str, ...]] = [(head,) for head in ordered_heads(heads)]
+    sums += [parts for parts in HEAD_SUMS.values() if set(parts) <= heads.keys()]
+    rows = []
+    for parts in sums:
+        correct = np.sum([heads[head] for head in parts], axis=0).argmax(1) == predictions.labels
+        better, worse = int((correct & ~predictions.correct).sum()), int((predictions.correct & ~correct).sum())
+        rows.append((" + ".join(map(head_title, parts)), float(correct.mean()), better, worse))
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """A run, a head of one modality in it, or the late fusion of all runs.
+
+    Attributes:
+        name: its title.
+        kind: "run", "head" or "late fusion".
+        modality: "" for late fusion.
+        step: of the checkpoint, 0 if there is none or it is not recorded.
+        correct: which clips are predicted correctly.
+        class_accuracy: per-class accuracy; NaN without clips.
+        top1: accuracy, as `top5` and `mean_per_class`.
+    """
+
+    name: str
+    kind: str
+    modality: str
+    step: int
+    correct: Bool[np.ndarray, "n"]
+    class_accuracy: Float[np.ndarray, "k"]
+    top1: float
+    top5: float
+    mean_per_class: float
+
+
+def compare(runs: Runs, names: Sequence[str]) -> list[Compared]:
+    """Returns the runs, each followed by its heads of one modality, and the late fusion of several runs."""
+    labels = runs.labels
+
+    def row(name: str, kind: str, modality: str, step: int, scores: Float[np.ndarray, "n k"]) -> Compared:
+        correct, k = scores.argmax(1) == labels, scores.shape[1]
+        with np.errstate(invalid="ignore"):
+            class_accuracy = np.bincount(labels[correct], minlength=k) / np.bincount(labels, minlength=k)
+        return Compared(name, kind, modality, step, correct, class_accuracy, **accuracies(scores, labels))
+
+    rows = []
+    for name, scores, logits in zip(names, runs.scores, runs.logits, strict=True):
+        rows.append(row(name, "run", scores.modality, scores.step, logits))
+        index = {clip: i for i, clip in enumerate(scores.names)}
+        order = [index[clip] for clip in runs.names]
+        for head in (head for head in MODALITIES if head in scores.heads):
+            rows.append(row(f"{name}: {head_title(head)}", "head", head, scores.step, scores.heads[head][order]))
+    if len(names) > 1:
+        rows.append(row("late fusion", "late fusion", "", 0, runs.probabilities.mean(0)))
+    return rows
+
+
+def correct_patterns(runs: Sequence[Compared]) -> list[tuple[str, int]]:
+    """Returns which runs are correct together and for how many clips, most clips first."""
+    correct = np.stack([run.correct for run in runs])  # r n
+    patterns, clips = np.unique(correct, axis=1, return_counts=True)  # r p, p
+    named = []
+    for pattern, count in zip(patterns.T, clips.tolist(), strict=True):
+        names = " and ".join(run.name for run, is_correct in zip(runs, pattern, strict=True) if is_correct)
+        named.append(("all runs" if pattern.all() else f"only {names}" if names else "none", count))
+    return sorted(named, key=lambda pair: -pair[1])
+
+
+def findings(source: Source, predictions: Predictions, compared: Sequence[Compared]) -> Iterator[tuple[str, str]]:
+    """Yields the id of a section and a sentence about what stands out in it."""
+    names, confusion, accuracy = predictions.class_names, predictions.confusion, predictions.accuracy
+    clips, predicted, correct = confusion.sum(1), confusion.sum(0), np.diag(confusion)
+    errors = int((~predictions.correct).sum())
+    if not errors:
+        yield "classes", "Every clip is predicted correctly."
+        return
+    pairs = [(n + back, a, b) for a, b, n, back in predictions.confused_pairs() if n > back or (n == back and a < b)]
+    for count, a, b in sorted(pairs, reverse=True)[:3]:
+        if count >= max(3, PAIR_FRACTION * errors):
+            yield "classes", f"{count} of {errors} errors confuse “{names[a]}” and “{names[b]}” ({count / errors:.0%})."
+    enough = np.flatnonzero(clips >= MIN_CLIPS)
+    if len(enough) and accuracy[enough].min() < 1:
+        i = enough[accuracy[enough].argmin()]
+        yield "classes", f"“{names[i]}” has the lowest accuracy: {correct[i]} of {clips[i]} clips ({accuracy[i]:.1%})."
+    if (half := int((accuracy[enough] < 0.5).sum())) > 1:
+        yield "classes", f"{half} of {len(enough)} classes have an accuracy below 50 %."
+    often = enough[predicted[enough] > 1.5 * clips[enough]]
+    if len(often):
+        i = often[(predicted - clips)[often].argmax()]
+        rate = f"{correct[i]} of {predicted[i]} predictions are correct ({predictions.precision[i]:.1%})"
+        yield "classes", f"“{names[i]}” is predicted too often: {rate}."
+    never = [f"“{names[i]}”" for i in np.flatnonzero((clips > 0) & (predicted == 0))]
+    if never:
+        some = ", ".join([*never[:3], "…"] if len(never) > 3 else never)
+        yield "classes", f"Never predicted: {len(never)} {'class' if len(never) == 1 else 'classes'} ({some})."
+    confident = int((predictions.confidence[~predictions.correct] >= CONFIDENT).sum())
+    if confident:
+        advice = "check them for wrong labels, and for what the input does not show"
+        yield "clips", f"{confident} of {errors} errors have a confidence of {CONFIDENT:.0%} or more: {advice}."
+    if len(names) > 10:
+        second = int((rank_of_label(predictions.probabilities, predictions.labels) == 1).sum())
+        yield "clips", f"In {second} of {errors} errors ({second / errors:.0%}) the true class has the second rank."
+    best, top1, *_ = max(head_rows(source.scores.heads, predictions), key=lambda row: row[1])
+    if top1 > predictions.correct.mean():
+        final = predictions.correct.mean()
+        yield "heads", f"{best} reaches a top-1 accuracy of {top1:.1%}, more than the final prediction ({final:.1%})."
+    runs = [row for row in compared if row.kind == "run"]
+    if len(runs) > 1:
+        run = max(runs, key=lambda run: run.top1)
+        fused = f"Late fusion of the runs reaches a top-1 accuracy of {compared[-1].top1:.1%}"
+        yield "comparison", f"{fused}, the best single run ({run.name}) {run.top1:.1%}."
+    train, validation = (source.curves or {"train": {}, "validation": {}}).values()
+    if "top1" in train and {"top1", "cross_entropy"} <= validation.keys():
+        top1s, (steps, losses) = validation["top1"][1], validation["cross_entropy"]
+        last, lowest = float(np.mean(train["top1"][1][-5:])), int(np.argmin(losses))
+        if last - top1s[-1] > OVERFITTING:
+            rates = f"the last top-1 accuracy is {last:.1%} in training and {top1s[-1]:.1%} in validation"
+            yield "training", f"Overfitting: {rates}; more clips, augmentation or weight decay may help."
+        if lowest < len(losses) - 2 and losses[-1] > 1.05 * losses[lowest]:
+            yield "training", f"The validation cross entropy was lowest at step {steps[lowest]}, and has risen since."
+        if len(top1s) > 3 and int(np.argmax(top1s)) == len(top1s) - 1:
+            yield "training", "Validation accuracy was highest at the end: longer training may improve it."
+
+
+def settings(config: ConfigDict) -> list[tuple[str, str, str]]:
+    """Returns name, value and default of every config field; the default is "" for a field that has none."""
+    fields = traverse_util.flatten_dict(config.to_dict(), sep=".")
+    defaults = traverse_util.flatten_dict(default_config(config.modality).to_dict(), sep=".")
+    return [(name, _text(value), _text(defaults.get(name, ""))) for name, value in sorted(fields.items())]
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,91 @@
+"""The interface of a network family: what training, evaluation and tools know about a network."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx, struct
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+Tree = Mapping[str, Any]
+Labels = Int[Array, "b"] | Float[Array, "b k"]  # true classes, or a distribution over the classes for mixed clips
+
+
+@struct.dataclass
+class ClipInput:
+    """What a network sees of the clips in one modality.
+
+    Attributes:
+        clip: normalised frames, (x - 127.5) / 128.
+        heat: motion heat maps in [0, 2]; None for a network without FRP.
+    """
+
+    clip: Float[Array, "b t h w 3"]
+    heat: Float[Array, "b t h w 1"] | None
+
+
+@struct.dataclass
+class Output:
+    """The outputs of a network for a batch of clips.
+
+    Attributes:
+        heads: name -> logits, float32 or wider; "logits" is the prediction.
+        features: name -> what the losses need besides.
+        intermediates: name -> requested intermediate values.
+    """
+
+    heads: Mapping[str, Float[Array, "b k"]]
+    features: Mapping[str, Array]
+    intermediates: Mapping[str, Array]
+
+    @property
+    def logits(self) -> Float[Array, "b k"]:
+        """The logits of the prediction."""
+        return self.heads["logits"]
+
+
+@struct.dataclass
+class ScheduleValues:
+    """What depends on the progress of the training, not on the batch."""
+
+    learning_rate: Float[Array, ""] | float
+    distillation_weight: Float[Array, ""] | float
+    temperature: Float[Array, ""] | float
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One kind of network; a new family is a new instance (see `rgbd_jax.model.FAMILIES`).
+
+    A module is called as `module(inputs, schedule, train=..., rngs=..., intermediates=...)`, with `inputs` a mapping
+    from modality to `ClipInput`, and returns an `Output`.
+
+    Attributes:
+        name: name of the family.
+        module: (config, number of classes) -> the network, holding zeros and ones.
+        losses: (output, labels, config, schedule) -> losses of each clip by name; `loss` is minimised.
+        schedule: (config, epoch) -> (distillation weight, temperature of the logits).
+        loss_names: the names that `losses` returns.
+        heads: name of a head -> its title for readers; "logits" comes first.
+        head_sums: metric -> the heads whose summed logits it is the top-1 accuracy of.
+        reference_protocol: the sums of heads of which the reference reports the highest accuracy.
+        init_fields: config field of a checkpoint to start from -> the part of the parameters it is for, "" for all.
+        explained: modality -> (features, pooled features), names of the intermediate values that Grad-CAM reads.
+    """
+
+    name: str
+    module: Callable[[ConfigDict, int], nnx.Module]
+    losses: Callable[[Output, Labels, ConfigDict, ScheduleValues], Mapping[str, Float[Array, "b"]]]
+    schedule: Callable[[ConfigDict, float], tuple[float, float]]
+    loss_names: tuple[str, ...]
+    heads: Mapping[str, str]
+    head_sums: Mapping[str, tuple[str, ...]]
+    reference_protocol: tuple[tuple[str, ...], ...]
+    init_fields: Mapping[str, str]
+    explained: Callable[[str], tuple[str, str]]
+
+    def metric_names(self) -> tuple[str, ...]:
+        """Returns the names of the metrics that an evaluation gives."""
+        top1 = (f"top1_{name}" for name in self.heads if name != "logits")
+        return (*self.loss_names, "top1", *top1, *self.head_sums, "top5", "mean_per_class", "reference_protocol")

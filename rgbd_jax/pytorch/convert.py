@@ -1,0 +1,248 @@
+"""Converts checkpoints between PyTorch, safetensors and this package, both ways, without PyTorch.
+
+Example:
+    python -m rgbd_jax convert model_best.pth.tar converted
+    python -m rgbd_jax eval --config configs/nvgesture.py --workdir converted
+    python -m rgbd_jax convert runs/nvgesture trained.pth.tar
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from safetensors.numpy import save_file
+
+from rgbd_jax.atomic_write import atomic_write
+from rgbd_jax.checkpoint.model_card import ModelCardData, render_model_card, write_model_card
+from rgbd_jax.config import default_config
+from rgbd_jax.model import Model
+from rgbd_jax.pytorch.names import ConversionError, DetectedNetwork, Match, NameTable, Tree, misfit
+from rgbd_jax.pytorch.torch_file import write_torch
+from rgbd_jax.pytorch.weights import (
+    CONVERTED_FORMAT,
+    MOMENTUM_PREFIX,
+    RECORD,
+    TrainedWeights,
+    detect_network,
+    parameter_names,
+    read_weights,
+    table_of,
+)
+
+TORCH_SUFFIXES, SAFETENSORS_SUFFIX = (".pth.tar", ".pth", ".pt"), ".safetensors"
+
+
+class MatchedNetwork(NamedTuple):
+    """The network that weights belong to.
+
+    Attributes:
+        table: the name table of its family.
+        detected: its settings.
+        shapes: shapes and types of its parameters and of its running statistics.
+        match: how its tensors and those of the weights meet.
+    """
+
+    table: NameTable
+    detected: DetectedNetwork
+    shapes: tuple[Tree, Tree]
+    match: Match
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.epilog = "A file is never run: anything but tensors and plain values in it is refused."
+    parser.add_argument(
+        "source",
+        metavar="IN",
+        type=Path,
+        help="a *.pth.tar of the reference (zip or older format), safetensors, a converted checkpoint, or a workdir; "
+        "recognised by its content",
+    )
+    parser.add_argument(
+        "target",
+        metavar="OUT",
+        type=Path,
+        help="NAME.pth.tar (also .pth, .pt), NAME.safetensors, or a name without suffix: a converted checkpoint, for "
+        "--config.init_from, --config.continue_from and --mode=eval",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        choices=("best", "latest"),
+        default="best",
+        help="which checkpoint of a workdir to convert (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Converts one checkpoint and prints what became of its tensors.
+
+    Raises:
+        ValueError, OSError: the source cannot be read or the target not be written; names it.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what it is meant to do: read only
+    trained = read_weights(args.source, args.checkpoint)
+    try:
+        network = match_network(trained)
+    except ConversionError as error:
+        raise ConversionError(f"{args.source}: {error}") from error
+    write_weights(args.target, trained, network, str(args.source))
+    print(f"{args.source}: {_description(network.detected, trained)}")
+    print(network.table.report(network.match, trained.left_out))
+    print(f"written to {args.target}")
+
+
+def match_network(weights: TrainedWeights) -> MatchedNetwork:
+    """Returns the network that weights belong to.
+
+    Raises:
+        ConversionError: they are of no known network, or lists every tensor that is missing or misshapen.
+    """
+    table, detected = table_of(weights.tensors), detect_network(weights.tensors)
+    config = default_config("fusion" if detected.fusion else "rgb")
+    for name, value in detected.model.items():
+        config.model[name] = value
+    if detected.frames:
+        config.clip.frames = detected.frames
+    params, batch_stats = Model(config, detected.model["num_classes"]).shapes()
+    match = table.match(weights.tensors, params, batch_stats)
+    if problems := match.problems():
+        raise misfit(problems)
+    return MatchedNetwork(table, detected, (params, batch_stats), match)
+
+
+def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNetwork, source: str) -> None:
+    """Writes weights as the kind of checkpoint that the suffix of `path` names; nothing is left after an error.
+
+    A model card is put into the folder of a converted checkpoint, or into the metadata of a safetensors file.
+
+    Args:
+        path: `*.pth.tar`, `*.pth` or `*.pt` for PyTorch, `*.safetensors`, or a name without suffix for a converted
+            checkpoint (a folder), which must not exist.
+        trained: the weights; tensors that are not of the network are left out.
+        network: the network that they belong to.
+        source: where they are from, for the card.
+
+    Raises:
+        ConversionError: the suffix is unknown, or that kind of checkpoint cannot hold the weights.
+        FileExistsError: there is something at `path` already.
+        OSError: it cannot be written.
+    """
+    path = Path(path).expanduser()
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: give another name, or remove it")
+    tensors = {name: trained.tensors[name] for name in (*network.match.loaded, *network.match.counters)}
+    momentum = {name: buffer for name, buffer in trained.momentum.items() if name in network.match.loaded}
+    trained = dataclasses.replace(trained, tensors=network.table.in_order(tensors), momentum=momentum)
+    if path.name.endswith(TORCH_SUFFIXES):
+        write_torch(path, _torch_contents(trained, network.detected.fusion))
+    elif path.name.endswith(SAFETENSORS_SUFFIX):
+        metadata = {
+            "format": "pt",
+            RECORD: json.dumps(trained.record()),
+            "model_card": render_model_card(_card(trained, network, source)),
+        }
+        arrays = {**trained.tensors, **{MOMENTUM_PREFIX + name: buffer for name, buffer in momentum.items()}}
+        with atomic_write(path) as unfinished:  # the library writes memory as it lies, whatever the strides
+            save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, unfinished, metadata)
+    elif path.suffix and not path.suffix[1:].isdigit():
+        known = ", ".join((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX))
+        raise ConversionError(f"{path}: the suffix {path.suffix!r} is of no kind of checkpoint; use {known} or none")
+    else:
+        _save_converted(path, trained, network, source)
+        write_model_card(path, _card(trained, network, source))
+
+
+def _torch_contents(trained: TrainedWeights, fusion: bool) -> dict[str, Any]:
+    """Returns what the reference's training saves."""
+    if trained.reference_layout is False and fusion:
+        raise ConversionError(
+            "a fusion network trained with config.fusion.reference_layout=False: the reference would compute something "
+            "else with its weights, so they are not written for PyTorch; use .safetensors"
+        )
+    contents: dict[str, Any] = {"model": OrderedDict(trained.tensors)}
+    if trained.optimizer:
+        names = parameter_names(trained.tensors)
+        buffers = {number: trained.momentum[name] for number, name in enumerate(names) if name in trained.momentum}
+        contents["optimizer"] = {
+            "state": {number: {"momentum_buffer": buffer} for number, buffer in buffers.items()},
+            "param_groups": [{**trained.optimizer, "params": list(range(len(names)))}],
+        }
+    known = {"epoch": trained.epoch, "bestacc": trained.best_accuracy}
+    return contents | {name: value for name, value in known.items() if value is not None}
+
+
+def _save_converted(path: Path, trained: TrainedWeights, network: MatchedNetwork, source: str) -> None:
+    """Writes a converted checkpoint, a folder of Orbax that appears whole.
+
+    weights    "params", "batch_stats" and, of a training, "momentum" (the structure of params)
+    network    JSON: format, source, `TrainedWeights.record()`, the steps that each BatchNorm has seen
+    """
+    table = network.table
+    fitting = {name: trained.tensors[name] for name in network.match.loaded}
+    params, batch_stats = table.from_pytorch(fitting, *network.shapes, keep_types=True)
+    tree = {"params": params, "batch_stats": batch_stats}
+    without_momentum = []
+    if trained.momentum:
+        names = list(table.to_pytorch(params, {}))
+        without_momentum = [name for name in names if name not in trained.momentum]
+        dtype = next(iter(trained.momentum.values())).dtype
+        zeros = {name: np.zeros(trained.tensors[name].shape, dtype) for name in without_momentum}
+        tree["momentum"], _ = table.from_pytorch({**trained.momentum, **zeros}, params, {}, keep_types=True)
+    record = {
+        "format": CONVERTED_FORMAT,
+        "source": source,
+        "steps_seen": {name: int(trained.tensors[name]) for name in network.match.counters},
+        "without_momentum": without_momentum,
+        **trained.record(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Weights hardly shrink when compressed, and nobody changes the arrays while they are written, so none is copied.
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+        (jax.Array, ocp.type_handlers.ArrayHandler()),  # Orbax warns without one
+    )
+    handlers = {
+        "weights": ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry),
+        "network": ocp.JsonCheckpointHandler(),
+    }
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:
+        items = ocp.args.Composite(weights=ocp.args.PyTreeSave(tree), network=ocp.args.JsonSave(record))
+        checkpointer.save(path.absolute(), args=items)
+
+
+def _card(trained: TrainedWeights, network: MatchedNetwork, source: str) -> ModelCardData:
+    """Returns the model card: what the weights' run recorded, or what their tensors determine."""
+    detected = network.detected
+    config = {
+        "modality": "fusion" if detected.fusion else None,
+        "clip": {"frames": detected.frames},
+        "model": detected.model,
+        "fusion": {"reference_layout": trained.reference_layout},
+    }
+    card = trained.card or ModelCardData(
+        config, epoch=trained.epoch, best_accuracy=trained.best_accuracy, optimizer=trained.optimizer
+    )
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(network.shapes[0]))
+    known = {"num_classes": detected.model["num_classes"], "num_parameters": parameters, "converted_from": source}
+    return dataclasses.replace(card, **known)
+
+
+def _description(detected: DetectedNetwork, trained: TrainedWeights) -> str:
+    """Returns what a checkpoint holds, in one line."""
+    known = {
+        **detected.model,
+        "clip.frames": detected.frames,
+        "epochs": trained.epoch,
+        "best accuracy": trained.best_accuracy,
+    }
+    settings = [f"{name} {value}" for name, value in known.items() if value is not None]
+    momentum = f"momentum of {len(trained.momentum)} parameters" if trained.momentum else "no momentum"
+    return ", ".join(["fusion" if detected.fusion else "one stream", *settings, momentum])

@@ -1,0 +1,214 @@
+"""The decoupled-and-recoupled network (MotionRGBD, CVPR 2022), one stream and fusion: its weights' names in PyTorch."""
+
+import itertools
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from rgbd_jax.models.attention import HEAD_FEATURES, MLP_FEATURES
+from rgbd_jax.models.layers import scaled
+from rgbd_jax.models.recoupling import QUERY_FEATURES
+from rgbd_jax.models.spatial import INCEPTION_CHANNELS
+from rgbd_jax.models.unimodal import FEATURES
+from rgbd_jax.pytorch.names import ConversionError, DetectedNetwork, NameTable
+
+WORDS = {
+    "branch": {"small": "small", "medium": "media", "large": "large"},
+    "modality": {"rgb": "Modalit_rgb", "depth": "Modalit_depth"},
+    "conv": {"conv_1a_7x7": "Conv3d_1a_7x7", "conv_2b_1x1": "Conv3d_2b_1x1", "conv_2c_3x3": "Conv3d_2c_3x3"},
+    "mixed": {name: name.capitalize() for name in INCEPTION_CHANNELS},
+    "path": {
+        "branch0": "b0",
+        "branch1_reduce": "b1a",
+        "branch1": "b1b",
+        "branch2_reduce": "b2a",
+        "branch2": "b2b",
+        "branch3": "b3b",
+    },
+    "unit": {
+        "kernel": "conv3d.weight",
+        "norm.scale": "bn.weight",
+        "norm.bias": "bn.bias",
+        "norm.mean": "bn.running_mean",
+        "norm.variance": "bn.running_var",
+    },
+    "norm": {"scale": "weight", "bias": "bias", "mean": "running_mean", "variance": "running_var"},
+    "linear": {"kernel": "weight", "bias": "bias"},
+    "conv1x1": {"kernel": "weight", "bias": "bias"},  # a linear map here, a convolution of one pixel in PyTorch
+}
+LAYOUTS = {
+    "unit.kernel": "t h w i o -> o i t h w",
+    "linear.kernel": "i o -> o i",
+    "conv1x1.kernel": "i o -> o i 1 1",
+    "class_token": "c -> 1 1 c",
+    "position_embedding": "n c -> 1 n c",
+    "mixture": "n -> 1 n 1",
+}
+BLOCK = "dtn.multi_scale_transformers.<block>.transformer_enc_<branch>.layers.0"
+LAYERS = "temporal.<branch>.transformer.layers"
+TRUNK = (
+    ("spatial.projection_norm.<norm>", "LinearMap.0.<norm>"),
+    ("spatial.projection.<linear>", "LinearMap.1.<linear>"),
+    ("spatial.<conv>.<unit>", "<conv>.<unit>"),
+    ("spatial.<mixed>.<path>.<unit>", "<mixed>.<path>.<unit>"),
+    *(
+        row
+        for ours, theirs in WORDS["branch"].items()
+        for row in (
+            (f"temporal.{ours}.position_embedding", f"dtn.pos_embedding_{theirs}"),
+            (f"temporal.{ours}.class_token", f"dtn.cls_token_{theirs}"),
+        )
+    ),
+    (f"{LAYERS}.attention_norm.<norm>", f"{BLOCK}.0.norm.<norm>"),
+    (f"{LAYERS}.attention.qkv.<linear>", f"{BLOCK}.0.fn.to_qkv.<linear>"),
+    (f"{LAYERS}.attention.output.<linear>", f"{BLOCK}.0.fn.to_out.0.<linear>"),
+    (f"{LAYERS}.mlp_norm.<norm>", f"{BLOCK}.1.norm.<norm>"),
+    (f"{LAYERS}.mlp_in.<linear>", f"{BLOCK}.1.fn.fc1.<linear>"),
+    (f"{LAYERS}.mlp_out.<linear>", f"{BLOCK}.1.fn.fc2.<linear>"),
+    ("temporal.<branch>.inception.<path>.<unit>", "dtn.multi_scale_transformers.0.Mixed_<branch>.<path>.<unit>"),
+    ("temporal.recoupling.query.<linear>", "dtn.rcm.q.<linear>"),
+    ("temporal.recoupling.key.<linear>", "dtn.rcm.k.<linear>"),
+    ("temporal.recoupling.frame_hidden.<linear>", "dtn.rcm.project.0.<linear>"),
+    ("temporal.recoupling.frame_output.<linear>", "dtn.rcm.project.2.<linear>"),
+    ("temporal.recoupling.frame_norm.<norm>", "dtn.rcm.project.3.<norm>"),
+    ("temporal.recoupling.spatial.<linear>", "dtn.rcm.linear.<linear>"),
+    ("temporal.recoupling.merge.<linear>", "dtn.rcm.mergefc.1.<linear>"),
+    ("temporal.recoupling.merge_norm.<norm>", "dtn.rcm.mergefc.2.<norm>"),
+    ("head_<branch>.norm.<norm>", "dtn.mlp_head_<branch>.0.<norm>"),
+    ("head_<branch>.linear.<linear>", "dtn.mlp_head_<branch>.1.<linear>"),
+    ("spatial.frp.mixture", "frp_module.rpconv1d.weight"),
+)
+
+
+def _dense(ours: str, theirs: str, first: int) -> tuple[tuple[str, str], ...]:
+    """A linear map with BatchNorm, two modules of a sequence in PyTorch."""
+    return (
+        (f"{ours}.linear.<conv1x1>", f"{theirs}.{first}.<conv1x1>"),
+        (f"{ours}.norm.<norm>", f"{theirs}.{first + 1}.<norm>"),
+    )
+
+
+ROWS = (
+    *_dense("autoencoder.encoder_1", "fusion_model.encoder.enconv", 0),
+    *_dense("autoencoder.encoder_2", "fusion_model.encoder.enconv", 3),
+    *_dense("autoencoder.encoder_3", "fusion_model.encoder.enconv", 6),
+    ("autoencoder.encoder_output.<conv1x1>", "fusion_model.encoder.enconv.9.<conv1x1>"),
+    *_dense("autoencoder.decoder_1", "fusion_model.decoder.deconv", 0),
+    *_dense("autoencoder.decoder_2", "fusion_model.decoder.deconv", 3),
+    ("autoencoder.classifier.<conv1x1>", "fusion_model.efc.<conv1x1>"),
+    ("modality.<conv1x1>", "fc.<conv1x1>"),
+    *((f"<modality>.{ours}", f"<modality>.{theirs}") for ours, theirs in TRUNK),
+    *_dense("spatial_fusion.hidden", "crossFusion", 0),
+    ("spatial_fusion.output.<conv1x1>", "crossFusion.3.<conv1x1>"),
+    *_dense("temporal_fusion.hidden", "crossFusionT", 0),
+    ("temporal_fusion.output.<conv1x1>", "crossFusionT.3.<conv1x1>"),
+    ("head_rgb.norm.<norm>", "classifier1.0.<norm>"),
+    ("head_rgb.linear.<linear>", "classifier1.1.<linear>"),
+    ("head_depth.norm.<norm>", "classifier2.0.<norm>"),
+    ("head_depth.linear.<linear>", "classifier2.1.<linear>"),
+    *TRUNK,
+)
+MODALITY = r"(?:Modalit_(rgb|depth)\.)?"
+PARTS = {
+    rf"{MODALITY}(?:Conv3d_|Mixed_|LinearMap|frp_module).*": r"\1 spatial network",
+    rf"{MODALITY}dtn\.rcm\..*": r"\1 recoupling",
+    rf"{MODALITY}dtn\.mlp_head.*|classifier.*": r"\1 class heads",
+    rf"{MODALITY}dtn\..*": r"\1 temporal branches",
+    r".*": "fusion",
+}
+
+TRANSFORMERS = "dtn.multi_scale_transformers."
+ATTENTION = f"{TRANSFORMERS}0.transformer_enc_small.layers.0.0.fn.to_qkv.weight"
+# Tensors whose first axis follows the width, with its length at width 1.
+CHANNELS = {
+    "Conv3d_1a_7x7.conv3d.weight": 64,
+    "Conv3d_2c_3x3.conv3d.weight": 192,
+    "LinearMap.1.weight": FEATURES,
+    f"{TRANSFORMERS}0.transformer_enc_small.layers.0.1.fn.fc1.weight": MLP_FEATURES,
+    **{
+        f"{block.capitalize()}.{path}.conv3d.weight": count
+        for block, counts in INCEPTION_CHANNELS.items()
+        for path, count in zip(WORDS["path"].values(), counts, strict=True)
+    },
+}
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def detect(shapes: Shapes, preferred: Mapping[str, Any]) -> DetectedNetwork:
+    """Returns the network that a state dict belongs to (see `NameTable.detect`).
+
+    Raises:
+        ConversionError: a tensor that it is recognised by is missing or misshapen, or the two streams differ.
+    """
+    fusion = any(name.startswith("Modalit_rgb.") for name in shapes)
+    prefixes = [f"{prefix}." for prefix in WORDS["modality"].values()] if fusion else [""]
+    (model, frames), *others = [
+        _trunk({name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}, preferred)
+        for prefix in prefixes
+    ]
+    if others and others != [(model, frames)]:
+        raise ConversionError(f"the two streams are different networks: {(model, frames)} and {others[0]}")
+    classes = _shape(shapes, "classifier1.1.weight" if fusion else "dtn.mlp_head_small.1.weight", 2)[0]
+    return DetectedNetwork(fusion, {"num_classes": classes, **model}, frames)
+
+
+def _trunk(shapes: Shapes, preferred: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+    _shape(shapes, "Conv3d_1a_7x7.conv3d.weight", 5)
+    width = _width(shapes, preferred.get("width", 1.0))
+    model: dict[str, Any] = {
+        "width": width,
+        "branch_frames": tuple(_shape(shapes, f"dtn.pos_embedding_{b}", 3)[1] - 1 for b in WORDS["branch"].values()),
+        "temporal_blocks": len({name.split(".")[2] for name in shapes if name.startswith(TRANSFORMERS)}),
+        "attention_heads": _shape(shapes, ATTENTION, 2)[0] // (3 * scaled(HEAD_FEATURES, width)),
+        "frp": "frp_module.rpconv1d.weight" in shapes,
+        "recoupling": "dtn.rcm.q.weight" in shapes,
+    }
+    if not model["recoupling"]:
+        return model, None
+    outputs, frames = _shape(shapes, "dtn.rcm.q.weight", 2)
+    model["recoupling_heads"] = outputs // QUERY_FEATURES
+    model["recoupling_hidden"] = _shape(shapes, "dtn.rcm.project.0.weight", 2)[0]
+    return model, frames
+
+
+def _width(shapes: Shapes, preferred: float) -> float:
+    """Returns the width with which most channel counts agree, so that one misshapen tensor is seen as such.
+
+    Channels are rounded, so that a range of widths gives the same network: the preferred one of it is returned, else 1,
+    else the plainest fraction.
+    """
+    found = [(shapes[name][0], channels) for name, channels in CHANNELS.items() if shapes.get(name)]
+
+    def agreeing(width: float | Fraction) -> int:
+        return sum(scaled(channels, float(width)) == count for count, channels in found)
+
+    # Between two of these widths no channel count changes; on one of them a half may be rounded to either side.
+    changes = sorted({Fraction(count + step, channels) for count, channels in found for step in (-2, 2)})
+    ranges = [*itertools.pairwise(changes), *((width, width) for width in changes)]
+    low, high = max((bounds for bounds in ranges if bounds[1] > 0), key=lambda bounds: agreeing(sum(bounds) / 2))
+    most = agreeing((low + high) / 2)
+    for width in (preferred, 1.0):
+        if agreeing(width) >= most:
+            return width
+    nearest = (Fraction(round((low + high) / 2 * parts), parts) for parts in itertools.count(1))
+    return float(next(width for width in nearest if low <= width <= high and agreeing(width) >= most))
+
+
+def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+    if len(shapes.get(name, ())) != dimensions:
+        found = f"has shape {shapes[name]}; expected {dimensions} axes" if name in shapes else "is missing"
+        raise ConversionError(f"not a whole network: {name} {found}")
+    return shapes[name]
+
+
+DECOUPLED = NameTable(
+    rows=ROWS,
+    words=WORDS,
+    layouts=LAYOUTS,
+    class_heads=re.compile(r"dtn\.mlp_head_(small|media|large)\.1\.(weight|bias)"),
+    parts=PARTS,
+    marker="Conv3d_1a_7x7.conv3d.weight",
+    fusion_marker="Modalit_rgb.",
+    detect=detect,
+)

@@ -1,0 +1,288 @@
+"""Weights under PyTorch's names and layouts and back, as the `NameTable` of a network family describes them."""
+
+import dataclasses
+import functools
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import einops
+import ml_dtypes
+import numpy as np
+from flax import traverse_util
+
+Tree = Mapping[str, Any]
+COUNTER = "num_batches_tracked"  # PyTorch's number of training steps that a BatchNorm has seen
+BUFFERS = ("running_mean", "running_var", COUNTER)  # tensors that no optimizer changes
+UNKNOWN = "the network has no such tensor"
+
+
+class ConversionError(ValueError):
+    """Weights that cannot be read, or do not fit a network; the message lists every problem found."""
+
+
+class DetectedNetwork(NamedTuple):
+    """The network that tensors belong to, as far as their names and shapes determine it.
+
+    Attributes:
+        fusion: whether it is a fusion network of both modalities.
+        model: `num_classes` and fields of `config.model`.
+        frames: `config.clip.frames`; None if any number will do.
+    """
+
+    fusion: bool
+    model: Mapping[str, Any]
+    frames: int | None
+
+
+class Match(NamedTuple):
+    """How the tensors of a state dict and those of a network meet, by PyTorch's names.
+
+    Attributes:
+        loaded: name -> shape of what fits.
+        skipped: name -> reason, of what is in the state dict and does not.
+        missing: name -> shape of what the network has and the state dict lacks.
+        counters: names of the step counters, which have no place in the network but in a checkpoint.
+    """
+
+    loaded: dict[str, tuple[int, ...]]
+    skipped: dict[str, str]
+    missing: dict[str, tuple[int, ...]]
+    counters: list[str]
+
+    def problems(self) -> list[str]:
+        """Returns a line for every tensor that is missing or misshapen; unknown ones are no problem."""
+        misfits = [f"{name}: {reason}" for name, reason in self.skipped.items() if reason != UNKNOWN]
+        return misfits + [f"{name}: missing, the network has {shape}" for name, shape in self.missing.items()]
+
+
+class Entry(NamedTuple):
+    """One tensor of a state dict: its name, where it lies here (`block`: in a stack), and its axes here and there."""
+
+    name: str
+    path: tuple[str, ...]
+    block: int | None
+    layout: str
+
+    def shape(self, leaf: Any) -> tuple[int, ...]:
+        """Returns the tensor's shape in PyTorch, of the leaf that holds it here."""
+        shape = leaf.shape if self.block is None else leaf.shape[1:]
+        return self.to_pytorch(np.broadcast_to(np.float32(0), shape)).shape
+
+    def to_pytorch(self, tensor: np.ndarray) -> np.ndarray:
+        """Returns the tensor laid out as in PyTorch."""
+        return einops.rearrange(tensor, self.layout) if self.layout else tensor
+
+    def from_pytorch(self, tensor: np.ndarray) -> np.ndarray:
+        """Returns the tensor laid out as here."""
+        return einops.rearrange(tensor, " -> ".join(reversed(self.layout.split(" -> ")))) if self.layout else tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class NameTable:
+    """The PyTorch names of a network family's weights.
+
+    Attributes:
+        rows: (name here, name in PyTorch), in the order in which PyTorch registers the modules. A word in angle
+            brackets stands for any of its alternatives; <block> is the index into weights that are stacked here.
+        words: word -> alternative here -> alternative in PyTorch.
+        layouts: last part of a name, or word.alternative -> axes here and in PyTorch, where they differ.
+        class_heads: names of the last layers of the class heads, which other classes cannot use.
+        parts: pattern of tensors' names -> the part of the network that they are, for reports; the first one counts.
+        marker: a tensor that no other family has.
+        fusion_marker: what names begin with that only fusion networks have.
+        detect: returns the network that shapes (by PyTorch's names) belong to; of several with the same shapes the one
+            with the `config.model` that is given.
+    """
+
+    rows: Sequence[tuple[str, str]]
+    words: Mapping[str, Mapping[str, str]]
+    layouts: Mapping[str, str]
+    class_heads: re.Pattern
+    parts: Mapping[str, str]
+    marker: str
+    fusion_marker: str
+    detect: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, Any]], DetectedNetwork]
+
+    @functools.cached_property
+    def _patterns(self) -> list[tuple[re.Pattern, str]]:
+        def group(word: re.Match) -> str:
+            return f"(?P<{word[1]}>{'|'.join(map(re.escape, self.words[word[1]]))})"
+
+        return [(re.compile(re.sub("<(.*?)>", group, re.escape(ours))), theirs) for ours, theirs in self.rows]
+
+    @functools.cached_property
+    def _rank(self) -> dict[str, int]:
+        """The parts of all names in the order of PyTorch's state dict."""
+        names = []
+        for _, theirs in self.rows:
+            used = [word for word in re.findall("<(.*?)>", theirs) if word in self.words]
+            for chosen in itertools.product(*(self.words[word].values() for word in used)):
+                names.append(_filled(theirs, dict(zip(used, chosen, strict=True))))
+        parts = dict.fromkeys(part for name in [*names, *BUFFERS] for part in name.split("."))
+        return {part: rank for rank, part in enumerate(parts)}
+
+    def in_order(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a network's tensors in the order of PyTorch's state dict, by which optimizers number them."""
+
+        def key(name: str) -> list[tuple[int, int]]:
+            return [(0, int(part)) if part.isdigit() else (1, self._rank[part]) for part in name.split(".")]
+
+        return {name: tensors[name] for name in sorted(tensors, key=key)}
+
+    def entries(self, *trees: Tree) -> Iterator[Entry]:
+        """Yields the entries of every tensor in trees of parameters or running statistics.
+
+        Raises:
+            ConversionError: a weight has no row.
+        """
+        for path, leaf in (item for tree in trees for item in traverse_util.flatten_dict(tree).items()):
+            name, layout = self._row(".".join(path))
+            if "<block>" not in name:
+                yield Entry(name, path, None, layout)
+                continue
+            for block in range(leaf.shape[0]):
+                yield Entry(name.replace("<block>", str(block)), path, block, layout)
+
+    def _row(self, ours: str) -> tuple[str, str]:
+        for pattern, theirs in self._patterns:
+            if match := pattern.fullmatch(ours):
+                words = match.groupdict()
+                layout = self.layouts.get(ours.rsplit(".", 1)[-1], "")
+                for word, alternative in words.items():
+                    layout = self.layouts.get(f"{word}.{alternative}", layout)
+                return _filled(theirs, {word: self.words[word][key] for word, key in words.items()}), layout
+        raise ConversionError(f"no PyTorch name for the weight {ours}: add it to the family's name table")
+
+    def to_pytorch(self, params: Tree, batch_stats: Tree) -> dict[str, np.ndarray]:
+        """Returns the PyTorch state dict of a network, in PyTorch's order and without its step counters.
+
+        Args:
+            params: nested dict of parameters, or of anything with their structure (gradients, momentum).
+            batch_stats: nested dict of running statistics, or an empty one.
+        """
+        leaves = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(batch_stats)
+        tensors = {}
+        for entry in self.entries(params, batch_stats):
+            leaf = np.asarray(leaves[entry.path])
+            tensors[entry.name] = entry.to_pytorch(leaf if entry.block is None else leaf[entry.block])
+        return self.in_order(tensors)
+
+    def match(
+        self, tensors: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree, *, skip: re.Pattern | None = None
+    ) -> Match:
+        """Compares the tensors of a state dict with those of a network.
+
+        Args:
+            tensors: name -> array, in PyTorch's layout.
+            params: the network's parameters, arrays or shapes.
+            batch_stats: likewise the running statistics.
+            skip: names that are not taken over even if they fit.
+        """
+        match = Match({}, {}, {}, [])
+        leaves = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(batch_stats)
+        for entry in self.entries(params, batch_stats):
+            name, expected = entry.name, entry.shape(leaves[entry.path])
+            found = tensors.get(name)
+            if found is None or (skip and skip.fullmatch(name)):
+                match.missing[name] = expected
+            elif tuple(found.shape) != expected:
+                match.skipped[name] = f"shape {tuple(found.shape)}, the network has {expected}"
+            elif found.dtype.kind != "f" and found.dtype != ml_dtypes.bfloat16:
+                match.skipped[name] = f"numbers of type {found.dtype}, expected floating-point ones"
+            else:
+                match.loaded[name] = expected
+        for name, tensor in tensors.items():
+            statistics = f"{name.removesuffix(COUNTER)}running_var"
+            if skip and skip.fullmatch(name):
+                match.skipped[name] = "last layer of a class head"
+            elif name in match.loaded or name in match.skipped:
+                continue
+            elif not name.endswith(f".{COUNTER}") or not (statistics in match.loaded or statistics in match.skipped):
+                match.skipped[name] = UNKNOWN
+            elif tensor.shape or tensor.dtype.kind not in "iu":
+                match.skipped[name] = f"shape {tuple(tensor.shape)} of {tensor.dtype}, expected one whole number"
+            else:
+                match.counters.append(name)
+        return match
+
+    def overlay(self, tensors: Mapping[str, np.ndarray], match: Match, params: Tree, batch_stats: Tree) -> None:
+        """Writes the tensors that match over the weights of a network, nested dicts of NumPy arrays, in place."""
+        leaves = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(batch_stats)
+        for entry in self.entries(params, batch_stats):
+            if entry.name in match.loaded:
+                block = ... if entry.block is None else entry.block
+                leaves[entry.path][block] = entry.from_pytorch(np.asarray(tensors[entry.name]))
+
+    def from_pytorch(
+        self, tensors: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree, *, keep_types: bool = False
+    ) -> tuple[dict, dict]:
+        """Returns (parameters, running statistics) with the values of a state dict that fits the network.
+
+        Args:
+            tensors: name -> array, in PyTorch's layout.
+            params: the network's parameters, arrays or shapes with dtype: the result has their structure.
+            batch_stats: likewise the running statistics.
+            keep_types: whether numbers keep the types that they have in the state dict, instead of the network's.
+
+        Raises:
+            ConversionError: lists every missing, unexpected or wrongly shaped tensor.
+        """
+        match = self.match(tensors, params, batch_stats)
+        if problems := match.problems() + [f"{name}: {why}" for name, why in match.skipped.items() if why == UNKNOWN]:
+            raise misfit(problems)
+        types: dict[tuple[str, ...], np.dtype] = {}
+        for entry in self.entries(params, batch_stats) if keep_types else ():
+            found = tensors[entry.name].dtype
+            if types.setdefault(entry.path, found) != found:
+                raise ConversionError(f"blocks of a stack have different types of numbers: {'.'.join(entry.path)}")
+
+        def empty(tree: Tree) -> dict:
+            flat = traverse_util.flatten_dict(tree)
+            arrays = {path: np.empty(leaf.shape, types.get(path, leaf.dtype)) for path, leaf in flat.items()}
+            return traverse_util.unflatten_dict(arrays)
+
+        result = empty(params), empty(batch_stats)
+        self.overlay(tensors, match, *result)
+        return result
+
+    def report(self, match: Match, left_out: Iterable[str] = ()) -> str:
+        """Returns a table of what became of tensors: loaded by part of the network, skipped and why, missing.
+
+        Args:
+            match: the tensors.
+            left_out: what else was skipped, with the reasons.
+        """
+        counts: dict[str, list[int]] = {}
+        for name, shape in match.loaded.items():
+            part = next(found.expand(title) for row, title in self.parts.items() if (found := re.fullmatch(row, name)))
+            counts.setdefault(part.lstrip(), []).append(math.prod(shape))
+        counts["all"] = list(itertools.chain(*counts.values()))
+        rows = [(part, str(len(sizes)), f"{sum(sizes):,}") for part, sizes in counts.items()]
+        widths = [max(map(len, column)) for column in zip(*rows, ("loaded", "tensors", "numbers"), strict=True)]
+        lines = [
+            f"{part:<{widths[0]}}  {tensors:>{widths[1]}}  {numbers:>{widths[2]}}"
+            for part, tensors, numbers in [("loaded", "tensors", "numbers"), *rows]
+        ]
+        # What the network has no place for comes last: a deeper network alone can have hundreds of such tensors.
+        reasons = sorted(match.skipped.items(), key=lambda item: item[1] == UNKNOWN)
+        skipped = [*left_out, *(f"{name}: {reason}" for name, reason in reasons)]
+        missing = [f"{name} {shape}" for name, shape in match.missing.items()]
+        for title, names in (("skipped", skipped), ("missing", missing)):
+            lines += [f"{title}: {len(names) or 'nothing'}", *(f"  {name}" for name in _first(names, 20))]
+        return "\n".join(lines)
+
+
+def misfit(problems: Sequence[str]) -> ConversionError:
+    """Returns the error that lists why tensors do not fit a network."""
+    return ConversionError("\n  ".join([f"{len(problems)} tensors do not fit the network:", *_first(problems, 30)]))
+
+
+def _first(lines: Sequence[str], count: int) -> list[str]:
+    return [*lines[:count], *[f"and {len(lines) - count} more"] * (len(lines) > count)]
+
+
+def _filled(template: str, words: Mapping[str, str]) -> str:
+    return re.sub("<(.*?)>", lambda word: words.get(word[1], word[0]), template)

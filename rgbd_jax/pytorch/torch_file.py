@@ -1,0 +1,379 @@
+"""Reads and writes the files of `torch.save` without PyTorch; nothing that a file names is ever imported or run.
+
+Both of PyTorch's formats, the zip archive and the older stream, hold a pickle of the value and, beside it, "storages":
+the memory that tensors are views of. Python's unpickler reads the pickle with two tables of ours: the instructions
+that it may use, and a stand-in for every name that it may mention.
+"""
+
+import io
+import itertools
+import math
+import mmap
+import os
+import pickle
+import pickletools
+import re
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes  # noqa: F401, gives NumPy the type bfloat16
+import numpy as np
+
+from rgbd_jax.atomic_write import atomic_write
+from rgbd_jax.pytorch.names import ConversionError
+
+MAX_PICKLE_BYTES = 8 << 20  # a network of 1,000 tensors with its optimizer takes 1 MB
+MAX_VALUES, MAX_DEPTH = 250_000, 64
+MAX_EXPANSION, FREE_BYTES = 8, 1 << 20  # all tensors together may be so many times the file, and so much larger
+LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
+INCOMPLETE = "the file is damaged or incomplete: download or copy it again and compare its size"
+TRUSTED_WAY = (
+    "nothing was run. If you trust the file, load it with PyTorch elsewhere and save only what is needed: "
+    "torch.save(torch.load(path, weights_only=False)['model'], new_path)"
+)
+
+
+class Storage(NamedTuple):
+    """The bytes that tensors are views of, and the type of their elements."""
+
+    data: np.ndarray
+    dtype: np.dtype
+
+
+def _tensor(
+    storage: Any, offset: Any, size: Any, stride: Any, grad: Any = False, hooks: Any = None, metadata: Any = None
+) -> np.ndarray:
+    """Returns an array that looks into a storage, never beyond it; offset and strides count elements."""
+    known = type(storage) is Storage and type(size) is type(stride) is tuple and not metadata
+    if not known or any(type(number) is not int for number in (offset, *size, *stride)):
+        raise ConversionError("its pickle describes a tensor in an unknown way")
+    data, dtype = storage
+    count = data.size // dtype.itemsize
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if min(0, offset, *size, *stride) < 0 or (offset > count if 0 in size else last >= count):
+        raise ConversionError(
+            f"a tensor of shape {str(size)[:80]}, strides {str(stride)[:80]} and offset {str(offset)[:20]} does not "
+            f"lie within its storage of {count} elements"
+        )
+    if 0 in size:
+        return np.empty(size, dtype)
+    steps = [dtype.itemsize * (step if length > 1 else 1) for length, step in zip(size, stride, strict=True)]
+    return np.ndarray(size, dtype, data, offset * dtype.itemsize, steps)
+
+
+def _number_type(kind: str, *_: Any) -> np.dtype:
+    if not re.fullmatch("b1|[iu][1248]|f[248]", kind):
+        raise ConversionError("its pickle names a numpy.dtype that is not one of a plain number")
+    return np.dtype(kind)
+
+
+def _number(dtype: np.dtype, data: bytes) -> bool | int | float:
+    return np.frombuffer(data, dtype)[0].item()
+
+
+STORAGE_TYPES = {
+    "Double": "float64",
+    "Float": "float32",
+    "Half": "float16",
+    "BFloat16": "bfloat16",
+    "ComplexDouble": "complex128",
+    "ComplexFloat": "complex64",
+    "Long": "int64",
+    "Int": "int32",
+    "Short": "int16",
+    "Char": "int8",
+    "Byte": "uint8",
+    "Bool": "bool",
+}
+TORCH_NAMES = {np.dtype(dtype): f"torch.{name}Storage" for name, dtype in STORAGE_TYPES.items()}
+# What a pickle may name, and what stands in for it. What no network needs becomes the simplest thing there is: an
+# argparse.Namespace an empty dict, a set a list, a device its kind.
+GLOBALS: dict[str, Any] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": lambda storage, *view: _tensor(Storage(storage.data, view[5]), *view[:5]),
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch.Size": lambda lengths: lengths,
+    "torch.device": lambda kind, *_: kind,
+    "torch.storage.UntypedStorage": np.dtype("uint8"),
+    "collections.OrderedDict": lambda: {},
+    "argparse.Namespace": lambda: {},
+    "builtins.set": lambda members=(): members,
+    "__builtin__.set": lambda members=(): members,
+    "__builtin__.bytes": lambda: b"",
+    "_codecs.encode": lambda text, encoding: text.encode({"latin1": "latin1"}[encoding]),
+    "numpy.dtype": _number_type,
+    "numpy.core.multiarray.scalar": _number,
+    "numpy._core.multiarray.scalar": _number,
+    **{f"torch.{name}": np.dtype(name) for name in (*STORAGE_TYPES.values(), "uint16", "uint32", "uint64")},
+    **{name: dtype for dtype, name in TORCH_NAMES.items()},
+}
+INSTRUCTIONS = re.findall(
+    r"\w+",
+    """PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE BINPERSID BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET NONE
+    NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES
+    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT EMPTY_SET ADDITEMS NEWOBJ""",
+)
+# A set is read as a list, and of a class its stand-in is called.
+INSTEAD = {"EMPTY_SET": "EMPTY_LIST", "ADDITEMS": "APPENDS", "NEWOBJ": "REDUCE"}
+
+
+class _Instructions(dict):
+    def __missing__(self, code: int) -> None:
+        names = {ord(known.code): known.name for known in pickletools.opcodes}
+        raise ConversionError(f"its pickle uses the instruction {names.get(code, code)}; {TRUSTED_WAY}")
+
+
+class _Unpickler(pickle._Unpickler):
+    """Python's unpickler, confined to our two tables.
+
+    It is the one written in Python: that in C has no table of instructions, and a file can make its memo fill memory.
+
+    Args:
+        stream: the pickle.
+        storage: gives the memory of a storage by its key, type and number of elements.
+    """
+
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+
+    def __init__(self, stream: BinaryIO, storage: Callable[[str, np.dtype, int], np.ndarray]):
+        super().__init__(stream)
+        self._storage = storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (found := f"{module}.{name}") not in GLOBALS:
+            raise ConversionError(f"its pickle names {found[:120]!a}, not a tensor or plain value; {TRUSTED_WAY}")
+        return GLOBALS[found]
+
+    def persistent_load(self, pid: Any) -> Storage:
+        kind, dtype, key, _, numel, *part = pid
+        if (kind, type(key), type(numel)) != ("storage", str, int) or not isinstance(dtype, np.dtype) or numel < 0:
+            raise ConversionError("its pickle describes a storage in an unknown way")
+        data = self._storage(key, dtype, numel)
+        if part and part[0] is not None:  # of a larger storage; PyTorch's first versions wrote that
+            _, first, length = part[0]
+            data = data[first * dtype.itemsize :][: length * dtype.itemsize]
+        return Storage(data, dtype)
+
+    def load_build(self) -> None:
+        state = self.stack.pop()  # dropped: PyTorch's `_metadata` of an OrderedDict, what is in a Namespace
+        target = self.stack[-1]
+        if not (type(target) is dict or (isinstance(target, np.dtype) and state[1] in ("<", "|"))):
+            raise ConversionError(f"its pickle sets the state of a {type(target).__name__}; {TRUSTED_WAY}")
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self._set_item(key, value)
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_item(key, value)
+
+    def _set_item(self, key: Any, value: Any) -> None:
+        # A file can choose tuples and long integers that crash whoever hashes them, or collide.
+        if type(key) not in (str, bytes, float, bool, int, type(None)) or (type(key) is int and abs(key) >> 60):
+            raise ConversionError(f"a key of a dict is a {type(key).__name__}; expected text or a number below 2^60")
+        if type(self.stack[-1]) is not dict:
+            raise ConversionError("its pickle sets an item of what is no dict")
+        self.stack[-1][key] = value
+
+    dispatch = _Instructions(
+        (getattr(pickle, name)[0], pickle._Unpickler.dispatch[getattr(pickle, INSTEAD.get(name, name))[0]])
+        for name in INSTRUCTIONS
+    )
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+
+def read_torch(path: str | os.PathLike[str]) -> Any:
+    """Returns what a file written by `torch.save` holds, in the zip format or the older one.
+
+    Containers, text, bytes, numbers, truth values and None come as they are (an OrderedDict as a dict), tensors and
+    parameters as arrays of the same shape and type (bfloat16 of ml_dtypes). The arrays of a zip file are read-only and
+    look into the file: they cost no memory until used, and the file must not be overwritten in place meanwhile.
+
+    The entries of a zip file are checked against their CRC-32. The older format has no checksum: there a changed byte
+    is noticed where it breaks the structure, not in the values of a tensor, a number or a text.
+
+    Raises:
+        ConversionError: the file holds anything else.
+        Exception: it is damaged; as for Python's unpickler, which one is not known.
+    """
+    with Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        value = _read_zip(file) if file.read(2) == b"PK" else _read_legacy(file, size)
+    _check_extent(value, size)
+    return value
+
+
+def _read_zip(file: BinaryIO) -> Any:
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        root = min(entries, default="").split("/")[0]
+        if f"{root}/data.pkl" not in entries or f"{root}/constants.pkl" in entries:
+            found = ", ".join(map(repr, sorted(entries)[:4]))[:200]
+            raise ConversionError(
+                f"a zip archive that torch.save did not write; found {found}. If the checkpoint is inside, unpack it "
+                "first; of a TorchScript archive save the weights: torch.save(torch.jit.load(path).state_dict(), path)"
+            )
+        if packed := [n for n, e in entries.items() if e.compress_type or e.compress_size != e.file_size]:
+            raise ConversionError(
+                f"its entry {packed[0]!r} is compressed, which PyTorch never does: unpack the archive and pack it "
+                "again uncompressed (zip -0 -r)"
+            )
+        if damaged := archive.testzip():
+            raise ConversionError(f"its entry {damaged!r} does not match its checksum (CRC-32); {INCOMPLETE}")
+        _check_byte_order(f"{root}/byteorder" not in entries or archive.read(f"{root}/byteorder") == b"little")
+        if entries[f"{root}/data.pkl"].file_size > MAX_PICKLE_BYTES:
+            raise ConversionError(f"its data.pkl has more than {MAX_PICKLE_BYTES} bytes")
+        stream = io.BytesIO(archive.read(f"{root}/data.pkl"))
+
+    def storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
+        entry = entries.get(f"{root}/data/{key}")
+        if entry is None or entry.file_size != numel * dtype.itemsize:
+            found = f"has {entry.file_size} bytes" if entry else "is missing"
+            raise ConversionError(f"storage {key[:40]!r} {found}, expected {numel} x {dtype}; {INCOMPLETE}")
+        lengths = struct.unpack_from("<HH", mapped, entry.header_offset + 26)  # of the name and what follows it
+        return np.frombuffer(mapped, np.uint8, entry.file_size, entry.header_offset + 30 + sum(lengths))
+
+    return _Unpickler(stream, storage).load()
+
+
+def _read_legacy(file: BinaryIO, size: int) -> Any:
+    storages: dict[str, tuple[int, np.ndarray]] = {}
+    free = size
+
+    def storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
+        nonlocal free
+        if key not in storages:
+            free -= numel * dtype.itemsize
+            if free < 0:
+                raise ConversionError(f"storage {key[:40]!r}, {numel} x {dtype}, exceeds the file; {INCOMPLETE}")
+            storages[key] = numel, np.empty(numel * dtype.itemsize, np.uint8)
+        return storages[key][1]
+
+    file.seek(0)
+    stream = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+    magic, version, system, value, keys = (_Unpickler(stream, storage).load() for _ in range(5))
+    if (magic, version) != (LEGACY_MAGIC, LEGACY_VERSION) or sorted(keys) != sorted(storages):
+        raise ConversionError(f"its magic number, version or list of storages is damaged; {INCOMPLETE}")
+    _check_byte_order(system["little_endian"] is True)
+    file.seek(stream.tell())
+    for key in keys:  # their values follow the pickles
+        numel, data = storages[key]
+        found = int.from_bytes(file.read(8), "little")
+        if found != numel or file.readinto(data) != data.size:  # type: ignore[attr-defined]
+            raise ConversionError(f"storage {key[:40]!r} does not have {numel} elements; {INCOMPLETE}")
+    if file.read(1):
+        raise ConversionError(f"the file goes on after the last storage; {INCOMPLETE}")
+    return value
+
+
+def _check_byte_order(little: bool) -> None:
+    if not little:
+        raise ConversionError(
+            "its numbers are stored in the byte order 'big', expected 'little': load and save it with PyTorch on a "
+            "little-endian machine (x86 or ARM)"
+        )
+
+
+def _check_extent(value: Any, file_size: int) -> None:
+    """Refuses what is small in a file and huge or endless for whoever walks it: shared lists, cycles, expanded tensors.
+
+    Shared values count as often as they occur.
+    """
+    level, count, nbytes = [value], 1, 0
+    for _ in range(MAX_DEPTH + 1):
+        nbytes += sum(item.nbytes for item in level if isinstance(item, np.ndarray))
+        inside = (item.values() if type(item) is dict else item for item in level if type(item) in (dict, list, tuple))
+        level = list(itertools.islice(itertools.chain.from_iterable(inside), MAX_VALUES + 1 - count))
+        count += len(level)
+    if level or count > MAX_VALUES:
+        raise ConversionError(f"its values are nested deeper than {MAX_DEPTH}, or are more than {MAX_VALUES}")
+    if nbytes > MAX_EXPANSION * file_size + FREE_BYTES:
+        raise ConversionError(
+            f"its tensors are more than {MAX_EXPANSION} times as large as the file: expanded tensors (stride 0) or "
+            "views of one storage; save contiguous copies (tensor.contiguous()) instead"
+        )
+
+
+class _Pickler(pickle._Pickler):
+    """Python's pickler, which writes PyTorch's names without importing them.
+
+    Attributes:
+        storages: the arrays whose values belong under data/0, data/1, ...; one that occurs twice is stored once.
+    """
+
+    write: Callable[[bytes], Any]
+
+    def __init__(self, stream: BinaryIO):
+        super().__init__(stream, protocol=2)
+        self.storages: list[np.ndarray] = []
+
+    def persistent_id(self, value: Any) -> Any:
+        if type(value) is not Storage:
+            return None
+        self.storages.append(value.data)
+        return "storage", value.dtype, str(len(self.storages) - 1), "cpu", value.data.size
+
+    def reducer_override(self, value: Any) -> Any:
+        if value is _tensor:
+            return "torch._utils._rebuild_tensor_v2"
+        if isinstance(value, np.dtype):
+            return TORCH_NAMES[value]
+        if not isinstance(value, np.ndarray):
+            return NotImplemented
+        if (dtype := value.dtype.newbyteorder("=")) not in TORCH_NAMES:
+            raise ConversionError(f"PyTorch has no tensors of {dtype}, expected {', '.join(STORAGE_TYPES.values())}")
+        lengths = [max(length, 1) for length in value.shape]
+        strides = tuple(math.prod(lengths[axis + 1 :]) for axis in range(value.ndim))
+        return _tensor, (Storage(value, dtype), 0, value.shape, strides, False, OrderedDict())
+
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        if name is None or not name.startswith("torch."):
+            super().save_global(obj, name)  # type: ignore[misc]
+        else:
+            module, _, attribute = name.rpartition(".")
+            self.write(pickle.GLOBAL + f"{module}\n{attribute}\n".encode())
+
+
+def write_torch(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes a file that `torch.load` reads, also with weights_only=True, in PyTorch's zip format.
+
+    The file appears under its name only when it is complete and on the disk.
+
+    Args:
+        path: the file; one that exists is replaced.
+        value: containers, text, numbers and NumPy arrays, which become tensors of the same shape and type.
+
+    Raises:
+        ConversionError: an array has a type that PyTorch lacks.
+        OSError: the file cannot be written.
+    """
+    stream = io.BytesIO()
+    pickler = _Pickler(stream)
+    pickler.dump(value)
+    with atomic_write(Path(path)) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
+        _write_entry(archive, "data.pkl", stream.getvalue())
+        _write_entry(archive, "byteorder", b"little")
+        for key, array in enumerate(pickler.storages):
+            little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+            _write_entry(archive, f"data/{key}", little.reshape(-1).view(np.uint8).data)
+        _write_entry(archive, "version", b"3\n")
+
+
+def _write_entry(archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> None:
+    """Writes an entry whose data begin at a multiple of 64 bytes, as in PyTorch's own files, which it maps."""
+    entry = zipfile.ZipInfo(f"archive/{name}")
+    padding = -(archive.start_dir + 30 + len(entry.filename) + 4) % 64
+    entry.extra = struct.pack("<2sH", b"FB", padding) + bytes(padding)
+    archive.writestr(entry, content)
+    entry.extra = b""  # the space belongs before the data, not into the directory as well

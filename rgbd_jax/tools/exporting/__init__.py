@@ -1,1 +1,0 @@
-"""Trained networks as portable files, which are run without this package."""

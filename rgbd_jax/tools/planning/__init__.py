@@ -1,1 +1,0 @@
-"""What a training needs, found out without running it: parameters, work, memory and messages."""

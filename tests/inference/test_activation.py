@@ -1,0 +1,110 @@
+"""Class-activation maps against finite differences, padded batches, drawings, and loading."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from rgbd_jax.data.loader import load_clip
+from rgbd_jax.data.source import open_split
+from rgbd_jax.data.transforms import draw_transform
+from rgbd_jax.inference.drawing import model_view, relative, tinted
+from rgbd_jax.inference.predictor import Predictor
+from rgbd_jax.inference.trained import load_trained
+from rgbd_jax.pytorch.convert import match_network
+from rgbd_jax.pytorch.weights import read_weights, write_weights
+from tests.tiny import save_run, tiny_config
+
+
+def frames_of(data_dir, config, indices):
+    split = open_split("rgbd_demo", data_dir, "validation")
+    clips = [load_clip(split[index], config) for index in indices]
+    return {modality: np.stack([clip[modality] for clip in clips]) for modality in clips[0]}
+
+
+@pytest.mark.parametrize("modality", ["rgb", "fusion"])
+def test_grad_cam_weighs_features_by_the_derivative_of_the_predicted_logit(modality, small_demo, tmp_path):
+    with jax.enable_x64(True):
+        config = tiny_config(small_demo, modality)
+        config.model.dtype = "float64"
+        trained = load_trained(save_run(config, tmp_path / "run"))
+        frames = frames_of(small_demo, config, [3])
+        modality = trained.model.modalities[-1]
+        features_name, pooled_name = trained.model.family.explained(modality)
+        predictor = Predictor(trained, batch_size=1, explained=True, intermediates=(features_name, pooled_name))
+        prediction = predictor(frames)
+        label = int(prediction.heads["logits"][0].argmax())
+        weights = trained.params, trained.batch_stats, trained.model.inputs({"frames": frames})
+
+        @jax.jit
+        def logit(perturbation):
+            output, _ = trained.model.apply(*weights, trained.schedule, perturbations={pooled_name: perturbation})
+            return output.logits[0, label]
+
+        features = np.asarray(prediction.intermediates[features_name][0], np.float64)  # t h w c
+        frame, step = 5, 1e-6
+        slopes = []
+        for channel in range(features.shape[-1]):
+            perturbation = np.zeros(prediction.intermediates[pooled_name].shape)
+            perturbation[0, frame, channel] = step
+            slopes.append((float(logit(perturbation)) - float(logit(-perturbation))) / (2 * step))
+        expected = np.maximum(features[frame] @ np.array(slopes), 0)  # h w
+        scale = np.abs(features[frame] * np.array(slopes)).max()
+        np.testing.assert_allclose(prediction.class_activation_map[modality][0, frame], expected, atol=1e-4 * scale)
+        assert max(maps.max() for maps in prediction.class_activation_map.values()) > 0
+
+
+def test_a_padded_batch_gives_the_same_predictions(small_demo, tmp_path):
+    config = tiny_config(small_demo)
+    trained = load_trained(save_run(config, tmp_path / "run"))
+    frames = frames_of(small_demo, config, range(3))
+    whole, padded = (
+        Predictor(trained, batch_size=size, explained=True, intermediates=("small_attention",))(frames)
+        for size in (3, 4)
+    )
+    for one, other in zip(jax.tree.leaves(vars(whole)), jax.tree.leaves(vars(padded)), strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, atol=2e-5)
+    with pytest.raises(ValueError, match="has 3 clips; expected 1 to 2"):
+        Predictor(trained, batch_size=2)(frames)
+
+
+def test_a_drawing_colours_the_positions_of_the_evidence(small_demo):
+    config = tiny_config(small_demo)
+    width, height = 160, 120
+    activation = np.zeros((4, 4), np.float32)
+    activation[1, 2] = 1.0
+    frame = np.full((height, width, 3), 100, np.uint8)
+    drawn = tinted(frame, activation, model_view(config, width, height))
+    changed = np.abs(drawn.astype(int) - 100).sum(-1)
+    row, column = np.unravel_index(changed.argmax(), changed.shape)
+    transform = draw_transform(config, None)
+    x, y, _ = transform.matrix(width, height) @ [column + 0.5, row + 0.5, 1]
+    cell = config.clip.size / 4
+    assert abs(x - 2.5 * cell) < cell / 2
+    assert abs(y - 1.5 * cell) < cell / 2
+    assert changed[0].max() == 0  # outside the crop
+    assert np.array_equal(relative(np.zeros((2, 3, 3), np.float32)), np.zeros((2, 3, 3)))
+    assert relative(np.full((2, 3, 3), 4.0)).max() == 1
+
+
+def test_a_run_records_its_config_and_a_converted_checkpoint_needs_one(small_demo, tmp_path):
+    config = tiny_config(small_demo)
+    workdir, converted = save_run(config, tmp_path / "run"), tmp_path / "converted"
+    trained = load_trained(workdir)
+    assert len(trained.class_names) == 12
+    assert (trained.epoch, trained.step) == (1, 3)
+    weights = read_weights(workdir)
+    write_weights(converted, weights, match_network(weights), "a test")
+    with pytest.raises(ValueError, match="pass --config"):
+        load_trained(converted)
+    frames = frames_of(small_demo, config, [0])
+    again = dataclasses.replace(load_trained(converted, config=config), schedule=trained.schedule)
+    logits = [Predictor(each, batch_size=1)(frames).heads["logits"] for each in (trained, again)]
+    np.testing.assert_array_equal(*logits)
+    other = config.copy_and_resolve_references()
+    with other.unlocked():
+        other.clip.frames = 10
+    with pytest.raises(ValueError, match="another config"):
+        load_trained(workdir, config=other)

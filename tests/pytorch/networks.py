@@ -1,0 +1,83 @@
+"""Small networks of every kind, as PyTorch would save them."""
+
+import argparse
+from collections import OrderedDict
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from ml_collections import ConfigDict
+
+from rgbd_jax.pytorch.convert import add_arguments, run
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
+from rgbd_jax.step import Stream
+from tests.parity import recipe
+from tests.tiny import tiny_config
+
+DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32, "float64": np.float64}
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+GROUP = {"lr": 0.005, "momentum": 0.9, "dampening": 0, "weight_decay": 3e-4, "nesterov": False, "maximize": False}
+GROUP |= {"foreach": None, "initial_lr": 0.01}
+
+
+def small_config(stream: str = "rgb", **model: Any) -> ConfigDict:
+    """Returns the tiny config with other settings of the network."""
+    config = tiny_config("unused", stream)
+    config.model.update(model)
+    return config
+
+
+def manifest_of(config: ConfigDict, classes: int) -> dict[str, tuple[int, ...]]:
+    """Returns name -> shape of the PyTorch state dict of a network, step counters included."""
+    leaves = Stream(config, classes).shapes()
+    params, batch_stats = (
+        jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), tree)
+        for tree in (leaves.params, leaves.batch_stats)
+    )
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in DECOUPLED.to_pytorch(params, batch_stats).items():
+        shapes[name] = tensor.shape
+        if name.endswith("running_var"):
+            shapes[name.replace("running_var", "num_batches_tracked")] = ()
+    return shapes
+
+
+def random_state_dict(
+    manifest: dict[str, tuple[int, ...]], dtype: str = "float32", seed: int = 1
+) -> dict[str, np.ndarray]:
+    """Returns seeded tensors of any type; every BatchNorm has seen another number of steps."""
+    tensors = {}
+    for number, (name, value) in enumerate(recipe.state_dict(manifest, seed).items()):
+        counter = name.endswith("num_batches_tracked")
+        tensors[name] = np.asarray(1000 * seed + number, np.int64) if counter else value.astype(DTYPES[dtype])
+    return tensors
+
+
+def checkpoint(
+    tensors: dict[str, np.ndarray], *, prefix: str = "", optimizer: bool = True, epoch: int = 7
+) -> dict[str, Any]:
+    """Returns what the reference's training would save; every fifth parameter has no momentum buffer yet."""
+    contents: dict[str, Any] = {"model": OrderedDict((prefix + name, tensor) for name, tensor in tensors.items())}
+    if optimizer:
+        names = [name for name in tensors if not name.endswith(BUFFERS)]
+        state = {
+            number: {"momentum_buffer": momentum_buffer(tensors[name]) if number % 10 else None}
+            for number, name in enumerate(names)
+            if number % 5
+        }
+        group = {**GROUP, "params": list(range(len(names)))}
+        contents["optimizer"] = {"state": state, "param_groups": [group]}
+    return {**contents, "epoch": epoch, "bestacc": 0.625}
+
+
+def momentum_buffer(tensor: np.ndarray) -> np.ndarray:
+    """Returns a buffer that differs from the tensor and from every other one."""
+    return (tensor.astype(np.float64) * -0.25 + 0.125).astype(tensor.dtype)
+
+
+def convert(*arguments: Any) -> None:
+    """Runs `rgbd convert` with these arguments."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    run(parser.parse_args([str(argument) for argument in arguments]))

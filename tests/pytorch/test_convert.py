@@ -1,0 +1,237 @@
+"""`rgbd convert IN OUT` as a user meets it: round trips bit by bit, the table, the model card, and what is refused."""
+
+import argparse
+import re
+
+import numpy as np
+import pytest
+import yaml
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from rgbd_jax.pytorch.names import ConversionError
+from rgbd_jax.pytorch.torch_file import read_torch
+from rgbd_jax.pytorch.weights import read_weights
+from tests.pytorch.networks import checkpoint, convert, manifest_of, random_state_dict, small_config
+from tests.pytorch.torch_files import flat, legacy_file, zip_file
+from tests.tiny import save_run, tiny_config
+
+MANIFESTS = {
+    "rgb": manifest_of(small_config("rgb", recoupling_heads=2, temporal_blocks=2), 3),
+    "fusion": manifest_of(small_config("fusion", recoupling=False), 4),
+}
+
+
+def refused(message, *arguments):
+    """Checks the error of arguments that cannot be used."""
+    with pytest.raises((ValueError, OSError), match=re.escape(message)):
+        convert(*arguments)
+
+
+@pytest.fixture
+def rgb(tmp_path):
+    """The file of a small network, and its tensors."""
+    tensors = random_state_dict(MANIFESTS["rgb"])
+    (tmp_path / "rgb.pth.tar").write_bytes(zip_file(checkpoint(tensors)))
+    return tmp_path / "rgb.pth.tar", tensors
+
+
+@pytest.mark.parametrize(
+    ("form", "stream", "prefix", "optimizer", "dtype"),
+    [
+        (zip_file, "rgb", "", True, "float32"),
+        (legacy_file, "rgb", "module.", True, "float64"),
+        (legacy_file, "rgb", "", False, "float16"),
+        (zip_file, "fusion", "module.", True, "bfloat16"),
+    ],
+)
+def test_round_trips_are_bit_exact(tmp_path, form, stream, prefix, optimizer, dtype):
+    tensors = random_state_dict(MANIFESTS[stream], dtype)
+    source = tmp_path / "source.pth.tar"
+    source.write_bytes(form(checkpoint(tensors, prefix=prefix, optimizer=optimizer)))
+    expected = checkpoint(tensors, optimizer=optimizer)
+    if optimizer:  # a buffer that is None is one that is not there
+        state = expected["optimizer"]["state"]
+        expected["optimizer"]["state"] = {n: kept for n, kept in state.items() if kept["momentum_buffer"] is not None}
+
+    convert(source, tmp_path / "converted")
+    convert(tmp_path / "converted", tmp_path / "back.pth.tar")
+    assert flat(read_torch(tmp_path / "back.pth.tar")) == flat(expected)
+
+    convert(source, tmp_path / "other" / "model.safetensors")
+    convert(tmp_path / "other" / "model.safetensors", tmp_path / "converted_again")
+    convert(tmp_path / "converted_again", tmp_path / "again.pth.tar")
+    assert (tmp_path / "again.pth.tar").read_bytes() == (tmp_path / "back.pth.tar").read_bytes()
+    found = load_file(tmp_path / "other" / "model.safetensors")
+    model = {name: tensor for name, tensor in found.items() if not name.startswith("momentum_buffer.")}
+    assert flat({name: model[name] for name in tensors}) == flat(tensors)
+    assert model.keys() == tensors.keys()
+    assert len(found) - len(model) == (len(expected["optimizer"]["state"]) if optimizer else 0)
+
+
+def test_command_reports_what_it_did(rgb, tmp_path, capsys):
+    source, tensors = rgb
+    contents = checkpoint({**tensors, "total_ops": np.zeros(1, np.float32)}, optimizer=False)
+    source.write_bytes(zip_file({**contents, "args": argparse.Namespace(lr=0.1), "bestacc": "high", "epoch": -1}))
+    convert(source, tmp_path / "out.safetensors")
+    lines = capsys.readouterr().out.splitlines()
+    for fact in (
+        "one stream",
+        "num_classes 3",
+        "clip.frames 8",
+        "temporal_blocks 2",
+        "recoupling_heads 2",
+        "width 0.125",
+    ):
+        assert fact in lines[0]
+    counters = [name for name in tensors if name.endswith("num_batches_tracked")]
+    numbers = sum(tensor.size for name, tensor in tensors.items() if name not in counters)
+    assert f"{len(tensors) - len(counters)} {numbers:,}" in [" ".join(line.split()[1:]) for line in lines]
+    at = lines.index("skipped: 4")
+    assert lines[at + 1 :] == [
+        "  args: not part of the network",
+        "  epoch: -1; expected a whole number",
+        "  bestacc: 'high'; expected a number",
+        "  total_ops: the network has no such tensor",
+        "missing: nothing",
+        f"written to {tmp_path / 'out.safetensors'}",
+    ]
+    assert load_file(tmp_path / "out.safetensors").keys() == tensors.keys()
+
+
+def test_other_programs_and_versions(tmp_path):
+    """Safetensors of any program; a bare state dict from before PyTorch 0.4.1, which has no step counters."""
+    tensors = random_state_dict(MANIFESTS["rgb"])
+    save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "theirs.safetensors")
+    old = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+    (tmp_path / "old.pth").write_bytes(legacy_file(old))
+    for name, expected in {"theirs.safetensors": tensors, "old.pth": old}.items():
+        convert(tmp_path / name, tmp_path / name.split(".")[0])
+        convert(tmp_path / name.split(".")[0], tmp_path / f"{name}.pt")
+        assert flat(read_torch(tmp_path / f"{name}.pt")) == flat({"model": expected})
+
+
+def test_optimizer_states_that_are_not_taken_over_leave_the_weights(rgb, capsys):
+    source, tensors = rgb
+    for change, reason in (
+        (lambda o: o["param_groups"][0].update(nesterov=True), "only the state of SGD without nesterov"),
+        (lambda o: o["param_groups"][0].update(dampening=0.1), "only the state of SGD without nesterov"),
+        (lambda o: o["param_groups"][0].update(maximize=True), "only the state of SGD without nesterov"),
+        (lambda o: o["param_groups"][0].pop("momentum"), "only the state of SGD"),
+        (lambda o: o["param_groups"][0]["params"].pop(), "parameters, the model has"),
+        (lambda o: o["param_groups"].append({}), "2 parameter groups"),
+        (lambda o: o["param_groups"].clear(), "0 parameter groups"),
+        (lambda o: o.clear(), "not the state of an optimizer"),
+        (lambda o: o.pop("state"), "not the state of an optimizer"),
+        (
+            lambda o: o["param_groups"][0].update(params=[[]] * len(o["param_groups"][0]["params"])),
+            "not the state of an",
+        ),
+        (lambda o: o["state"][1].update(momentum_buffer=np.zeros(5)), "LinearMap.0.bias (5,), expected (128,)"),
+        (lambda o: o["state"][1].update(momentum_buffer="x"), "LinearMap.0.bias str, expected (128,)"),
+    ):
+        contents = checkpoint(tensors)
+        change(contents["optimizer"])
+        source.write_bytes(zip_file(contents))
+        weights = read_weights(source)
+        assert flat(dict(weights.tensors)) == flat(tensors)
+        assert (weights.momentum, weights.optimizer) == ({}, {})
+        (line,) = weights.left_out
+        assert line.startswith("optimizer: ")
+        assert reason in line
+
+
+def test_what_cannot_be_used_is_refused_and_leaves_nothing(rgb, tmp_path):
+    source, tensors = rgb
+    block = "dtn.multi_scale_transformers.1.transformer_enc_large.layers.0.1.fn.fc2.bias"
+    for change, message in (
+        (lambda c: c["model"].update({"module.LinearMap.0.bias": np.zeros(64)}), "both with and without 'module.'"),
+        (lambda c: c["model"].update({"LinearMap.0.bias": 3}), "no tensor: LinearMap.0.bias"),
+        (lambda c: c.pop("model"), "no state dict under 'model'; found optimizer, epoch, bestacc"),
+        (
+            lambda c: c["model"].update({block: tensors[block].astype(np.float64)}),
+            "different types of numbers: temporal.large.transformer.layers.mlp_out.bias",
+        ),
+    ):
+        contents = checkpoint(tensors)
+        change(contents)
+        source.write_bytes(zip_file(contents))
+        refused(message, source, tmp_path / "out")
+    refused("absent", tmp_path / "absent", tmp_path / "out")
+    refused("neither the workdir of a run nor a converted checkpoint", tmp_path, tmp_path / "out")
+    source.write_bytes(zip_file(checkpoint(tensors)))
+    refused("exists already", source, source)
+    refused("'.onnx' is of no kind", source, tmp_path / "out.onnx")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_all_misfits_are_reported_at_once(rgb, tmp_path):
+    source, tensors = rgb
+    tensors = dict(tensors)
+    tensors["Mixed_4b.b0.conv3d.weight"] = tensors["Mixed_4b.b0.conv3d.weight"][:4]
+    tensors["Mixed_4b.b1a.conv3d.weight"] = tensors["Mixed_4b.b1a.conv3d.weight"].astype(np.int32)
+    del tensors["dtn.cls_token_small"], tensors["dtn.rcm.k.weight"]
+    source.write_bytes(zip_file(checkpoint(tensors)))
+    with pytest.raises(ConversionError) as caught:
+        convert(source, tmp_path / "out")
+    assert f"{source}: 4 tensors" in str(caught.value)
+    for line in (
+        "Mixed_4b.b0.conv3d.weight: shape (4, ",
+        "Mixed_4b.b1a.conv3d.weight: numbers of type int32",
+        "dtn.cls_token_small: missing",
+        "dtn.rcm.k.weight: missing",
+    ):
+        assert line in str(caught.value)
+
+
+def test_damaged_converted_checkpoint(rgb, tmp_path):
+    convert(rgb[0], tmp_path / "converted")
+    data = max((tmp_path / "converted" / "weights").rglob("*"), key=lambda path: path.stat().st_size)
+    data.write_bytes(data.read_bytes()[:100])
+    refused(f"{tmp_path / 'converted'}: a damaged converted checkpoint", tmp_path / "converted", tmp_path / "out.pth")
+
+
+def test_fusion_in_a_layout_that_pytorch_lacks(tmp_path):
+    """What this package trained in the clean layout goes to safetensors, which records the layout, not to PyTorch."""
+    tensors = random_state_dict(MANIFESTS["fusion"])
+    save_file(tensors, tmp_path / "clean.safetensors", {"rgbd_jax": '{"reference_layout": false}'})
+    refused("reference_layout=False", tmp_path / "clean.safetensors", tmp_path / "out.pth")
+    convert(tmp_path / "clean.safetensors", tmp_path / "converted")
+    convert(tmp_path / "converted", tmp_path / "again.safetensors")
+    refused("reference_layout=False", tmp_path / "again.safetensors", tmp_path / "out.pth")
+
+
+def rows(card):
+    return dict(re.findall(r"^\| ([^|]+) \| (.+) \|$", card, re.MULTILINE))
+
+
+def test_model_card_of_a_run(tmp_path):
+    """All that the run recorded is in the card, and the folder loads with the card in it."""
+    run = save_run(tiny_config("data", "depth"), tmp_path / "depth")
+    convert(run, tmp_path / "converted")
+    card = rows((tmp_path / "converted" / "MODEL_CARD.md").read_text())
+    assert card["converted from"] == f"`{run}`"
+    assert card["top-1"] == "50.00%"
+    assert card["input"] == "8 depth frames of a clip, 3 channels, 32x32 pixels"
+    expected = read_weights(run)
+    counted = sum(t.size for n, t in expected.tensors.items() if "running" not in n and "tracked" not in n)
+    assert card["size"] == f"{counted:,} parameters, width 0.125"
+    assert flat(dict(read_weights(tmp_path / "converted").tensors)) == flat(dict(expected.tensors))
+    assert expected.steps == 3
+
+
+def test_model_card_of_a_file(rgb, tmp_path):
+    """What its tensors and numbers say, and not more."""
+    convert(rgb[0], tmp_path / "converted")
+    text = (tmp_path / "converted" / "MODEL_CARD.md").read_text()
+    card = rows(text)
+    assert card["best accuracy that the training noted"] == "62.50%"
+    assert card["epochs"] == "7 done"
+    unknown = ("data set", "trained on", "evaluated on", "started from", "git revision")
+    assert [card[name] for name in unknown] == ["not recorded"] * len(unknown)
+    assert "model-index" not in yaml.safe_load(text.split("---\n")[1])
+    convert(tmp_path / "converted", tmp_path / "back.safetensors")
+    with safe_open(tmp_path / "back.safetensors", framework="np") as file:
+        kept = rows(file.metadata()["model_card"])
+    assert kept["converted from"] == f"`{tmp_path / 'converted'}`"
+    assert kept["size"] == card["size"]

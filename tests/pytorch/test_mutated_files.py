@@ -1,0 +1,150 @@
+"""Thousands of damaged and malicious checkpoint files: each is refused by name, or read as what it provably holds.
+
+A process of its own reads them under limits of time and memory, while everything that the interpreter reports of
+itself (imports, calls of the system, files opened) is recorded: see mutation_worker.
+"""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from rgbd_jax.pytorch.torch_file import write_torch
+from tests.pytorch import malicious
+from tests.pytorch.torch_files import legacy_file, pickled, plain_sample, sample, zip_entries, zip_file, zip_of
+
+ROOT = Path(__file__).parents[2]
+# Peak of what is allocated while a file is read: a constant, and a multiple of the file's size. The last is only
+# reached by pickles that are nothing but tiny containers (a dict takes one byte there and 64 in memory).
+FREE_BYTES, MULTIPLE, MULTIPLE_OF_PICKLE = 4 << 20, 16, 256
+SECONDS = 6
+
+
+class Case(NamedTuple):
+    """A file; `changed` is the position of its one changed byte."""
+
+    base: str
+    kind: str
+    content: bytes
+    changed: int = -1
+    message: str = ""
+
+
+def mutations(base: str, content: bytes, rng: random.Random, flips: int, others: int):
+    yield Case(base, "none", content)
+    ends = range(len(content) - 98, len(content))  # where the records at the end of a zip file are
+    for at in (*ends, *(rng.randrange(len(content)) for _ in range(flips))):
+        yield Case(base, "flip", content[:at] + bytes([content[at] ^ rng.randrange(1, 256)]) + content[at + 1 :], at)
+    for _ in range(others):
+        yield Case(base, "cut", content[: rng.randrange(len(content))])
+        at = rng.randrange(len(content))
+        yield Case(base, "inserted", content[:at] + rng.randbytes(rng.randrange(1, 9)) + content[at:], at)
+        begin, end = sorted(rng.randrange(len(content) + 1) for _ in range(2))
+        yield Case(base, "removed", content[:begin] + content[end + 1 :], begin)
+
+
+def flipped_pickles(rng: random.Random, count: int):
+    """What an attacker does and damage does not: the checksums are right."""
+    data, storages = pickled(sample())
+    for _ in range(count):
+        at = rng.randrange(len(data))
+        flipped = data[:at] + bytes([data[at] ^ rng.randrange(1, 256)]) + data[at + 1 :]
+        yield Case("pickle", "flip", zip_of(zip_entries(flipped, storages)), at)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> list[tuple[Case, dict]]:
+    """Every case and what came of it."""
+    rng = random.Random(20231)
+    folder, canary = tmp_path_factory.mktemp("files"), tmp_path_factory.mktemp("canary") / "ran"
+    write_torch(canary.parent / "own", plain_sample(sample()))
+    own = (canary.parent / "own").read_bytes()
+    (canary.parent / "own").unlink()
+    arrays = {f"layer{index}.weight": np.arange(20, dtype=np.float32).reshape(4, 5) for index in range(4)}
+    cases = [
+        *mutations("zip", zip_file(sample()), rng, 400, 60),
+        *mutations("own", own, rng, 300, 40),
+        *mutations("legacy", legacy_file(sample()), rng, 500, 80),
+        *mutations("safetensors", save({**arrays, "counter": np.array(3)}, {"epoch": "3"}), rng, 300, 60),
+        *flipped_pickles(rng, 400),
+        *(Case("malicious", name, content, message=message) for name, content, message in malicious.files(str(canary))),
+    ]
+    for index, case in enumerate(cases):
+        (folder / f"{index:05d}").write_bytes(case.content)
+    command = [sys.executable, "-m", "tests.pytorch.mutation_worker", str(folder)]
+    worker = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    lines = [json.loads(line) for line in worker.stdout.splitlines()]
+    assert worker.returncode == 0, f"ended at file {len(lines)} ({cases[len(lines)][:2]}):\n{worker.stderr[-3000:]}"
+    assert [line["file"] for line in lines] == [f"{index:05d}" for index in range(len(cases))]
+    assert not list(canary.parent.iterdir()), "a file ran what it contains"
+    return list(zip(cases, lines, strict=True))
+
+
+def accepted(results, *bases: str):
+    """Yields the changed files of some kinds that were read, each with what was read and what of it is changed."""
+    originals = {case.base: found["content"] for case, found in results if case.kind == "none"}
+    for case, found in results:
+        if case.base in bases and case.kind != "none" and found["outcome"] == "read":
+            now, then = found["content"], originals["zip" if case.base == "pickle" else case.base]
+            yield case, now, {place for place in now.keys() | then.keys() if now.get(place) != then.get(place)}
+
+
+def test_two_thousand_files_are_refused_by_name_or_read(results):
+    """Nothing runs, nothing takes long, and memory is bounded by the size of the file."""
+    assert len(results) >= 2000
+    for case, found in results:
+        what = case.base, case.kind, found
+        assert found["outcome"] in ("read", "ConversionError"), what
+        if found["outcome"] != "read":
+            path, _, reason = found["message"].partition(": ")
+            assert path.endswith(found["file"]), what
+            assert len(reason) > 20, what
+        assert found["events"] == [], what
+        assert found["seconds"] < SECONDS, what
+        containers = case.kind.startswith(("zip", "legacy"))  # of the malicious ones
+        limit = FREE_BYTES + (MULTIPLE_OF_PICKLE if containers else MULTIPLE) * len(case.content)
+        assert found["peak"] < limit, what
+
+
+def test_malicious_files_are_refused_for_what_they_are(results):
+    cases = [(case, found) for case, found in results if case.base == "malicious"]
+    assert len(cases) > 500
+    for case, found in cases:
+        assert found["outcome"] == "ConversionError", (case.kind, found)
+        assert case.message in found["message"], (case.kind, found)
+
+
+def test_no_change_of_a_zip_file_changes_what_is_read(results):
+    """It is refused, or in what says nothing of the content: versions, times, attributes, padding."""
+    for case, _, changed in accepted(results, "zip", "own"):
+        assert not changed, (case.base, case.kind, case.changed, changed)
+
+
+def test_without_checksum_a_changed_byte_is_refused_or_another_value(results):
+    for case, _, changed in accepted(results, "legacy", "safetensors"):
+        assert case.kind == "flip" or not changed, (case.base, case.kind, case.changed, changed)
+    flips = [found["outcome"] for case, found in results if case.base == "pickle"]
+    assert flips.count("ConversionError") > len(flips) / 3
+
+
+def test_changed_values_change_no_other_tensor(results):
+    content = legacy_file(sample())
+    _, storages = pickled(sample(), legacy=True)
+    end = len(content)
+    spans = []
+    for storage in reversed(storages):
+        spans.append((range(end - storage.nbytes, end), str(storage.dtype)))
+        end -= 8 + storage.nbytes
+    checked = 0
+    for case, now, changed in accepted(results, "legacy"):
+        for span, dtype in spans:
+            if case.changed in span:
+                assert all(f"'{dtype}'" in now[place] for place in changed), (case.changed, changed)
+                checked += 1
+    assert checked > 30

@@ -1,0 +1,197 @@
+"""The table of names: order, layouts and problems, for networks of every kind."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
+from rgbd_jax.pytorch.names import ConversionError, DetectedNetwork, NameTable
+from rgbd_jax.pytorch.weights import detect_network
+from rgbd_jax.step import Stream
+from tests.pytorch.networks import DTYPES, manifest_of, random_state_dict, small_config
+
+MANIFESTS = sorted((Path(__file__).parents[1] / "parity").glob("*.manifest.json"))
+NETWORKS = {
+    "rgb": {"width": 0.0625, "attention_heads": 3, "branch_frames": (1, 3, 5), "recoupling_heads": 3, "frp": False},
+    "depth": {"width": 0.1, "temporal_blocks": 3, "recoupling": False},
+    "fusion": {"width": 0.25, "temporal_blocks": 2, "branch_frames": (6, 2, 2), "recoupling_hidden": 9},
+}
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name.split(".")[0])
+def test_order_is_that_of_every_recorded_state_dict(path):
+    names = list(json.loads(path.read_text()))
+    shuffled = list(np.random.default_rng(3).permutation(names))
+    assert shuffled != names
+    assert list(DECOUPLED.in_order(dict.fromkeys(shuffled))) == names
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name.split(".")[0])
+def test_every_recorded_network_is_recognised(path):
+    """All recorded cases are of the paper's width and heads; the rest is checked by other tensors than those used."""
+    manifest = json.loads(path.read_text())
+    detected = detect_network(manifest)
+    assert detected.fusion == ("fusion" in path.name)
+    assert (detected.model["width"], detected.model["attention_heads"]) == (1.0, 8)
+    prefix = "Modalit_rgb." if detected.fusion else ""
+    assert manifest[f"{prefix}dtn.cls_token_small"] == [1, 1, 512]
+    assert f"{prefix}dtn.multi_scale_transformers.{detected.model['temporal_blocks'] - 1}" in " ".join(manifest)
+    assert f"{prefix}dtn.multi_scale_transformers.{detected.model['temporal_blocks']}." not in " ".join(manifest)
+    classes = manifest["fusion_model.efc.weight" if detected.fusion else "dtn.mlp_head_large.1.bias"][0]
+    assert detected.model["num_classes"] == classes
+    if detected.model["recoupling"]:
+        assert manifest[f"{prefix}dtn.rcm.k.weight"] == [64 * detected.model["recoupling_heads"], detected.frames]
+
+
+@pytest.mark.parametrize(("modality", "dtype"), [("rgb", "bfloat16"), ("depth", "float64"), ("fusion", "float16")])
+def test_round_trip_and_detection(modality, dtype):
+    config, classes = small_config(modality, **NETWORKS[modality]), 5
+    config.clip.frames = 7
+    stream = Stream(config, classes)
+    tensors = random_state_dict(manifest_of(config, classes), dtype)
+    detected = detect_network(tensors)
+    assert detected.fusion == (config.modality == "fusion")
+    assert detected.frames == (config.clip.frames if config.model.recoupling else None)
+    assert detected.model["num_classes"] == classes
+    for name, value in detected.model.items():
+        if name != "num_classes":
+            assert value == config.model[name], name
+    assert len(detected.model) == (9 if config.model.recoupling else 7)
+
+    counters = {name: tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
+    shapes = stream.shapes()
+    like = [
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPES[dtype]), tree)
+        for tree in (shapes.params, shapes.batch_stats)
+    ]
+    back = DECOUPLED.to_pytorch(*DECOUPLED.from_pytorch(tensors, *like))
+    assert list(back) == [name for name in tensors if name not in counters]
+    for name, tensor in back.items():
+        assert (tensor.dtype, tensor.shape) == (tensors[name].dtype, tensors[name].shape), name
+        assert tensor.tobytes() == tensors[name].tobytes(), name
+
+
+def test_layouts():
+    """The axes in PyTorch, independently of the table: convolutions o i t h w, linear maps o i, tokens 1 n c."""
+    config = small_config("fusion", recoupling_heads=2, temporal_blocks=2)
+    tensors = random_state_dict(manifest_of(config, 3))
+    shapes = Stream(config, 3).shapes()
+    params, stats = DECOUPLED.from_pytorch(tensors, shapes.params, shapes.batch_stats)
+    depth = params["depth"]
+
+    def there(name):
+        return tensors[f"Modalit_depth.{name}"]
+
+    kernel = depth["spatial"]["mixed_4c"]["branch1"]["kernel"]  # t h w i o
+    assert kernel[0, 2, 1, 3, 4] == there("Mixed_4c.b1b.conv3d.weight")[4, 3, 0, 2, 1]
+    branch = depth["temporal"]["medium"]
+    layer = "dtn.multi_scale_transformers.1.transformer_enc_media.layers.0"
+    linear = branch["transformer"]["layers"]["mlp_in"]["kernel"]  # block i o
+    assert linear[1, 5, 7] == there(f"{layer}.1.fn.fc1.weight")[7, 5]
+    assert branch["position_embedding"][2, 9] == there("dtn.pos_embedding_media")[0, 2, 9]
+    assert branch["class_token"][9] == there("dtn.cls_token_media")[0, 0, 9]
+    assert depth["spatial"]["frp"]["mixture"][1] == there("frp_module.rpconv1d.weight")[0, 1, 0]
+    exchange = params["spatial_fusion"]["hidden"]
+    assert exchange["linear"]["kernel"][3, 6] == tensors["crossFusion.0.weight"][6, 3, 0, 0]
+    variance = stats["depth"]["temporal"]["medium"]["inception"]["branch0"]["norm"]["variance"]
+    assert variance[5] == there("dtn.multi_scale_transformers.0.Mixed_media.b0.bn.running_var")[5]
+
+
+def test_every_problem_is_reported_at_once():
+    config = small_config()
+    tensors = random_state_dict(manifest_of(config, 3))
+    shapes = Stream(config, 3).shapes()
+    tensors["Mixed_3b.b0.conv3d.weight"] = tensors["Mixed_3b.b0.conv3d.weight"][:, :1]
+    tensors["LinearMap.1.weight"] = tensors["LinearMap.1.weight"].astype(np.int8)
+    tensors["total_ops"] = np.zeros(1)
+    tensors["other.num_batches_tracked"] = np.asarray(3)
+    tensors["Mixed_3c.b0.bn.num_batches_tracked"] = np.zeros(2)
+    del tensors["dtn.cls_token_large"], tensors["Mixed_5c.b3b.bn.running_mean"]
+    with pytest.raises(ConversionError) as caught:
+        DECOUPLED.from_pytorch(tensors, shapes.params, shapes.batch_stats)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("7 tensors")
+    for name, what in {
+        "Mixed_3b.b0.conv3d.weight": "shape (8, 1, 1, 1, 1), the network has (8, 24, 1, 1, 1)",
+        "LinearMap.1.weight": "int8",
+        "total_ops": "no such tensor",
+        "other.num_batches_tracked": "no such tensor",
+        "Mixed_3c.b0.bn.num_batches_tracked": "one whole number",
+        "dtn.cls_token_large": "missing, the network has (1, 1, 64)",
+        "Mixed_5c.b3b.bn.running_mean": "missing",
+    }.items():
+        assert [line for line in lines[1:] if line.strip().startswith(f"{name}: ") and what in line], name
+
+
+def test_class_heads_are_left_out_by_name_alone():
+    config = small_config()
+    tensors = random_state_dict(manifest_of(config, 3))
+    shapes = Stream(config, 3).shapes()
+    match = DECOUPLED.match(tensors, shapes.params, shapes.batch_stats, skip=DECOUPLED.class_heads)
+    heads = {f"dtn.mlp_head_{branch}.1.{leaf}" for branch in ("small", "media", "large") for leaf in ("weight", "bias")}
+    assert set(match.skipped) == set(match.missing) == heads
+    assert set(match.loaded) | heads | set(match.counters) == set(tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.clear(), "not a network of the reference"),
+        (lambda t: t.pop("dtn.pos_embedding_media"), "dtn.pos_embedding_media is missing"),
+        (lambda t: t.pop("dtn.mlp_head_small.1.weight"), "dtn.mlp_head_small.1.weight is missing"),
+        (lambda t: t.update({"dtn.rcm.q.weight": np.zeros(4)}), r"dtn.rcm.q.weight has shape \(4,\); expected 2 axes"),
+    ],
+)
+def test_what_is_no_network_is_refused(change, message):
+    tensors = random_state_dict(manifest_of(small_config(), 3))
+    change(tensors)
+    with pytest.raises(ConversionError, match=message):
+        detect_network(tensors)
+
+
+def test_streams_that_differ_are_refused():
+    tensors = random_state_dict(manifest_of(small_config("fusion"), 3))
+    del tensors["Modalit_depth.frp_module.rpconv1d.weight"]
+    with pytest.raises(ConversionError, match="the two streams are different networks"):
+        detect_network(tensors)
+
+
+def test_of_widths_with_the_same_channels_the_preferred_one_is_found():
+    shapes = manifest_of(small_config(width=0.101), 3)
+    assert detect_network(shapes, {"width": 0.101}).model["width"] == 0.101
+    assert detect_network(shapes, {"width": 0.5}).model["width"] == detect_network(shapes).model["width"] != 0.101
+
+
+def test_one_misshapen_tensor_does_not_change_the_width():
+    tensors = random_state_dict(manifest_of(small_config(width=0.25), 3))
+    for name in ("Conv3d_1a_7x7.conv3d.weight", "LinearMap.1.weight"):
+        tensors[name] = tensors[name][:5]
+        assert detect_network(tensors).model["width"] == 0.25
+
+
+def test_another_family_is_another_table():
+    """Blocks and branches may be numbered in the other order, as in the names of UMDR."""
+    table = NameTable(
+        rows=(
+            ("stem.<linear>", "stem.0.<linear>"),
+            ("<branch>.layers.hidden.<linear>", "dtn.transformers.<branch>.2.layers.<block>.1.fn.fc1.<linear>"),
+        ),
+        words={"branch": {"small": "0", "large": "1"}, "linear": {"kernel": "weight", "bias": "bias"}},
+        layouts={"linear.kernel": "i o -> o i"},
+        class_heads=re.compile("none"),
+        parts={".*": "all"},
+        marker="stem.0.weight",
+        fusion_marker="SCC_Module.",
+        detect=lambda shapes, preferred: DetectedNetwork(False, {}, None),
+    )
+    layers = {"hidden": {"kernel": np.arange(12.0).reshape(2, 2, 3), "bias": np.arange(6.0).reshape(2, 3)}}
+    params = {"large": {"layers": layers}, "small": {"layers": layers}, "stem": {"kernel": np.eye(2, 3)}}
+    tensors = table.to_pytorch(params, {})
+    blocks = [f"dtn.transformers.{branch}.2.layers.{block}.1.fn.fc1" for branch in (0, 1) for block in (0, 1)]
+    assert list(tensors) == ["stem.0.weight", *(f"{name}.{leaf}" for name in blocks for leaf in ("weight", "bias"))]
+    np.testing.assert_array_equal(tensors[f"{blocks[1]}.weight"], layers["hidden"]["kernel"][1].T)
+    jax.tree.map(np.testing.assert_array_equal, table.from_pytorch(tensors, params, {})[0], params)

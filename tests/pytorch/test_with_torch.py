@@ -1,0 +1,208 @@
+"""PyTorch itself and this package read each other's files; what is converted computes and trains as before."""
+
+import argparse
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from rgbd_jax.initial_state import weights_for
+from rgbd_jax.pytorch.names import ConversionError
+from rgbd_jax.pytorch.torch_file import read_torch, write_torch
+from rgbd_jax.pytorch.weights import read_weights
+from tests.parity import recipe
+from tests.pytorch.networks import convert, manifest_of, small_config
+from tests.pytorch.torch_files import flat, plain_sample, sample
+from tests.test_parity import FOLDER, FORWARD, Case, assert_logits, evaluate
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: ./scripts/test.sh --torch installs it")
+pytestmark = pytest.mark.optional
+
+REALS = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
+TYPES = (*REALS, "int64", "int32", "int16", "int8", "uint8", "bool")
+CASES = ("isogd_plain_64", "jester_nofrp_72", "thuread_heads_64", "ntu_rgb_128", "ntu_fusion_128")
+
+
+def checkpoint() -> dict:
+    """A network, its optimizer after a step, and every type of tensor and value."""
+    torch.manual_seed(3)
+    model = torch.nn.Sequential(torch.nn.Conv3d(2, 3, 3), torch.nn.BatchNorm3d(3), torch.nn.Linear(4, 5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=3e-4)
+    model(torch.randn(2, 2, 4, 4, 6)).sum().backward()
+    optimizer.step()
+    base = torch.randn(4, 6)
+    return {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": 7,
+        "bestacc": np.float64(0.75),
+        "best": [np.float32(0.1), np.int64(3), np.bool_(True), True, None, "text", b"\xff", 1.5, {1}, (1,)],
+        "tensors": {name: (torch.arange(6).reshape(2, 3) % 2).to(getattr(torch, name)) for name in TYPES},
+        "views": [base, base.t(), base[1:3, ::2], base[0].expand(3, 6), torch.zeros(0, 3), torch.tensor(2.5)],
+        "parameter": torch.nn.Parameter(base[2]),
+        "uint16": torch.tensor([1, 65535], dtype=torch.uint16),
+        "device": torch.device("cuda:1"),
+        "size": torch.Size([3, 4]),
+        "args": argparse.Namespace(device=torch.device("cpu"), type=torch.bfloat16),
+    }
+
+
+def plain(value):
+    """What this package reads in place of a value of PyTorch."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().contiguous()
+        return (
+            value.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if value.dtype == torch.bfloat16 else value.numpy()
+        )
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, torch.device):
+        return value.type
+    if isinstance(value, argparse.Namespace):
+        return {}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, torch.Size):
+        return tuple(value)
+    if isinstance(value, set):
+        return list(value)
+    return type(value)(plain(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_reads_what_torch_writes(tmp_path, zipped, protocol):
+    saved = checkpoint()
+    path = tmp_path / "model.pth.tar"
+    torch.save(saved, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
+    assert flat(read_torch(path)) == flat(plain(saved))
+    weights = read_weights(path)
+    assert flat(dict(weights.tensors)) == flat(plain(saved["model"]))
+    assert len(weights.momentum) == 6
+    assert (weights.epoch, weights.best_accuracy, weights.optimizer["weight_decay"]) == (7, 0.75, 3e-4)
+
+
+def test_torch_reads_and_maps_what_is_written(tmp_path):
+    value = plain(checkpoint())
+    del value["uint16"]  # the only type here without a storage class of its own
+    write_torch(tmp_path / "model.pth.tar", value)
+    for options in ({"weights_only": True}, {"weights_only": False}, {"mmap": True}):
+        assert flat(plain(torch.load(tmp_path / "model.pth.tar", **options))) == flat(value)
+    write_torch(tmp_path / "sample.pth", plain_sample(sample()))
+    assert flat(plain(torch.load(tmp_path / "sample.pth"))) == flat(plain_sample(sample()))
+
+
+def test_modules_and_programs_are_refused(tmp_path):
+    for zipped in (True, False):
+        torch.save(torch.nn.Linear(2, 3), tmp_path / "model.pth", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ConversionError, match=r"torch\.nn\.modules\.linear\.Linear|storage in an unknown way"):
+            read_weights(tmp_path / "model.pth")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), tmp_path / "model.pt")
+    with pytest.raises(ConversionError, match="TorchScript"):
+        read_weights(tmp_path / "model.pt")
+
+
+class Named(torch.nn.Module):
+    """A module whose state dict has given names and shapes, in their order, and values of `recipe`."""
+
+    def __init__(self, manifest, seed):
+        super().__init__()
+        for name, value in recipe.state_dict(manifest, seed).items():
+            *path, leaf = name.split(".")
+            module = self
+            for part in path:
+                if part not in module._modules:
+                    module.add_module(part, torch.nn.Module())
+                module = module._modules[part]
+            if leaf in ("running_mean", "running_var", "num_batches_tracked"):
+                module.register_buffer(leaf, torch.tensor(value))
+            else:
+                module.register_parameter(leaf, torch.nn.Parameter(torch.tensor(value)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_converted_checkpoint_gives_the_recorded_logits(tmp_path, name):
+    """In float64; both formats become the same converted checkpoint."""
+    recorded = np.load(FOLDER / f"{name}.npz")
+    manifest = json.loads((FOLDER / f"{name}.manifest.json").read_text())
+    case = Case(recorded, json.loads(str(recorded["meta"])), manifest)
+    model = Named(manifest, case.meta["seed"])
+    assert list(model.state_dict()) == list(manifest)
+    contents = {"model": model.state_dict(), "epoch": 3, "bestacc": 0.5}
+    torch.save(contents, tmp_path / "zip.pth.tar")
+    contents["model"] = {f"module.{key}": value for key, value in contents["model"].items()}
+    torch.save(contents, tmp_path / "legacy.pth.tar", _use_new_zipfile_serialization=False)
+    for form in ("zip", "legacy"):
+        convert(tmp_path / f"{form}.pth.tar", tmp_path / form)
+    zipped, legacy = (read_weights(tmp_path / form) for form in ("zip", "legacy"))
+    assert flat(dict(zipped.tensors)) == flat(dict(legacy.tensors))
+    assert zipped.record() == legacy.record()
+    with jax.enable_x64(True):
+        stream, _, clip, heat, labels, moment = case.build("float64")
+        state = stream.state_of(*weights_for(stream, zipped, "zip"))
+        state = jax.tree.map(jnp.asarray, state)
+        output, _ = evaluate(stream, state, clip, heat, labels, moment, case.intermediates())
+        assert_logits(output, case, FORWARD)
+
+
+def step(model, optimizer, number):
+    """One step of SGD on made-up gradients; every fourth parameter has none."""
+    generator = torch.Generator().manual_seed(number)
+    for index, parameter in enumerate(model.parameters()):
+        gradient = torch.randn(parameter.shape, generator=generator)
+        parameter.grad = gradient if index % 4 else None
+    optimizer.step()
+
+
+@pytest.mark.parametrize(("way", "zipped"), [("converted", True), ("model.safetensors", False)])
+def test_pytorch_resumes_from_what_came_back(tmp_path, way, zipped):
+    """Model and optimizer load, safely and strictly, and their next step is that of the training that was saved."""
+    model = Named(manifest_of(small_config("fusion"), 3), 4).float()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-3)
+    step(model, optimizer, 0)
+    step(model, optimizer, 1)
+    contents = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 2, "bestacc": 0.25}
+    torch.save(contents, tmp_path / "run.pth.tar", _use_new_zipfile_serialization=zipped)
+    convert(tmp_path / "run.pth.tar", tmp_path / way)
+    momentum = {
+        name: optimizer.state[parameter]["momentum_buffer"].numpy()
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+    }
+    assert flat(dict(read_weights(tmp_path / way).momentum)) == flat(momentum)
+
+    convert(tmp_path / way, tmp_path / "back.pth.tar")
+    contents = torch.load(tmp_path / "back.pth.tar", weights_only=True)
+    assert (contents["epoch"], contents["bestacc"]) == (2, 0.25)
+    other = Named(manifest_of(small_config("fusion"), 3), 5).float()
+    other.load_state_dict(contents["model"], strict=True)
+    again = torch.optim.SGD(other.parameters(), lr=1.0)
+    again.load_state_dict(contents["optimizer"])
+    assert again.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+    step(model, optimizer, 2)
+    step(other, again, 2)
+    for (name, one), (_, two) in zip(model.named_parameters(), other.named_parameters(), strict=True):
+        assert torch.equal(one, two), name
+
+
+def test_optimizers_that_are_not_taken_over_leave_the_weights(tmp_path):
+    manifest = manifest_of(small_config(), 3)
+    model = Named(manifest, 4).float()
+    parameters = list(model.parameters())
+    groups = [{"params": parameters[:9], "weight_decay": 0.0}, {"params": parameters[9:]}]
+    for optimizer, reason in (
+        (torch.optim.Adam(parameters), "only the state of SGD"),
+        (torch.optim.SGD(groups, lr=0.1, momentum=0.9), "2 parameter groups"),
+        (torch.optim.SGD(parameters[:9], lr=0.1, momentum=0.9), "of 9 parameters, the model has"),
+        (torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True), "only the state of SGD without nesterov"),
+    ):
+        step(model, optimizer, 0)
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "args": argparse.Namespace(lr=0.1)}
+        torch.save(state, tmp_path / "run.pth.tar")
+        weights = read_weights(tmp_path / "run.pth.tar")
+        assert flat(dict(weights.tensors)) == flat(plain(model.state_dict()))
+        assert not weights.momentum
+        assert reason in weights.left_out[-1]

@@ -1,0 +1,227 @@
+"""Real processes on this machine: they join, train as one, stop together, and end when one of them is gone."""
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+from rgbd_jax.checkpoint.checkpoints import list_checkpoints
+from rgbd_jax.checkpoint.metric_writers import MetricAccumulator
+from rgbd_jax.parallel.distributed import DistributedConfig, group, initialize
+from rgbd_jax.parallel.preemption import PREEMPTED, PreemptedError
+from rgbd_jax.train import train
+from tests.test_main import TINY
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parents[1]
+TWO_DEVICES = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"  # compiles in half the time
+ABORTED = -signal.SIGABRT
+WORKER = """
+import os, signal, sys, time
+from pathlib import Path
+import jax
+from rgbd_jax.parallel import distributed
+from rgbd_jax.parallel.preemption import PreemptionSync
+
+action, folder, *address = sys.argv[1:]
+flags = (address[0], int(address[1]), int(address[2])) if address else ()
+with distributed.group(distributed.DistributedConfig(*flags, join_timeout=60, heartbeat_timeout=6)):
+    index = jax.process_index()
+    assert distributed.is_primary() == (index == 0) and jax.process_count() == 2
+    assert distributed.all_agree(True) and not distributed.all_agree(index == 0)
+    distributed.barrier("everybody is here")
+    Path(folder, f"{index}.joined").touch()
+    if action == "fail" and index == 1:
+        raise ValueError("config.modality='audio' is wrong")
+    if action == "fail together":
+        raise ValueError("all of us see this")
+    if action == "count":
+        with PreemptionSync() as preemption:
+            points = 0
+            while not preemption.reached() and points < 1000:
+                points += 1
+                time.sleep(0.01 * (1 + index))
+        Path(folder, f"{index}.points").write_text(str(points))
+        sys.exit(75)
+    time.sleep(60 if action in ("fail", "wait") else 0)
+"""
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def environment(**more):
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "OMPI_"))}
+    return {**plain, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **more}
+
+
+def start(command, **more):
+    return subprocess.Popen(command, cwd=ROOT, env=environment(**more), stderr=subprocess.PIPE, text=True)
+
+
+def workers(folder, action, environments=({}, {})):
+    address = () if environments[0] else (f"localhost:{free_port()}", "2")
+    command = [sys.executable, "-c", WORKER, action, str(folder), *address]
+    return [start([*command, *([str(index)] if address else [])], **more) for index, more in enumerate(environments)]
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def ended(processes, seconds=60):
+    """Returns status and stderr of each process."""
+    try:
+        stderr = [process.communicate(timeout=seconds)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], stderr
+
+
+def test_slurm_needs_no_flags(tmp_path):
+    shared = {
+        "SLURM_JOB_ID": str(free_port() % 2**12), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_NODES": "1",
+    }  # fmt: skip
+    tasks = [{**shared, "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)} for task in range(2)]
+    status, stderr = ended(workers(tmp_path, "end", tasks))
+    assert status == [0, 0], stderr
+
+
+def test_the_error_of_one_process_ends_all(tmp_path):
+    status, (first, second) = ended(workers(tmp_path, "fail"))
+    assert status[0] == ABORTED
+    assert status[1] != 0
+    assert "process 1 fails:" in second
+    assert "ValueError: config.modality='audio' is wrong" in second
+    assert "Shutdown barrier has failed" in first
+
+
+def test_an_error_that_all_have_is_printed_once(tmp_path):
+    status, stderr = ended(workers(tmp_path, "fail together"))
+    assert status == [1, 1]
+    assert ["ValueError: all of us see this" in text for text in stderr] == [True, False]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_dies_or_hangs_ends_the_group(tmp_path, how):
+    processes = workers(tmp_path, "wait")
+    wait_until(lambda: (tmp_path / "0.joined").exists() and (tmp_path / "1.joined").exists())
+    processes[1].send_signal(how)
+    processes[0].wait(timeout=15)  # the heartbeat timeout is 6 s
+    processes[1].kill()
+    (status, _), (stderr, _) = ended(processes)
+    assert status == ABORTED
+    assert "The following tasks are unhealthy (stopped sending heartbeats):\n1\n" in stderr
+
+
+@pytest.mark.parametrize(
+    "numbers", [[(1, signal.SIGTERM)], [(0, signal.SIGINT)], [(0, signal.SIGTERM), (1, signal.SIGTERM)]]
+)
+def test_all_processes_stop_at_one_synchronisation_point(tmp_path, numbers):
+    processes = workers(tmp_path, "count")
+    wait_until(lambda: (tmp_path / "0.joined").exists() and (tmp_path / "1.joined").exists())
+    time.sleep(1)
+    for index, number in numbers:
+        processes[index].send_signal(number)
+    status, stderr = ended(processes)
+    assert status == [PREEMPTED, PREEMPTED], stderr
+    first, second = (int((tmp_path / f"{index}.points").read_text()) for index in range(2))
+    assert 0 < first == second < 1000
+
+
+def test_a_coordinator_that_does_not_answer(tmp_path):
+    address = f"localhost:{free_port()}"
+    flags = [f"--coordinator={address}", "--process_count=2", "--process_index=1", "--join_timeout=3"]
+    command = [sys.executable, "-m", "rgbd_jax.main", "--config", "configs/demo.py", "--workdir", str(tmp_path / "run")]
+    (status,), (stderr,) = ended([start([*command, *flags])])
+    assert status == ABORTED
+    assert f"error: the group is not complete after 3 s (--join_timeout): {address} does not answer" in stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (DistributedConfig("localhost:1"), "--process_count and --process_index missing"),
+        (DistributedConfig("localhost", 2, 0), "--coordinator=localhost: expected HOST:PORT"),
+        (DistributedConfig("no-such-host.invalid:1", 2, 0), "expected HOST:PORT of a known host"),
+        (DistributedConfig("localhost:1", 2, 2), "Got process_id=2, num_processes=2"),
+    ],
+)
+def test_flags_that_name_no_group_are_errors(config, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        initialize(config)
+
+
+def test_lack_of_device_memory_is_explained():
+    with (
+        pytest.raises(MemoryError, match=r"lower config.train.batch_size .*\n  RESOURCE_EXHAUSTED"),
+        group(DistributedConfig()),
+    ):
+        jnp.zeros(1 << 50, jnp.int8)
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def train_steps(number, config, workdir, monkeypatch):
+    """Trains some steps, then asks the run to stop."""
+    add, calls = MetricAccumulator.add, itertools.count(1)
+
+    def add_and_stop(self, measured):
+        if next(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        add(self, measured)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MetricAccumulator, "add", add_and_stop)
+        with pytest.raises(PreemptedError):
+            train(config, workdir)
+    return int(list_checkpoints(workdir)[0].name)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_stop_together_and_one_process_resumes(small_demo, tmp_path, monkeypatch):
+    """SIGTERM to one of two processes with two devices each; their checkpoint fits one process with one device."""
+    config, workdir = tiny_config(small_demo), tmp_path / "group"
+    config.train.epochs = 500  # more than it will come to
+    fields = [f"data.data_dir={small_demo}", *(flag for flag in TINY if "train.epochs" not in flag), "train.epochs=500"]
+    command = [sys.executable, "-m", "rgbd_jax.main", "--config", "configs/demo.py", "--workdir", str(workdir)]
+    flags = [f"--coordinator=localhost:{free_port()}", "--process_count=2", *(f"--config.{field}" for field in fields)]
+    processes = [start([*command, *flags, f"--process_index={index}"], XLA_FLAGS=TWO_DEVICES) for index in range(2)]
+    try:
+        wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(lines(workdir)) > 4, 600)
+        processes[1].send_signal(signal.SIGTERM)
+    finally:
+        status, stderr = ended(processes)
+    assert status == [PREEMPTED, PREEMPTED], stderr
+    stopped = int(list_checkpoints(workdir)[0].name)
+    assert f"asked to stop, saved step {stopped} of 1500" in stderr[0]
+
+    assert train_steps(1, config, workdir, monkeypatch) == stopped + 1
+    logged = [line["step"] for line in lines(workdir) if line["kind"] == "train"]
+    assert logged == list(range(1, stopped + 2))
+
+    alone = tmp_path / "alone"
+    assert train_steps(2, config, alone, monkeypatch) == 2
+    # Rounding in float32 depends on the number of devices (docs/performance.md); test_devices compares in float64.
+    for both, single in zip(lines(workdir)[:2], lines(alone)[:2], strict=True):
+        for name in ("loss", "cross_entropy", "distillation"):
+            assert both[name] == pytest.approx(single[name], rel=1e-4), (both["step"], name)

@@ -1,0 +1,176 @@
+"""The page in a real browser, served by a process of its own."""
+
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rgbd_jax.data import loader
+from rgbd_jax.data.codec import decode_frame
+from rgbd_jax.data.source import open_split
+from rgbd_jax.inference.clips import UserClip, read_user_clip
+from rgbd_jax.inference.predictor import Predictor
+from rgbd_jax.inference.trained import load_trained
+from rgbd_jax.inference.video import write_video
+from tests.conftest import ROOT
+from tests.tiny import save_run, tiny_config
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.optional,
+    pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="Gradio is not installed (the extra 'demo')"),
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="Playwright is not installed"),
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH"),
+]
+
+
+@pytest.fixture
+def serve(small_demo, tmp_path):
+    """Serves a network with random weights, all temporary files in one folder; `stop` ends it by a signal."""
+    with contextlib.ExitStack() as stack:
+
+        def start(modality, *flags):
+            workdir, folder = save_run(tiny_config(small_demo, modality), tmp_path / "run"), tmp_path / "temporary"
+            folder.mkdir()
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            command = [sys.executable, "-m", "rgbd_jax", "serve", f"--workdir={workdir}", f"--port={port}", *flags]
+            environment = {**os.environ, "TMPDIR": str(folder)}
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+            stack.callback(process.kill)
+            address = next(found[1] for line in process.stderr if (found := re.search(r"ready at (\S+)", line)))
+
+            def files():
+                return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+
+            def stop(number):
+                process.send_signal(number)
+                assert "Traceback" not in process.communicate(timeout=60)[1]
+                assert process.returncode == 0
+                assert list(folder.iterdir()) == []
+
+            trained = load_trained(workdir)
+            return SimpleNamespace(address=address, trained=trained, folder=folder, files=files, stop=stop)
+
+        yield start
+
+
+@pytest.fixture
+def visit():
+    """Opens pages of a server, in which nothing may fail, and which may contact no other host."""
+    from playwright.sync_api import sync_playwright
+
+    failures = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+        def open_page(server, width=1280):
+            page = browser.new_page(viewport={"width": width, "height": 800})
+            page.set_default_timeout(30_000)
+            page.on("console", lambda line: failures.append(line.text) if line.type == "error" else None)
+            page.on("pageerror", lambda error: failures.append(str(error)))
+            own = (server.address, "data:", "blob:")
+            page.on("request", lambda sent: None if sent.url.startswith(own) else failures.append(sent.url))
+            page.goto(server.address)
+            page.locator("#recognise").wait_for()
+            return page
+
+        yield open_page
+        browser.close()
+    assert [failure for failure in failures if "413" not in failure] == []
+
+
+def upload(page, modality, *paths):
+    page.locator(f"#clip-{modality} input[type=file]").set_input_files([str(path) for path in paths])
+
+
+def recognise(page, **files):
+    """Uploads files, modality -> files, and presses the button."""
+    for modality, paths in files.items():
+        upload(page, modality, *paths)
+        page.locator(f"#clip-{modality}").get_by_text(paths[0].stem[:4]).first.wait_for()
+    page.locator("#recognise").click()
+
+
+def assert_prediction(page, trained, paths):
+    """The page shows the five classes that the network predicts for a clip of files, and plays its videos."""
+    page.locator("#predictions h2").wait_for()
+    frames = loader.load_clip(read_user_clip(UserClip("clip", paths)), trained.config)
+    probabilities = Predictor(trained, batch_size=1)({name: x[None] for name, x in frames.items()}).probabilities[0]
+    best = np.argsort(-probabilities)[:5]
+    assert page.locator("#predictions dt").all_inner_texts() == [trained.class_names[label] for label in best]
+    percentages = [float(text.rstrip("%")) for text in page.locator("#predictions dd").all_inner_texts()]
+    np.testing.assert_allclose(percentages, 100 * probabilities[best], atol=0.51)
+    heads = page.inner_text("#heads")
+    assert all(title in heads for title in trained.model.family.heads.values())
+    playing = "count => [...document.querySelectorAll('video')].filter(x => x.currentTime > 0.1).length == count"
+    page.wait_for_function(playing, arg=len(paths))
+
+
+def test_uploads_and_examples_are_recognised_and_what_is_no_clip_is_named(serve, visit, small_demo, tmp_path):
+    server = serve("rgb", "--max_megabytes=1", "--max_frames=40")
+    clip = tmp_path / "wave.mp4"
+    record = open_split("rgbd_demo", small_demo, "validation")[2]
+    write_video(clip, [decode_frame(encoded, "rgb") for encoded in record.frames["rgb"]], 12)
+    page = visit(server)
+    assert "1 MB, 40 frames and 1920 pixels" in page.inner_text("body")
+    recognise(page, rgb=[clip])
+    assert_prediction(page, server.trained, {"rgb": clip})
+    details = page.locator("#details textarea").input_value()
+    assert re.search(r"wave.mp4: \d+ frames; loading \d+ ms, inference \d+ ms", details)
+    results = server.files()
+    assert results == ["image.webp", "rgb.mp4"]
+
+    for name, content in (("text.mp4", b"#EXTM3U\n"), ("torn.png", b"\x89PNG\r\n\x1a\n")):
+        (tmp_path / name).write_bytes(content)
+        recognise(page, rgb=[tmp_path / name])
+        message = page.locator(".toast-wrap").get_by_text(name)
+        message.wait_for()
+        assert str(server.folder) not in message.inner_text()
+        assert server.files() == results
+    for number in range(5):  # too large together
+        (tmp_path / f"{number}.jpg").write_bytes(bytes(500_000 + number))
+    upload(page, "rgb", *(tmp_path / f"{number}.jpg" for number in range(5)))
+    page.get_by_text("up to 1 MB are accepted, all files together").first.wait_for()
+    assert server.files() == results
+
+    phone = visit(server, width=375)
+    (tmp_path / "large.mp4").write_bytes(bytes((1 << 20) + 1))
+    upload(phone, "rgb", tmp_path / "large.mp4")
+    phone.get_by_text("exceed the maximum allowed size").first.wait_for()
+    example = phone.locator("#examples button").nth(1)
+    _, name = example.inner_text().split(": ")
+    example.click()
+    phone.locator("#predictions h2").wait_for()
+    assert name in phone.locator("#details textarea").input_value()
+    assert phone.evaluate("document.documentElement.scrollWidth") == 375
+    upload(visit(server), "rgb", clip)  # the end of the server deletes what nobody used
+    server.stop(signal.SIGTERM)
+
+
+def test_a_fusion_network_and_the_end_by_ctrl_c(serve, visit, small_demo, tmp_path):
+    server = serve("fusion", "--examples=0")
+    record = open_split("rgbd_demo", small_demo, "validation")[5]
+    paths = {modality: tmp_path / modality for modality in ("rgb", "depth")}
+    for modality, suffix in (("rgb", "jpg"), ("depth", "png")):
+        paths[modality].mkdir()
+        for number, encoded in enumerate(record.frames[modality]):
+            (paths[modality] / f"{modality}_{number}.{suffix}").write_bytes(encoded)
+    with zipfile.ZipFile(tmp_path / "depth.zip", "w") as archive:
+        for file in paths["depth"].iterdir():
+            archive.write(file, f"some folder/{file.name}")
+    page = visit(server)
+    recognise(page, rgb=sorted(paths["rgb"].iterdir()), depth=[tmp_path / "depth.zip"])
+    assert_prediction(page, server.trained, paths)
+    server.stop(signal.SIGINT)

@@ -1,0 +1,206 @@
+"""`rgbd predict`: clips, streams, drawings, and input that cannot be used."""
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES
+
+from rgbd_jax.data.source import open_split
+from rgbd_jax.evaluate import evaluate
+from rgbd_jax.inference.clips import MAX_FRAMES, UserClip, find_clips, read_user_clip
+from rgbd_jax.inference.drawing import shown_frame
+from rgbd_jax.inference.predictor import Predictor
+from rgbd_jax.inference.streaming import stream
+from rgbd_jax.inference.trained import load_trained
+from rgbd_jax.metrics import softmax
+from rgbd_jax.scores import Scores, scores_file
+from rgbd_jax.tools import predict as tool
+from tests.tiny import save_run, tiny_config
+
+CLIPS = 3
+
+
+@pytest.fixture(scope="module")
+def runs(small_demo, tmp_path_factory):
+    """Modality -> workdir of a network with random weights."""
+    root = tmp_path_factory.mktemp("runs")
+    return {name: save_run(tiny_config(small_demo, name), root / name) for name in ("rgb", "depth", "fusion")}
+
+
+@pytest.fixture(scope="module")
+def raw(small_demo, tmp_path_factory):
+    """RAW/rgb/NAME/0000.jpg ... and RAW/depth/NAME/0000.png ... of some validation clips, as files."""
+    root = tmp_path_factory.mktemp("raw")
+    split = open_split("rgbd_demo", small_demo, "validation")
+    for index in range(CLIPS):
+        for modality, frames in split[index].frames.items():
+            for number, encoded in enumerate(frames):
+                suffix = ".jpg" if encoded.startswith(b"\xff\xd8") else ".png"
+                file = root / modality / split[index].name / f"{number:04}{suffix}"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(encoded)
+    return root
+
+
+@pytest.fixture
+def predict(capsys, caplog, monkeypatch):
+    """Runs the tool; returns what it prints, and logs into `caplog`."""
+    monkeypatch.setattr(logging.getLogger("rgbd_jax"), "propagate", True)
+    caplog.set_level(logging.INFO, "rgbd_jax")
+
+    def run(*arguments):
+        parser = argparse.ArgumentParser()
+        tool.add_arguments(parser)
+        args = parser.parse_args([*map(str, arguments)])
+        args.overrides = []
+        try:
+            tool.run(args)
+        finally:
+            run.printed = capsys.readouterr().out.splitlines()
+        return run.printed
+
+    return run
+
+
+def frames_of(video):
+    capture = cv2.VideoCapture(str(video))
+    frames = []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    return frames
+
+
+@pytest.mark.parametrize("modality", ["rgb", "fusion"])
+def test_clips_on_disk_get_the_probabilities_of_the_evaluation(runs, raw, small_demo, predict, modality):
+    workdir = runs[modality]
+    evaluate(tiny_config(small_demo, modality), workdir, "best")
+    scores = Scores.load(scores_file(workdir, "validation"))
+    paths = [f"--{each}={raw / each}" for each in load_trained(workdir).model.modalities]
+    lines = predict(f"--workdir={workdir}", *paths, "--json", "--top=12", "--batch_size=2")
+    assert len(lines) == CLIPS
+    for line in map(json.loads, lines):
+        index = scores.names.index(Path(line["clip"]).name)
+        expected = softmax(scores.heads["logits"][index].astype(np.float64))
+        probabilities = {entry["class"]: entry["probability"] for entry in line["top"]}
+        np.testing.assert_allclose([probabilities[name] for name in CLASS_NAMES], expected, rtol=1e-4)
+        assert [entry["label"] for entry in line["top"]] == np.argsort(-expected, kind="stable").tolist()
+
+
+def test_a_table_a_list_and_a_drawing_of_each_clip(runs, raw, tmp_path, predict):
+    names = sorted(path.name for path in (raw / "depth").iterdir())[:2]
+    listed, out = tmp_path / "clips.txt", tmp_path / "drawn"
+    listed.write_text("# two\n" + "\n".join(str(raw / "depth" / name) for name in names) + "\n\n")
+    arguments = f"--workdir={runs['depth']}", f"--depth={listed}", "--top=2", f"--out={out}"
+    table = predict(*arguments)
+    assert [table[0], table[3]] == [str(raw / "depth" / name) for name in names]
+    (first, share), (_, second) = (row.split() for row in table[1:3])
+    assert first in CLASS_NAMES
+    assert float(share.rstrip("%")) >= float(second.rstrip("%"))
+    for name in names:
+        pictures = frames_of(out / f"{name}.mp4")
+        originals = sorted((raw / "depth" / name).iterdir())
+        assert len(pictures) == len(originals)
+        # A caption below, and above it the frame, enlarged: depth in colours, of which the map hides at most 60 %.
+        middle = len(pictures) // 2
+        shown = shown_frame(originals[middle].read_bytes(), "depth", tiny_config("", "depth"))
+        drawn = cv2.cvtColor(pictures[middle][:240], cv2.COLOR_BGR2RGB)
+        assert pictures[middle][240:].max() > 200
+        small = cv2.resize(drawn, shown.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert np.corrcoef(small.ravel(), shown.ravel())[0, 1] > 0.7
+    with pytest.raises(ValueError, match="exists already"):
+        predict(*arguments)
+
+
+def test_a_stream_gets_the_predictions_of_clips_of_its_latest_frames(runs, raw, tmp_path, predict, caplog):
+    file = tmp_path / "stream.avi"
+    pictures = [
+        cv2.imread(str(frame)) for folder in sorted((raw / "rgb").iterdir())[:2] for frame in sorted(folder.iterdir())
+    ]
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 20, pictures[0].shape[1::-1])
+    for picture in pictures:
+        writer.write(picture)
+    writer.release()
+    saved = os.dup(0)
+    with file.open("rb") as standard_input:
+        os.dup2(standard_input.fileno(), 0)
+        try:
+            printed = predict(f"--workdir={runs['rgb']}", "--rgb=-", "--window=12", "--hop=10", "--json")
+        finally:
+            os.dup2(saved, 0)
+    lines = [json.loads(line) for line in printed]
+    assert [line["frame"] for line in lines] == list(range(11, len(pictures), 10))
+    assert all(line["latency_ms"] > 0 for line in lines)
+    assert len({line["probability"] for line in lines}) > 1
+    assert "frames a second" in caplog.text
+    predictor = Predictor(load_trained(runs["rgb"]), batch_size=1)
+    decoded = frames_of(file)
+    for line in (lines[0], lines[-1]):
+        folder = tmp_path / f"window_{line['frame']}"
+        folder.mkdir()
+        for number in range(line["frame"] - 11, line["frame"] + 1):
+            cv2.imwrite(str(folder / f"{number:04}.png"), decoded[number])
+        (alone,) = stream(predictor, {"rgb": str(folder)}, window=100, hop=1)
+        assert alone.probabilities[line["label"]] == pytest.approx(line["probability"], abs=0.02)
+
+
+def test_bad_clips_are_reported_and_the_others_predicted(runs, raw, tmp_path, predict, caplog):
+    good = sorted((raw / "rgb").iterdir())[0]
+    files = {
+        "empty.mp4": (b"", "is empty"),
+        "text.mp4": (b"not a video", "no frame that can be decoded"),
+        "notes.pdf": (b"%PDF", "neither a folder"),
+    }
+    for name, (content, _) in files.items():
+        (tmp_path / name).write_bytes(content)
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    for frame in good.iterdir():
+        (torn / frame.name).write_bytes(frame.read_bytes()[:300])
+    problems = {tmp_path / name: problem for name, (_, problem) in files.items()} | {torn: "damaged"}
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="4 of 5 clips could not be used"):
+        predict(f"--workdir={runs['rgb']}", *(f"--rgb={path}" for path in (*problems, good)), "--json")
+    assert [json.loads(line)["clip"] for line in predict.printed] == [str(good)]
+    for path, problem in problems.items():
+        assert [line for line in caplog.text.splitlines() if str(path) in line and problem in line], path
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workdir=nowhere", "--rgb=x"], "nowhere"),
+        (["--workdir={rgb}"], "give --rgb PATH"),
+        (["--workdir={rgb}", "--rgb=nowhere.mp4"], r"nowhere\.mp4: no such file or folder"),
+        (["--workdir={rgb}", "--rgb=camera:x"], "expected a number"),
+        (["--workdir={rgb}", "--rgb=-", "--rgb=-"], "expected one rgb stream, found 2"),
+        (["--workdir={rgb}", "--rgb=-", "--out=x.mp4"], "--out draws clips"),
+    ],
+)
+def test_wrong_arguments_are_named(runs, predict, arguments, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        predict(*(argument.format(rgb=runs["rgb"]) for argument in arguments))
+
+
+def test_clips_of_other_lengths_and_lone_clips_are_refused(raw, tmp_path):
+    name = sorted(path.name for path in (raw / "rgb").iterdir())[0]
+    longer, huge = tmp_path / "longer", tmp_path / "huge"
+    longer.mkdir()
+    huge.mkdir()
+    depth = sorted((raw / "depth" / name).iterdir())
+    for number, frame in enumerate([*depth, depth[-1]]):
+        (longer / f"{number:04}.png").write_bytes(frame.read_bytes())
+    with pytest.raises(ValueError, match=f"found {len(depth)} rgb and {len(depth) + 1} depth frames"):
+        read_user_clip(UserClip("clip", {"rgb": raw / "rgb" / name, "depth": longer}))
+    with pytest.raises(ValueError, match=f"found {CLIPS} rgb and 1 depth clips"):
+        find_clips({"rgb": [str(raw / "rgb")], "depth": [str(longer)]}, ("rgb", "depth"))
+    for number in range(MAX_FRAMES + 1):
+        (huge / f"{number}.jpg").touch()
+    with pytest.raises(ValueError, match="cut it to one motion"):
+        read_user_clip(UserClip("huge", {"rgb": huge}))
