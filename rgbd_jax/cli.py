@@ -18,8 +18,8 @@ COMMANDS = {
     "export": ("rgbd_jax.tools.export", "export a trained network to StableHLO or ONNX"),
     "convert": ("rgbd_jax.pytorch.convert", "convert checkpoints from and to PyTorch"),
     "fuse": ("rgbd_jax.tools.fuse", "late (score-level) fusion of evaluated runs"),
-    "data build": ("rgbd_jax.ingest.cli_build", "prepare a data set from raw clips"),
-    "data check": ("rgbd_jax.ingest.cli_check", "check raw clips or a prepared data set"),
+    "data build": ("rgbd_jax.ingest.build", "prepare a data set from raw clips"),
+    "data check": ("rgbd_jax.ingest.check", "check raw clips or a prepared data set"),
     "data preview": ("rgbd_jax.tools.preview", "draw clips of a prepared data set as the network sees them"),
 }
 MODES = ("train", "eval", "plan")  # commands that are modes of rgbd_jax.main

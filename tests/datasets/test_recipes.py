@@ -7,6 +7,7 @@ import pytest
 
 from rgbd_jax.data import loader
 from rgbd_jax.data.splits import open_splits
+from rgbd_jax.ingest.build import prepare
 from tests import made_raw_data
 from tests.test_configs import MODALITIES
 
@@ -27,7 +28,8 @@ def test_a_data_set_is_built_once_for_all_its_streams(folder, name):
     for stream in MODALITIES[:1] if name == "jester" else MODALITIES:
         config = module.get_config(stream)
         config.data.data_dir = str(folder / "data")
-        config.data.raw_dir = str(folder / RAW[name]) if stream == "rgb" else ""
+        if stream == "rgb":
+            prepare(config.data.dataset, data_dir=config.data.data_dir, raw_dir=folder / RAW[name])
         config.clip.frames = FRAMES
         splits = open_splits(config)
         batch = next(iter(loader.eval_batches(splits.evaluation, config, batch_size=2)))
