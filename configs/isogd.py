@@ -1,6 +1,6 @@
 r"""ChaLearn IsoGD, 249 classes (see datasets/isogd/README.md).
 
-    python scripts/build_dataset.py isogd --raw_dir ISOGD --data_dir data
+    python -m rgbd_jax data build isogd --raw_dir ISOGD --data_dir data
     python -m rgbd_jax.main --config configs/isogd.py --workdir runs/isogd_rgb --config.init_from=JESTER
     python -m rgbd_jax.main --config configs/isogd.py:depth --workdir runs/isogd_depth --config.init_from=JESTER
     python -m rgbd_jax.main --config configs/isogd.py:fusion --workdir runs/isogd_fusion \

@@ -1,6 +1,6 @@
 r"""20BN-Jester V1, 27 classes, RGB alone: what the paper's networks are pre-trained on (see datasets/jester/README.md).
 
-    python scripts/build_dataset.py jester --raw_dir JESTER --data_dir data
+    python -m rgbd_jax data build jester --raw_dir JESTER --data_dir data
     python -m rgbd_jax.main --config configs/jester.py --workdir runs/jester
 
 Other data sets start from it with `--config.init_from=runs/jester`, RGB and depth alike. The paper's recipe, quirks of

@@ -1,6 +1,6 @@
 r"""NTU RGB+D 120, cross-setup, 120 classes (see datasets/ntu_rgbd/README.md).
 
-    python scripts/build_dataset.py ntu_rgbd --raw_dir NTU --data_dir data
+    python -m rgbd_jax data build ntu_rgbd --raw_dir NTU --data_dir data
     python -m rgbd_jax.main --config configs/ntu120_cset.py --workdir runs/ntu120_cset_rgb
     python -m rgbd_jax.main --config configs/ntu120_cset.py:depth --workdir runs/ntu120_cset_depth
     python -m rgbd_jax.main --config configs/ntu120_cset.py:fusion --workdir runs/ntu120_cset_fusion \

@@ -1,6 +1,6 @@
 r"""NTU RGB+D 120, cross-subject, 120 classes (see datasets/ntu_rgbd/README.md).
 
-    python scripts/build_dataset.py ntu_rgbd --raw_dir NTU --data_dir data
+    python -m rgbd_jax data build ntu_rgbd --raw_dir NTU --data_dir data
     python -m rgbd_jax.main --config configs/ntu120_csub.py --workdir runs/ntu120_csub_rgb
     python -m rgbd_jax.main --config configs/ntu120_csub.py:depth --workdir runs/ntu120_csub_depth
     python -m rgbd_jax.main --config configs/ntu120_csub.py:fusion --workdir runs/ntu120_csub_fusion \

@@ -1,6 +1,6 @@
 r"""NTU RGB+D 60, cross-subject, 60 classes (see datasets/ntu_rgbd/README.md).
 
-    python scripts/build_dataset.py ntu_rgbd --raw_dir NTU --data_dir data
+    python -m rgbd_jax data build ntu_rgbd --raw_dir NTU --data_dir data
     python -m rgbd_jax.main --config configs/ntu_cs.py --workdir runs/ntu_cs_rgb
     python -m rgbd_jax.main --config configs/ntu_cs.py:depth --workdir runs/ntu_cs_depth
     python -m rgbd_jax.main --config configs/ntu_cs.py:fusion --workdir runs/ntu_cs_fusion \

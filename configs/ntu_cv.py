@@ -1,6 +1,6 @@
 r"""NTU RGB+D 60, cross-view, 60 classes (see datasets/ntu_rgbd/README.md).
 
-    python scripts/build_dataset.py ntu_rgbd --raw_dir NTU --data_dir data
+    python -m rgbd_jax data build ntu_rgbd --raw_dir NTU --data_dir data
     python -m rgbd_jax.main --config configs/ntu_cv.py --workdir runs/ntu_cv_rgb
     python -m rgbd_jax.main --config configs/ntu_cv.py:depth --workdir runs/ntu_cv_depth
     python -m rgbd_jax.main --config configs/ntu_cv.py:fusion --workdir runs/ntu_cv_fusion \

@@ -1,6 +1,6 @@
 r"""THU-READ, 40 classes, four cross-subject folds (see datasets/thu_read/README.md).
 
-    python scripts/build_dataset.py thu_read --raw_dir THU_READ --data_dir data
+    python -m rgbd_jax data build thu_read --raw_dir THU_READ --data_dir data
     python -m rgbd_jax.main --config configs/thu_read.py --workdir runs/thu1_rgb --config.init_from=JESTER
     python -m rgbd_jax.main --config configs/thu_read.py:depth --workdir runs/thu1_depth --config.init_from=JESTER
     python -m rgbd_jax.main --config configs/thu_read.py:fusion --workdir runs/thu1_fusion \

@@ -13,13 +13,13 @@ COMMANDS = {
     "eval": ("rgbd_jax.main", "evaluate a run or a converted checkpoint"),
     "plan": ("rgbd_jax.main", "what a training step costs, as the compiler estimates it"),
     "predict": ("rgbd_jax.tools.predict", "classify clips or a stream"),
-    "report": ("rgbd_jax.tools.report.page", "write a report of a run as one HTML page"),
+    "report": ("rgbd_jax.tools.report", "write a report of a run as one HTML page"),
     "serve": ("rgbd_jax.tools.serve", "serve a page to try a trained network"),
     "export": ("rgbd_jax.tools.export", "export a trained network to StableHLO or ONNX"),
     "convert": ("rgbd_jax.pytorch.convert", "convert checkpoints from and to PyTorch"),
     "fuse": ("rgbd_jax.tools.fuse", "late (score-level) fusion of evaluated runs"),
-    "data build": ("rgbd_jax.ingest.cli_build", "prepare a data set from raw clips"),
-    "data check": ("rgbd_jax.ingest.cli_check", "check raw clips or a prepared data set"),
+    "data build": ("rgbd_jax.ingest.build", "prepare a data set from raw clips"),
+    "data check": ("rgbd_jax.ingest.check", "check raw clips or a prepared data set"),
     "data preview": ("rgbd_jax.tools.preview", "draw clips of a prepared data set as the network sees them"),
 }
 MODES = ("train", "eval", "plan")  # commands that are modes of rgbd_jax.main

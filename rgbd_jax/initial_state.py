@@ -136,6 +136,8 @@ def _continued(model: Model, path: str) -> InitialState:
     if weights.momentum:
         without = len(table_of_params(state.params).to_pytorch(state.params, {})) - len(weights.momentum)
         note = f"momentum of {len(weights.momentum)} parameters; that of {without} starts at zero"
+    for reason in weights.left_out:
+        log.warning("%s: left out: %s", path, reason)
     log.info("continuing %s after %d epochs; %s", path, weights.epoch, note)
     for name in ("momentum", "weight_decay"):
         previous = weights.optimizer.get(name, config.optimizer[name])

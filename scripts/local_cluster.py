@@ -32,10 +32,8 @@ def main() -> int:
     """Starts the processes, waits for all, and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.usage = "%(prog)s N [--devices K] [--grace SECONDS] [--module MODULE] -- ARGUMENTS..."
-    parser.add_argument("processes", metavar="N", type=_positive, help="number of processes")
-    parser.add_argument(
-        "--devices", metavar="K", type=_positive, help="per process (default: all GPUs // N, or one CPU)"
-    )
+    parser.add_argument("processes", metavar="N", type=int, help="number of processes")
+    parser.add_argument("--devices", metavar="K", type=int, help="per process (default: all GPUs // N, or one CPU)")
     parser.add_argument("--grace", metavar="SECONDS", type=int, default=30, help="to end in if one fails (%(default)s)")
     parser.add_argument("--module", default="rgbd_jax.main", help="module to run (%(default)s)")
     if "--" not in sys.argv:
@@ -43,6 +41,8 @@ def main() -> int:
         parser.error("-- is missing; the arguments of the training follow it")
     separator = sys.argv.index("--")
     args, training_args = parser.parse_args(sys.argv[1:separator]), sys.argv[separator + 1 :]
+    if min(args.processes, args.devices or 1) < 1:
+        parser.error("N and K must be 1 or more")
     try:
         environments = divide_devices(args.processes, args.devices)
     except ValueError as error:
@@ -60,22 +60,8 @@ def main() -> int:
     return wait(processes, args.grace, requests)
 
 
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
-    return int(text)
-
-
 def divide_devices(processes: int, devices: int | None) -> list[dict[str, str]]:
-    """Returns the environment of each process, in which it sees its own devices.
-
-    Args:
-        processes: number of processes.
-        devices: devices per process; None divides all GPUs, or takes one CPU device.
-
-    Raises:
-        ValueError: there are too few GPUs.
-    """
+    """Returns the environment of each process, in which it sees its own devices; ValueError if GPUs are missing."""
     gpus = visible_gpus()
     if not gpus:
         flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(SIMULATED_DEVICES)]
@@ -136,13 +122,7 @@ class Process(subprocess.Popen[bytes]):
 
 
 def wait(processes: Sequence[Process], grace: float, requests: Sequence[int]) -> int:
-    """Waits for all processes and returns the exit status.
-
-    Args:
-        processes: the processes.
-        grace: seconds after a failure until the others are killed.
-        requests: the signals received so far.
-    """
+    """Waits for all processes, `grace` seconds after a failure; `requests` are the signals received so far."""
     first_failed, kill_at, stopping, running = None, float("inf"), False, True
     while running:
         running = any(process.poll() is None for process in processes)

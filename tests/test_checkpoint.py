@@ -25,7 +25,7 @@ from rgbd_jax.checkpoint.checkpoints import (
 )
 from rgbd_jax.checkpoint.workdir import CONFIG_FILE, check_workdir, read_config, write_config
 from rgbd_jax.config import default_config
-from rgbd_jax.parallel.mesh import make_mesh, place, replicated, state_sharding
+from rgbd_jax.parallel.mesh import make_mesh, replicated, shard, state_sharding
 from rgbd_jax.step import TrainState
 
 
@@ -49,7 +49,7 @@ SHARDING = state_sharding(SHAPES, make_mesh(1))
 def state():
     """A state of which no two numbers are alike, so that nothing can be mixed up unnoticed."""
     rng = np.random.default_rng(0)
-    return place(jax.tree.map(lambda x: (100 * rng.normal(size=x.shape)).astype(x.dtype), SHAPES), SHARDING)
+    return shard(jax.tree.map(lambda x: (100 * rng.normal(size=x.shape)).astype(x.dtype), SHAPES), SHARDING)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def two_checkpoints(tmp_path_factory, state):
 
 
 def at(state, step):
-    return dataclasses.replace(state, step=place(np.asarray(step, np.int32), replicated(make_mesh(1))))
+    return dataclasses.replace(state, step=shard(np.asarray(step, np.int32), replicated(make_mesh(1))))
 
 
 def save(workdir, state, steps, metrics=None, **fields):
@@ -182,6 +182,8 @@ def test_a_save_that_fails_names_the_step_and_what_is_intact(tmp_path, state):
 
 def test_a_workdir_accepts_its_own_config_but_for_the_mutable_fields(tmp_path):
     config = default_config("depth")
+    (tmp_path / f".{CONFIG_FILE}.0.tmp").touch()  # of a run that was killed at its very start
+    check_workdir(tmp_path, config, new_allowed=True)
     write_config(tmp_path, config, ["push", "pull"])
     assert read_config(tmp_path) == config
     config.train.epochs, config.checkpoint.keep_best = 7, 3

@@ -8,7 +8,7 @@ import pytest
 
 from rgbd_jax.config import load_config
 from rgbd_jax.config_rules import check_config
-from rgbd_jax.ingest.build import BUILDERS
+from rgbd_jax.ingest.build import dataset_names
 from rgbd_jax.optim import learning_rate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -56,7 +56,7 @@ def test_settings_are_those_of_the_paper(name, modality):
     )
     assert found == SETTINGS[name]
     assert config.modality == modality
-    assert config.data.dataset in BUILDERS
+    assert config.data.dataset in dataset_names()
     assert (config.data.train_split, config.data.eval_split) == SPLITS.get(name, ("train", "validation"))
     assert transforms.reference_nvgesture_crop == (name == "nvgesture")
     # NTU's depth is cut around the person when the data set is built, and must not be cut again.

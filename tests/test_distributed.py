@@ -1,6 +1,5 @@
 """Real processes on this machine: they join, train as one, stop together, and end when one of them is gone."""
 
-import itertools
 import json
 import os
 import signal
@@ -14,12 +13,9 @@ import jax.numpy as jnp
 import pytest
 
 from rgbd_jax.checkpoint.checkpoints import list_checkpoints
-from rgbd_jax.checkpoint.metric_writers import MetricAccumulator
 from rgbd_jax.parallel.distributed import DistributedConfig, group, initialize
-from rgbd_jax.parallel.preemption import PREEMPTED, PreemptedError
-from rgbd_jax.train import train
+from rgbd_jax.parallel.preemption import PREEMPTED
 from tests.test_main import TINY
-from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
 TWO_DEVICES = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"  # compiles in half the time
@@ -177,51 +173,43 @@ def test_lack_of_device_memory_is_explained():
         jnp.zeros(1 << 50, jnp.int8)
 
 
-def lines(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+def lines(workdir, kind="train"):
+    file = workdir / "metrics.jsonl"
+    found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [line for line in found if line["kind"] == kind]
 
 
-def train_steps(number, config, workdir, monkeypatch):
-    """Trains some steps, then asks the run to stop."""
-    add, calls = MetricAccumulator.add, itertools.count(1)
-
-    def add_and_stop(self, measured):
-        if next(calls) == number:
-            os.kill(os.getpid(), signal.SIGTERM)
-        add(self, measured)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(MetricAccumulator, "add", add_and_stop)
-        with pytest.raises(PreemptedError):
-            train(config, workdir)
-    return int(list_checkpoints(workdir)[0].name)
+def train_until(number, workdir, small_demo, processes=1):
+    """Trains until so many steps are logged, sends SIGTERM to the last process, and returns the step that was saved."""
+    fields = [f"data.data_dir={small_demo}", *(flag for flag in TINY if "train.epochs" not in flag), "train.epochs=500"]
+    command = [sys.executable, "-m", "rgbd_jax.main", "--config", "configs/demo.py", "--workdir", str(workdir)]
+    command += [f"--config.{field}" for field in fields]
+    if processes > 1:
+        command += [f"--coordinator=localhost:{free_port()}", f"--process_count={processes}"]
+    indices = [[f"--process_index={index}"] for index in range(processes)] if processes > 1 else [[]]
+    started = [start([*command, *index], XLA_FLAGS=TWO_DEVICES if processes > 1 else "") for index in indices]
+    try:
+        wait_until(lambda: len(lines(workdir)) >= number, 600)
+        started[-1].send_signal(signal.SIGTERM)
+    finally:
+        status, stderr = ended(started)
+    assert status == [PREEMPTED] * processes, stderr
+    step = int(list_checkpoints(workdir)[0].name)
+    assert f"saved step {step} of 1500" in stderr[0]
+    return step
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_stop_together_and_one_process_resumes(small_demo, tmp_path, monkeypatch):
-    """SIGTERM to one of two processes with two devices each; their checkpoint fits one process with one device."""
-    config, workdir = tiny_config(small_demo), tmp_path / "group"
-    config.train.epochs = 500  # more than it will come to
-    fields = [f"data.data_dir={small_demo}", *(flag for flag in TINY if "train.epochs" not in flag), "train.epochs=500"]
-    command = [sys.executable, "-m", "rgbd_jax.main", "--config", "configs/demo.py", "--workdir", str(workdir)]
-    flags = [f"--coordinator=localhost:{free_port()}", "--process_count=2", *(f"--config.{field}" for field in fields)]
-    processes = [start([*command, *flags, f"--process_index={index}"], XLA_FLAGS=TWO_DEVICES) for index in range(2)]
-    try:
-        wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(lines(workdir)) > 4, 600)
-        processes[1].send_signal(signal.SIGTERM)
-    finally:
-        status, stderr = ended(processes)
-    assert status == [PREEMPTED, PREEMPTED], stderr
-    stopped = int(list_checkpoints(workdir)[0].name)
-    assert f"asked to stop, saved step {stopped} of 1500" in stderr[0]
+def test_two_processes_train_as_one_stop_together_and_one_process_resumes(small_demo, tmp_path):
+    """Two processes with two devices each; their checkpoint fits one process with one device."""
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    stopped = train_until(5, together, small_demo, processes=2)
+    resumed = train_until(stopped + 1, together, small_demo)
+    assert resumed > stopped
+    assert [line["step"] for line in lines(together)] == list(range(1, resumed + 1))
 
-    assert train_steps(1, config, workdir, monkeypatch) == stopped + 1
-    logged = [line["step"] for line in lines(workdir) if line["kind"] == "train"]
-    assert logged == list(range(1, stopped + 2))
-
-    alone = tmp_path / "alone"
-    assert train_steps(2, config, alone, monkeypatch) == 2
+    train_until(2, alone, small_demo)
     # Rounding in float32 depends on the number of devices (docs/performance.md); test_devices compares in float64.
-    for both, single in zip(lines(workdir)[:2], lines(alone)[:2], strict=True):
+    for both, single in zip(lines(together)[:2], lines(alone)[:2], strict=True):
         for name in ("loss", "cross_entropy", "distillation"):
             assert both[name] == pytest.approx(single[name], rel=1e-4), (both["step"], name)

@@ -15,9 +15,9 @@ from rgbd_jax import train as train_module
 from rgbd_jax.checkpoint.checkpoints import CheckpointManager, list_checkpoints, read_metadata
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.initial_state import initial_state
+from rgbd_jax.model import Model
 from rgbd_jax.pytorch.decoupled_names import DECOUPLED
 from rgbd_jax.pytorch.torch_file import read_torch, write_torch
-from rgbd_jax.step import Stream
 from rgbd_jax.train import train
 from tests.pytorch.networks import checkpoint, convert, manifest_of, random_state_dict, small_config
 from tests.tiny import saved_state, tiny_config
@@ -130,7 +130,7 @@ def test_continued_training_that_is_killed_goes_on_from_its_own_checkpoint(expor
 @pytest.mark.parametrize("kind", ["safetensors", "converted"])
 def test_other_kinds_give_the_same_start(exported, kind):
     config, _, found = exported
-    starts = [initial_state(Stream(changed(config, continue_from=str(found[of])), 12)) for of in ("pytorch", kind)]
+    starts = [initial_state(Model(changed(config, continue_from=str(found[of])), 12)) for of in ("pytorch", kind)]
     assert starts[0].epoch == starts[1].epoch == 2
     assert_same(starts[0].state, starts[1].state)
 
@@ -162,13 +162,13 @@ def test_converted_checkpoint_evaluates_as_the_run_it_is_of(interrupted, tmp_pat
 def test_start_from_weights(exported, kind):
     """All but the linear layers of the class heads, from the checkpoint; those, and the optimizer, from scratch."""
     config, root, found = exported
-    there, scratch = saved_state(config, root / "second_epoch"), Stream(config, 12).init(config.seed)
-    start = initial_state(Stream(changed(config, init_from=str(found[kind])), 12))
+    there, scratch = saved_state(config, root / "second_epoch"), initial_state(Model(config, 12)).state
+    start = initial_state(Model(changed(config, init_from=str(found[kind])), 12))
     assert (start.epoch, int(start.state.step), start.notes) == (0, 0, {})
     if kind == "workdir":  # the best checkpoint is taken of it, which may be the first
         there = saved_state(config, root / "second_epoch", "best")
     assert_same(start.state.batch_stats, there.batch_stats)
-    assert_same(start.state.optimizer_state, scratch.optimizer_state)
+    assert_same(start.state.opt_state, scratch.opt_state)
     for name, params in start.state.params.items():
         if name not in HEADS:
             assert_same(params, there.params[name])
@@ -191,10 +191,10 @@ def test_what_fits_is_taken_and_the_rest_is_told(stranger, caplog, blocks):
     path, tensors = stranger
     config = small_config(temporal_blocks=blocks)
     config.init_from = str(path)
-    stream = Stream(config, 12)
+    model = Model(config, 12)
     with caplog.at_level(logging.INFO, "rgbd_jax"):
-        params = initial_state(stream).state.params
-    scratch = stream.init(config.seed).params
+        params = initial_state(model).state.params
+    scratch = model.init(config.seed)[0]
     large = params["temporal"]["large"]
     np.testing.assert_array_equal(
         large["position_embedding"], scratch["temporal"]["large"]["position_embedding"]
@@ -218,13 +218,13 @@ def test_what_fits_is_taken_and_the_rest_is_told(stranger, caplog, blocks):
 
 def test_streams_of_fusion_start_from_streams(tmp_path):
     config = small_config("fusion")
-    scratch = Stream(config, 12).init(config.seed).params
+    scratch = Model(config, 12).init(config.seed)[0]
     states = {}
     for seed, name in enumerate(("rgb", "depth")):
         states[name] = random_state_dict(manifest_of(small_config(name), 5), seed=seed + 1)
         write_torch(tmp_path / f"{name}.pth.tar", checkpoint(states[name], prefix="module."))
         config.fusion[f"init_{name}_from"] = str(tmp_path / f"{name}.pth.tar")
-    params = initial_state(Stream(config, 12)).state.params
+    params = initial_state(Model(config, 12)).state.params
     for name, tensors in states.items():
         kernel = params[name]["spatial"]["projection"]["kernel"]
         np.testing.assert_array_equal(kernel, tensors["LinearMap.1.weight"].T)
@@ -240,9 +240,9 @@ def test_fusion_starts_from_fusion(tmp_path):
     write_torch(tmp_path / "fusion.pth.tar", checkpoint(tensors))
     config.init_from = str(tmp_path / "fusion.pth.tar")
     with pytest.raises(ValueError, match=r"config.fusion.reference_layout=False, but config.init_from=.* has True"):
-        initial_state(Stream(config, 12))
+        initial_state(Model(config, 12))
     config.fusion.reference_layout = True
-    params = initial_state(Stream(config, 12)).state.params
+    params = initial_state(Model(config, 12)).state.params
     kernel = params["spatial_fusion"]["output"]["kernel"]
     np.testing.assert_array_equal(kernel, tensors["crossFusion.3.weight"][:, :, 0, 0].T)
     assert params["autoencoder"]["classifier"]["kernel"].shape[1] == 12
@@ -250,7 +250,7 @@ def test_fusion_starts_from_fusion(tmp_path):
 
 def refused(config, *said):
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        initial_state(Stream(config, 12))
+        initial_state(Model(config, 12))
     for text in said:
         assert text in str(caught.value)
 
@@ -265,9 +265,7 @@ def test_checkpoints_of_the_wrong_kind(tmp_path, stranger):
 
     config = small_config()
     config.init_from = fusion
-    refused(
-        config, f"config.init_from={fusion}: a fusion network, not a network of one stream", "config.modality='rgb'"
-    )
+    refused(config, f"config.init_from={fusion}: a fusion network, not a unimodal one", "config.modality='rgb'")
     config.init_from = nothing
     refused(config, f"config.init_from={nothing}: none of its 1 tensors fits")
     config.init_from = str(tmp_path)
@@ -277,7 +275,7 @@ def test_checkpoints_of_the_wrong_kind(tmp_path, stranger):
 
     config = small_config("fusion")
     config.init_from = rgb
-    refused(config, f"config.init_from={rgb}: a network of one stream", "config.fusion.init_rgb_from")
+    refused(config, f"config.init_from={rgb}: a unimodal network, not a fusion one", "config.fusion.init_rgb_from")
     config.fusion.init_depth_from = rgb
     refused(config, "config.init_from, config.fusion.init_depth_from exclude each other")
     config.init_from = ""
@@ -295,7 +293,7 @@ def test_trainings_that_cannot_be_continued(tmp_path, stranger):
     refused(
         config, f"{path} is of another network than the config's", "config.model.temporal_blocks=1, but the checkpoint",
         "config.model.branch_frames=(2, 4, 6), but the checkpoint has (2, 4, 5)",
-        "12 classes, but the checkpoint has 5",
+        "config.model.num_classes=12, but the checkpoint has 5",
     )  # fmt: skip
     config.init_from = path
     refused(config, "config.continue_from, config.init_from exclude each other")
@@ -307,12 +305,12 @@ def test_trainings_that_cannot_be_continued(tmp_path, stranger):
     config.continue_from = good
     refused(config, "config.optimizer.name='adamw': only 'sgd'")
     config.optimizer.name = "sgd"
-    start = initial_state(Stream(config, 12))
+    start = initial_state(Model(config, 12))
     assert (start.epoch, start.notes) == (
         7, {"continued_from": good, "best_accuracy_there": 0.625, "learning_rate_there": 0.005},
     )  # fmt: skip
     write_torch(good, {"model": contents["model"]})
-    refused(config, "does not say how many epochs are done; use config.init_from")
+    refused(config, "does not record how many epochs are done; use config.init_from")
     config.continue_from = str(tmp_path / "absent")
     refused(config, f"config.continue_from={tmp_path / 'absent'}: no such file or folder")
     del contents["model"]["dtn.cls_token_large"]
@@ -330,8 +328,8 @@ def test_momentum_of_both_streams_is_taken_over(tmp_path):
     contents = checkpoint(random_state_dict(manifest_of(config, 12)))
     write_torch(tmp_path / "fusion.pth.tar", contents)
     config.continue_from = str(tmp_path / "fusion.pth.tar")
-    state = initial_state(Stream(config, 12)).state
-    (momentum,) = [part.trace for part in state.optimizer_state if hasattr(part, "trace")]
+    state = initial_state(Model(config, 12)).state
+    (momentum,) = [part.trace for part in state.opt_state if hasattr(part, "trace")]
     found = DECOUPLED.to_pytorch(momentum, {})
     names = [name for name in contents["model"] if name in found]
     assert len(names) == len(found) > 300

@@ -140,7 +140,7 @@ def test_gpus_are_divided(run, four_gpus, monkeypatch, visible, platforms, optio
     [
         (["5", "--", "x"], "5 processes with 1 GPUs each, but 4 GPUs are visible"),
         (["2", "--devices=3", "--", "x"], "2 processes with 3 GPUs each, but 4 GPUs are visible"),
-        (["0", "--", "x"], "expected 1 or more, found 0"),
+        (["0", "--", "x"], "N and K must be 1 or more"),
         (["2"], "-- is missing"),
         (["2", "--config", "--", "x"], "unrecognized arguments: --config"),
     ],

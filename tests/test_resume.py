@@ -78,7 +78,7 @@ def test_sigterm_mid_epoch_saves_and_the_run_resumes_bit_by_bit(whole, tmp_path,
 
 def test_ctrl_c_during_an_evaluation_saves_and_the_evaluation_is_repeated(whole, tmp_path, monkeypatch):
     config, workdir = whole[0], tmp_path / "run"
-    before_call(monkeypatch, Evaluator, "_scores", 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    before_call(monkeypatch, Evaluator, "_evaluate_views", 3, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(PreemptedError, match="saved step 6 of 6"):
         train(config, workdir)
     monkeypatch.undo()

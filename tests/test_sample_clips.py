@@ -15,7 +15,7 @@ from rgbd_jax.configs import folder, nvgesture
 
 from rgbd_jax.data import loader
 from rgbd_jax.data.splits import open_splits
-from rgbd_jax.step import Stream
+from rgbd_jax.model import Model
 from rgbd_jax.train import train
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "sample_rgbd"
@@ -99,7 +99,7 @@ def trained(configs_by_builder, tmp_path_factory):
 def test_full_network_tells_two_real_clips_apart(configs_by_builder, trained, builder, stream):
     config = configs_by_builder[builder, stream]
     classes = open_splits(config).num_classes
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(Stream(config, classes).shapes().params))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(Model(config, classes).shapes()[0]))
     assert parameters > 38e6
     _, result = trained(builder, stream)
     assert result["clips"] == 2

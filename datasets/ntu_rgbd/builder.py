@@ -5,29 +5,47 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rgbd_jax.datasets.ntu_rgbd import frames
-from rgbd_jax.datasets.ntu_rgbd.classes import CLASS_NAMES
-from rgbd_jax.datasets.ntu_rgbd.protocols import PROTOCOLS, parse_name
+import cv2
+import numpy as np
 
-from rgbd_jax.ingest.clip_files import FRAME_SUFFIXES, FrameKind, Recording, frame_bounds, frame_files, is_video
-from rgbd_jax.ingest.discovery import Candidate, RawClip, RawClips, complete
-from rgbd_jax.ingest.problems import Problem, RawDataError
-from rgbd_jax.ingest.protocol_clips import ClipFinder, find_protocol_clips
-from rgbd_jax.ingest.raw_clips import RawClipsBuilder
+from rgbd_jax.data.codec import encode_depth, encode_jpeg
+from rgbd_jax.data.depth import crop_person, person_box_in_colour
+from rgbd_jax.ingest.builder import RawClipsBuilder
+from rgbd_jax.ingest.clip_files import (
+    COLOUR,
+    FRAME_SUFFIXES,
+    ClipSpec,
+    FrameKind,
+    FrameRange,
+    decode_frame,
+    frame_bounds,
+    frame_files,
+    is_video,
+    video_frames,
+)
+from rgbd_jax.ingest.discovery import RawClips, check_folder, complete
+from rgbd_jax.ingest.problems import Problem, bad_clip
+from rgbd_jax.ingest.protocols import Layout, find_protocol_clips
+
+from .protocols import CLASSES_60, PROTOCOLS, parse_name
+
+CLASS_NAMES = tuple((Path(__file__).parent / "classes.txt").read_text().splitlines())
+"""The actions of NTU RGB+D 120; the first 60 are those of NTU RGB+D 60."""
 
 _VIDEOS = "nturgb+d_rgb"
 _FRAMES = "Images"
 _DEPTH = "nturgb+d_depth_masked"
 _RGB_SUFFIX = "_rgb"
-_CLASSES_60 = 60
+_SIZE = (320, 240)  # width and height that colour frames are kept in, pixels
+_LARGEST = (960, 540)  # of frames that are cropped already: half of the camera's
 _NESTING = 2  # folders between these and the clips: of a set-up, or of the archive that it came in
 
 
 class NtuRgbd(RawClipsBuilder):
-    """NTU RGB+D 60 and 120, cut around the person.
+    """NTU RGB+D 60 and 120, cropped around the person.
 
-    RGB is `RAW/nturgb+d_rgb/NAME_rgb.avi` or frames that are cut already, `RAW/Images/NAME_rgb/000001.jpg` and so on,
-    which are taken where both are there; depth is `RAW/nturgb+d_depth_masked/NAME/MDepth-00000001.png` and so on.
+    RGB is `RAW/nturgb+d_rgb/NAME_rgb.avi` or frames that are cropped already, `RAW/Images/NAME_rgb/000001.jpg` and so
+    on, which are taken where both are there; depth is `RAW/nturgb+d_depth_masked/NAME/MDepth-00000001.png` and so on.
     Clips may lie in folders of set-ups.
     """
 
@@ -38,86 +56,102 @@ class NtuRgbd(RawClipsBuilder):
         """Returns the clips of the data set, checked."""
         roots = _roots(raw_dir)
         problems: list[Problem] = []
-        index = {modality: _index(root, problems) for modality, root in roots.items()}
-        on_disk = {name: path for paths in reversed(index.values()) for name, path in paths.items()}
-        on_disk = dict(sorted(on_disk.items()))
-        of_120 = any(parse_name(name).action > _CLASSES_60 for name in on_disk)
+        paths = {modality: _clip_paths(root, problems) for modality, root in roots.items()}
+        on_disk = paths.get("depth", {}) | paths.get("rgb", {})
+        of_120 = any(_label_of(name) >= CLASSES_60 for name in on_disk)
 
-        def locate(candidate: Candidate) -> Mapping[str, Recording]:
-            found = {modality: paths.get(candidate.name) for modality, paths in index.items()}
-            expected = {modality: root / candidate.name for modality, root in roots.items()}
-            return _recordings(candidate, complete(candidate.where, found, expected))
+        def locate(clip: ClipSpec) -> Mapping[str, FrameRange]:
+            found = {modality: each.get(clip.name) for modality, each in paths.items()}
+            expected = {modality: root / clip.name for modality, root in roots.items()}
+            return _frame_ranges(clip, complete(clip, found, expected))
 
-        finder = ClipFinder(
+        layout = Layout(
             modalities=tuple(roots),
-            class_names=CLASS_NAMES if of_120 else CLASS_NAMES[:_CLASSES_60],
+            class_names=CLASS_NAMES if of_120 else CLASS_NAMES[:CLASSES_60],
             name_of=_name_of,
             label_of=_label_of,
-            on_disk=on_disk,
+            on_disk=dict(sorted(on_disk.items())),
             locate=locate,
         )
-        protocols = [protocol for protocol in PROTOCOLS if of_120 or protocol.num_classes == _CLASSES_60]
-        raw = find_protocol_clips(raw_dir, finder, protocols, problems)
+        protocols = [protocol for protocol in PROTOCOLS if of_120 or protocol.num_classes == CLASSES_60]
+        raw = find_protocol_clips(raw_dir, layout, protocols, problems)
         return dataclasses.replace(raw, metadata={**raw.metadata, "person_cropped": True})
 
     @staticmethod
-    def read_frames(clip: RawClip, kinds: Mapping[str, FrameKind]) -> Mapping[str, Sequence[bytes]]:
-        """Returns a clip's encoded frames, cut around the person."""
-        return frames.read_frames(clip, kinds)
+    def read_frames(clip: ClipSpec, kinds: Mapping[str, FrameKind]) -> Mapping[str, Sequence[bytes]]:
+        """Reads a clip, cropped around the person frame by frame, as the reference prepares and loads it.
+
+        RGB becomes JPEG of 320x240, depth PNG of at most that, in the kind it had. A video of the whole scene is
+        cropped with the depth frames that go with it.
+        """
+        rgb, depth = clip.frames.get("rgb"), clip.frames.get("depth")
+        encoded: dict[str, list[bytes]] = {modality: [] for modality in clip.frames}
+        depth_files = frame_files(depth) if depth else []
+        depth_frames = (decode_frame(file, file.read_bytes(), kinds["depth"]) for file in depth_files)
+        if rgb and is_video(rgb.path):
+            for number, frame in enumerate(video_frames(rgb)):
+                image = next(depth_frames, None)
+                if image is None:
+                    what = f"expected as many frames as {rgb.path.name} has, found only {number}"
+                    raise bad_clip(depth.path if depth else rgb.path, what, "unpaired")
+                left, top, right, bottom = person_box_in_colour(image, frame.shape[1], frame.shape[0])
+                encoded["rgb"].append(encode_jpeg(cv2.resize(frame[top:bottom, left:right], _SIZE)))
+                encoded["depth"].append(_crop_depth(image))
+            return encoded
+        for file in frame_files(rgb) if rgb else ():
+            content = file.read_bytes()
+            image = decode_frame(file, content, COLOUR)
+            height, width = image.shape[:2]
+            if width > _LARGEST[0] or height > _LARGEST[1]:
+                expected = f"a frame that is cropped around the person, at most {_LARGEST[0]}x{_LARGEST[1]}"
+                raise bad_clip(file, f"is {width}x{height}; expected {expected}")
+            encoded["rgb"].append(content if (width, height) == _SIZE else encode_jpeg(cv2.resize(image, _SIZE)))
+        if depth:
+            encoded["depth"] = [_crop_depth(image) for image in depth_frames]
+        return encoded
 
 
 def _roots(raw_dir: Path) -> dict[str, Path]:
     """Returns modality to the folder of its clips."""
-    if not raw_dir.is_dir():
-        raise FileNotFoundError(f"{raw_dir}: no such folder; expected {_VIDEOS}/ or {_FRAMES}/ and {_DEPTH}/ in it")
-    roots = {}
-    for modality, folder in (("rgb", _VIDEOS), ("rgb", _FRAMES), ("depth", _DEPTH)):
-        if (raw_dir / folder).is_dir():
-            roots[modality] = raw_dir / folder
+    expected = f"{_VIDEOS}/ or {_FRAMES}/, and {_DEPTH}/"
+    check_folder(raw_dir, expected)
+    candidates = (("rgb", _VIDEOS), ("rgb", _FRAMES), ("depth", _DEPTH))
+    roots = {modality: raw_dir / folder for modality, folder in candidates if (raw_dir / folder).is_dir()}
     if not roots:
-        raise FileNotFoundError(
-            f"{raw_dir}: expected {_VIDEOS}/ or {_FRAMES}/, and {_DEPTH}/ in it, found none of them"
-        )
+        raise FileNotFoundError(f"{raw_dir}: expected {expected} in it, found none of them")
     if "depth" not in roots and roots["rgb"].name == _VIDEOS:
-        raise FileNotFoundError(
-            f"{raw_dir / _DEPTH}: no such folder; the videos in {_VIDEOS}/ are cut around the person, "
-            "and the masked depth says where that is"
-        )
+        why = f"the videos in {_VIDEOS}/ are cropped around the person, and the masked depth shows where they are"
+        raise FileNotFoundError(f"{raw_dir / _DEPTH}: no such folder; {why}")
     return roots
 
 
-def _index(root: Path, problems: list[Problem]) -> dict[str, Path]:
+def _clip_paths(root: Path, problems: list[Problem]) -> dict[str, Path]:
     """Returns name to folder or video of all clips below a folder."""
     found: dict[str, Path] = {}
     folders = [(root, 0)]
     for folder, depth in folders:
         with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                path = Path(entry.path)
-                if entry.name.startswith("."):
+            visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
+        for entry in visible:
+            path = Path(entry.path)
+            is_folder = entry.is_dir()
+            if is_video(path) or (is_folder and entry.name.startswith("S") and "C" in entry.name):
+                name = path.stem.removesuffix(_RGB_SUFFIX)
+                try:
+                    _label_of(name)
+                except ValueError as error:
+                    problems.append(Problem(str(path), str(error), "mislabelled"))
                     continue
-                is_clip_folder = entry.name.startswith("S") and "C" in entry.name and entry.is_dir()
-                if is_video(path) or is_clip_folder:
-                    _add(path, found, problems)
-                elif entry.is_dir() and depth < _NESTING:
-                    folders.append((path, depth + 1))
-                elif path.suffix.lower() in FRAME_SUFFIXES:
-                    what = "holds frames, but is not named as a clip, such as S001C001P001R001A001"
-                    problems.append(Problem(str(folder), what))
-                    break
+                if found.setdefault(name, path) != path:
+                    what = f"holds {name} a second time; the first is {found[name]}"
+                    problems.append(Problem(str(path), what, "duplicated"))
+            elif is_folder and depth < _NESTING:
+                folders.append((path, depth + 1))
+            elif path.suffix.lower() in FRAME_SUFFIXES:
+                what = "holds frames, but is not named as a clip, such as S001C001P001R001A001"
+                problems.append(Problem(str(folder), what))
+                break
     return found
-
-
-def _add(path: Path, found: dict[str, Path], problems: list[Problem]) -> None:
-    name = path.stem.removesuffix(_RGB_SUFFIX)
-    try:
-        _label_of(name)
-    except ValueError as error:
-        problems.append(Problem(str(path), str(error), kind="mislabelled"))
-        return
-    if found.setdefault(name, path) != path:
-        what = f"holds {name} a second time; the first is {found[name]}"
-        problems.append(Problem(str(path), what, kind="duplicated"))
 
 
 def _name_of(path: str) -> str:
@@ -133,22 +167,23 @@ def _label_of(name: str) -> int:
     return action - 1
 
 
-def _recordings(candidate: Candidate, paths: Mapping[str, Path]) -> dict[str, Recording]:
-    """Returns where the frames lie; depth frames that follow the last colour frame are not used."""
-    count = candidate.frame_count
-    recordings = {}
+def _frame_ranges(clip: ClipSpec, paths: Mapping[str, Path]) -> dict[str, FrameRange]:
+    """Returns the frames of a clip by modality; depth frames after the last colour frame are not used."""
+    count = clip.frame_count
+    ranges = {}
     if "rgb" in paths:
-        if is_video(paths["rgb"]):
-            recordings["rgb"] = Recording(paths["rgb"], count=count)
-        else:
-            recordings["rgb"] = Recording(paths["rgb"], count=count, pattern="%06d.jpg", pattern_first=1)
-            count = len(frame_files(recordings["rgb"]))
+        ranges["rgb"] = FrameRange(paths["rgb"], 0, count, "%06d", 1)
+        if not is_video(paths["rgb"]):
+            count = len(frame_files(ranges["rgb"]))
     if "depth" in paths:
-        depth = Recording(paths["depth"], count=count, pattern="MDepth-%08d.png", pattern_first=1)
+        ranges["depth"] = FrameRange(paths["depth"], 0, count, "MDepth-%08d", 1)
         if count is None and "rgb" in paths:
-            least, found = frame_bounds(paths["rgb"])[0], len(frame_files(depth))
+            least, found = frame_bounds(paths["rgb"])[0], len(frame_files(ranges["depth"]))
             if found < least:
                 what = f"expected as many frames as {paths['rgb'].name} has, at least {least}, found {found}"
-                raise RawDataError([Problem(str(depth.path), what, kind="unpaired")])
-        recordings["depth"] = depth
-    return recordings
+                raise bad_clip(paths["depth"], what, "unpaired")
+    return ranges
+
+
+def _crop_depth(depth: np.ndarray) -> bytes:
+    return encode_depth(np.ascontiguousarray(crop_person(depth)))

@@ -3,23 +3,18 @@
 import re
 from typing import NamedTuple
 
-from rgbd_jax.ingest.protocol_clips import Protocol
+from rgbd_jax.ingest.protocols import Protocol
 
-_NAME = re.compile(r"S([0-9]{3})C([0-9]{3})P([0-9]{3})R([0-9]{3})A([0-9]{3})")
+CLASSES_60, _CLASSES_120 = 60, 120
 _FIRST_SETUP_OF_120 = 18
-_VALIDATION_CAMERA = 1
-
-# fmt: off
-_SUBJECTS_60 = frozenset({1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38})
+_SUBJECTS_60 = {1, 2, 4, 5, 8, 9, *range(13, 20), 25, 27, 28, 31, 34, 35, 38}
 _SUBJECTS_120 = _SUBJECTS_60 | {
-    45, 46, 47, 49, 50, 52, 53, 54, 55, 56, 57, 58, 59, 70, 74, 78, 80, 81, 82, 83, 84, 85, 86, 89, 91, 92, 93, 94, 95,
-    97, 98, 100, 103,
+    *(45, 46, 47, 49, 50, *range(52, 60), 70, 74, 78, *range(80, 87), 89, *range(91, 96), 97, 98, 100, 103)
 }
-# fmt: on
 
 
 class ClipName(NamedTuple):
-    """What the name of a clip says; all numbers count from 1."""
+    """The parts of a clip's name; all numbers count from 1."""
 
     setup: int
     camera: int
@@ -29,35 +24,21 @@ class ClipName(NamedTuple):
 
 
 def parse_name(name: str) -> ClipName:
-    """Reads a name such as "S001C001P001R001A001".
-
-    Raises:
-        ValueError: it is none.
-    """
-    match = _NAME.fullmatch(name)
+    """Parses a name such as "S001C001P001R001A001"; raises ValueError for another one."""
+    match = re.fullmatch(r"S([0-9]{3})C([0-9]{3})P([0-9]{3})R([0-9]{3})A([0-9]{3})", name)
     if match is None:
         raise ValueError(f"expected a name such as S001C001P001R001A001, found {name!r}")
     return ClipName(*map(int, match.groups()))
 
 
-def _of_60(name: str) -> bool:
-    return parse_name(name).setup < _FIRST_SETUP_OF_120
-
-
-def _of_120(name: str) -> bool:
-    return not _of_60(name)
-
-
-def _split(training: bool) -> str:
-    return "train" if training else "validation"
-
-
 def _cross_subject_60(name: str) -> str | None:
-    return _split(parse_name(name).subject in _SUBJECTS_60) if _of_60(name) else None
+    clip = parse_name(name)
+    return _split(clip.subject in _SUBJECTS_60) if clip.setup < _FIRST_SETUP_OF_120 else None
 
 
 def _cross_view(name: str) -> str | None:
-    return _split(parse_name(name).camera != _VALIDATION_CAMERA) if _of_60(name) else None
+    clip = parse_name(name)
+    return _split(clip.camera != 1) if clip.setup < _FIRST_SETUP_OF_120 else None
 
 
 def _cross_subject_120(name: str) -> str:
@@ -68,10 +49,14 @@ def _cross_setup(name: str) -> str:
     return _split(parse_name(name).setup % 2 == 0)
 
 
+def _split(training: bool) -> str:
+    return "train" if training else "validation"
+
+
 PROTOCOLS = (
-    Protocol("cs", ("@CS",), 60, _cross_subject_60, _of_60, {"train": 40320, "validation": 16560}),
-    Protocol("cv", ("@CV",), 60, _cross_view, _of_60, {"train": 37920, "validation": 18960}),
-    Protocol("csub", ("@CSub",), 120, _cross_subject_120, _of_120),
-    Protocol("cset", ("@CSet",), 120, _cross_setup, _of_120),
+    Protocol("cs", ("@CS",), CLASSES_60, _cross_subject_60, {"train": 40320, "validation": 16560}),
+    Protocol("cv", ("@CV",), CLASSES_60, _cross_view, {"train": 37920, "validation": 18960}),
+    Protocol("csub", ("@CSub",), _CLASSES_120, _cross_subject_120),
+    Protocol("cset", ("@CSet",), _CLASSES_120, _cross_setup),
 )
 """The first two are those of NTU RGB+D 60, the others those of NTU RGB+D 120."""

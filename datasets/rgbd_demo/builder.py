@@ -1,73 +1,71 @@
 """TFDS builder of `rgbd_demo`; nothing is downloaded."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from rgbd_jax.datasets.rgbd_demo.clips import SPLITS, make_pair
-from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES, HEIGHT, PAIRS, WIDTH
 from tqdm import tqdm
 
-CLIPS_PER_CLASS = {"train": 50, "validation": 20}
+from rgbd_jax.data.index import write_index
+
+from .clips import SPLITS, make_pair
+from .motions import CLASS_NAMES, HEIGHT, PAIRS, WIDTH
 
 
 class RgbdDemo(tfds.core.GeneratorBasedBuilder):
-    """Rendered RGB-D clips of 12 hand motions (README.md of this folder).
+    """RGB-D clips of 12 hand motions, rendered from a seed (README.md of this folder).
 
-    A record holds `name`, `label` and the encoded frames of `rgb` and `depth`. Classes take turns, so that a part of a
-    split, such as "train[:20%]", has as many clips of each.
+    Classes take turns, so that a part of a split, such as "train[:20%]", has as many clips of each.
+
+    Args:
+        seed: decides every clip.
+        clips_per_class: split to its number of clips of every class.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
 
-    def __init__(self, *, seed: int = 0, clips_per_class: Mapping[str, int] = CLIPS_PER_CLASS, **kwargs: Any):
-        """Describes the data set that a seed stands for.
-
-        Args:
-            seed: decides every clip.
-            clips_per_class: split to its number of clips of every class.
-            **kwargs: handed on to TFDS: `data_dir`, `file_format`.
-
-        Raises:
-            ValueError: the splits are not those of `clips.SPLITS`.
-        """
-        if set(clips_per_class) != set(SPLITS):
-            raise ValueError(f"clips_per_class must be given for the splits {SPLITS}, found {tuple(clips_per_class)}")
+    def __init__(self, *, seed: int = 0, clips_per_class: Mapping[str, int] | None = None, **kwargs: Any):
         self._seed = seed
-        self._clips_per_class = dict(clips_per_class)
+        self._clips_per_class = dict(clips_per_class or {"train": 50, "validation": 20})
+        if set(self._clips_per_class) != set(SPLITS):
+            raise ValueError(
+                f"clips_per_class must be given for the splits {SPLITS}, found {(*self._clips_per_class,)}"
+            )
+        self._clips: dict[str, list[tuple[str, int, int]]] = {}  # names, labels and lengths of what was generated
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        colour = tfds.features.Image(shape=(HEIGHT, WIDTH, 3), encoding_format="jpeg")
+        rgb = tfds.features.Image(shape=(HEIGHT, WIDTH, 3), encoding_format="jpeg")
         depth = tfds.features.Image(shape=(HEIGHT, WIDTH, 1), dtype=np.dtype("uint16"), encoding_format="png")
+        features = {
+            "name": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=list(CLASS_NAMES)),
+            "rgb": tfds.features.Sequence(rgb),
+            "depth": tfds.features.Sequence(depth),
+        }
         return tfds.core.DatasetInfo(
             builder=self,
             description="RGB-D clips of 12 hand motions, rendered. Depth in millimetres, 0 where it is not measured.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "name": tfds.features.Text(),
-                    "label": tfds.features.ClassLabel(names=list(CLASS_NAMES)),
-                    "rgb": tfds.features.Sequence(colour),
-                    "depth": tfds.features.Sequence(depth),
-                }
-            ),
+            features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(seed=self._seed),
         )
 
-    def _split_generators(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        del dl_manager  # nothing is downloaded
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         return {split: self._generate_examples(split) for split in self._clips_per_class}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        clips = self._clips[split] = []
         keys = [(index, pair) for index in range(self._clips_per_class[split]) for pair in range(len(PAIRS))]
-        for number, (index, pair) in enumerate(tqdm(keys, desc=f"{self.name} {split}", unit="pair", disable=None)):
-            for member, clip in enumerate(make_pair(self._seed, split, pair, index)):
-                yield (
-                    2 * number + member,
-                    {"name": clip.name, "label": clip.label, "rgb": clip.rgb, "depth": clip.depth},
-                )
+        for index, pair in tqdm(keys, desc=f"{self.name} {split}", unit="pair", disable=None):
+            for clip in make_pair(self._seed, split, pair, index):
+                yield len(clips), clip._asdict()
+                clips.append((clip.name, clip.label, len(clip.rgb)))
+
+    def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        super()._download_and_prepare(*args, **kwargs)
+        for split, clips in self._clips.items():
+            names, labels, frames = zip(*clips, strict=True)
+            write_index(Path(self.data_dir), split, names, labels, {"rgb": frames, "depth": frames})

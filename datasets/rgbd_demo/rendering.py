@@ -3,16 +3,13 @@
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
-from rgbd_jax.datasets.rgbd_demo.motions import HEIGHT, WIDTH
-from rgbd_jax.datasets.rgbd_demo.scene import BACKGROUND_MARGIN, ELBOW_DEPTH_MM, HandLooks, Scene
 
-_SCALE = 4  # shapes are drawn this much larger, then averaged down: smooth borders, motion by parts of a pixel
-_FIXED_POINT_BITS = 4  # OpenCV's drawing functions take fixed-point coordinates
-_FINGER_DEGREES = (-65.0, -26.0, -9.0, 8.0, 26.0)  # thumb first, clockwise from upright, the thumb on the left
-_FINGER_LENGTHS = (0.8, 0.95, 1.0, 0.95, 0.8)
-_FOLDED_LENGTH = 0.12  # of a stretched finger
-_FIST_RADIUS = 0.9  # of the open palm
-_BORDER_SHADE = 0.55  # brightness at the border of the hand, relative to its middle
+from .motions import HEIGHT, WIDTH
+from .scene import ELBOW_DEPTH_MM, MARGIN, Hand, Scene
+
+_SCALE = 4  # shapes are drawn this much larger, then averaged: smooth borders, subpixel motion
+_SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
+_FINGERS = ((-65.0, 0.8), (-26.0, 0.95), (-9.0, 1.0), (8.0, 0.95), (26.0, 0.8))  # degrees from upright, length
 _TURN_SOFTNESS = 0.2  # width of the border between palm and back while the hand turns, in hand lengths
 _X, _Y = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
 
@@ -22,16 +19,9 @@ Point = Float[np.ndarray, " 2"]
 
 
 def render(scene: Scene) -> tuple[Float[np.ndarray, "t h w 3"], Float[np.ndarray, "t h w"]]:
-    """Renders all frames of a clip.
+    """Returns all frames of a clip: RGB from 0 to 255, and the distance from the camera in millimetres.
 
-    The camera looks from far away: nearness does not make things larger, and light does not depend on distance. So the
-    colour frames say nothing of the depth of the hand, and the depth frames nothing of its colour.
-
-    Args:
-        scene: what to show.
-
-    Returns:
-        RGB, 0 to 255, and distance from the camera in millimetres.
+    The projection is orthographic and light does not depend on distance, so that colour carries no depth.
     """
     frames = [_render_frame(scene, t) for t in range(len(scene.motion.centre))]
     return np.stack([rgb for rgb, _ in frames]), np.stack([depth_mm for _, depth_mm in frames])
@@ -39,9 +29,11 @@ def render(scene: Scene) -> tuple[Float[np.ndarray, "t h w 3"], Float[np.ndarray
 
 def _render_frame(scene: Scene, t: int) -> tuple[Rgb, Mask]:
     hand, motion = scene.hand, scene.motion
-    to_frame = np.column_stack([np.eye(2), scene.background.sway[t] - BACKGROUND_MARGIN])
-    rgb = cv2.warpAffine(scene.background.colour, to_frame, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
-    depth_mm = cv2.warpAffine(scene.background.depth_mm, to_frame, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
+    to_frame = np.column_stack([np.eye(2), scene.background.sway[t] - MARGIN])
+    rgb, depth_mm = (
+        cv2.warpAffine(image, to_frame, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
+        for image in (scene.background.colour, scene.background.depth_mm)
+    )
 
     def paint(cover: Mask, colour: np.ndarray, distance_mm: np.ndarray | float) -> None:
         nonlocal rgb, depth_mm
@@ -62,23 +54,22 @@ def _render_frame(scene: Scene, t: int) -> tuple[Rgb, Mask]:
     return rgb, depth_mm
 
 
-def _hand(centre: Point, tilt: float, openness: float, hand: HandLooks) -> Mask:
-    """Share of every pixel that palm and fingers cover."""
+def _hand(centre: Point, tilt: float, openness: float, hand: Hand) -> Mask:
+    """Coverage of every pixel by palm and fingers."""
     canvas = _new_canvas()
-    radius = hand.palm_radius * (_FIST_RADIUS + (1 - _FIST_RADIUS) * openness)
-    cv2.circle(canvas, _fixed(centre), _fixed_length(radius), 255, -1, cv2.LINE_AA, _FIXED_POINT_BITS)
-    thickness = round(hand.finger_width * _SCALE)
-    for degrees, length, stretched in zip(_FINGER_DEGREES, _FINGER_LENGTHS, hand.stretched, strict=True):
+    radius = hand.palm_radius * (0.9 + (1 - 0.9) * openness)  # a fist is smaller than a palm
+    cv2.circle(canvas, _fixed(centre), _fixed_length(radius), 255, -1, cv2.LINE_AA, _SHIFT)
+    for (degrees, length), stretched in zip(_FINGERS, hand.stretched, strict=True):
         angle = tilt + np.radians(-degrees if hand.mirrored else degrees)
-        unfolded = _FOLDED_LENGTH + (1 - _FOLDED_LENGTH) * openness * stretched
+        unfolded = 0.12 + (1 - 0.12) * openness * stretched
         reach = radius + hand.finger_length * length * unfolded - hand.finger_width / 2
         tip = centre + reach * np.array([np.sin(angle), -np.cos(angle)])
-        cv2.line(canvas, _fixed(centre), _fixed(tip), 255, thickness, cv2.LINE_AA, _FIXED_POINT_BITS)
+        _line(canvas, centre, tip, hand.finger_width)
     return _average_down(canvas)
 
 
-def _hand_colour(cover: Mask, centre: Point, tilt: float, turned: float, hand: HandLooks) -> Rgb:
-    """The plain palm and the striped back; in between, the back has come into view as far as `turned`."""
+def _hand_colour(cover: Mask, centre: Point, tilt: float, turned: float, hand: Hand) -> Rgb:
+    """The plain palm and the striped back, a fraction `turned` of which is in view."""
     across, upright = _X - centre[0], _Y - centre[1]
     from_wrist = across * np.sin(tilt) - upright * np.cos(tilt)
     stripe = 0.5 + 0.5 * np.tanh(4 * np.sin(2 * np.pi * from_wrist / hand.stripe_period))
@@ -87,24 +78,27 @@ def _hand_colour(cover: Mask, centre: Point, tilt: float, turned: float, hand: H
     reach = hand.palm_radius + hand.finger_length
     place = (across * np.cos(hand.turn_direction) + upright * np.sin(hand.turn_direction)) / (2 * reach) + 0.5
     border = turned * (1 + 2 * _TURN_SOFTNESS) - _TURN_SOFTNESS
-    share = np.clip((border - place) / _TURN_SOFTNESS + 0.5, 0, 1)[..., None]
+    in_view = np.clip((border - place) / _TURN_SOFTNESS + 0.5, 0, 1)[..., None]
 
-    shade = _BORDER_SHADE + (1 - _BORDER_SHADE) * cv2.GaussianBlur(cover, (0, 0), 1.2)
-    return shade[..., None] * (hand.colour + share * (back - hand.colour))
+    shade = 0.55 + (1 - 0.55) * cv2.GaussianBlur(cover, (0, 0), 1.2)  # darker at the border of the hand
+    return shade[..., None] * (hand.colour + in_view * (back - hand.colour))
 
 
-def _arm(centre: Point, hand: HandLooks) -> Mask:
+def _arm(centre: Point, hand: Hand) -> Mask:
     canvas = _new_canvas()
-    thickness = round(1.3 * hand.palm_radius * _SCALE)
-    cv2.line(canvas, _fixed(centre), _fixed(hand.elbow), 255, thickness, cv2.LINE_AA, _FIXED_POINT_BITS)
+    _line(canvas, centre, hand.elbow, 1.3 * hand.palm_radius)
     return _average_down(canvas)
 
 
 def _ellipse(centre: Point, radii: tuple[float, float], tilt_degrees: float) -> Mask:
     canvas = _new_canvas()
     axes = (_fixed_length(radii[0]), _fixed_length(radii[1]))
-    cv2.ellipse(canvas, _fixed(centre), axes, tilt_degrees, 0, 360, 255, -1, cv2.LINE_AA, _FIXED_POINT_BITS)
+    cv2.ellipse(canvas, _fixed(centre), axes, tilt_degrees, 0, 360, 255, -1, cv2.LINE_AA, _SHIFT)
     return _average_down(canvas)
+
+
+def _line(canvas: UInt8[np.ndarray, "h_scaled w_scaled"], start: Point, end: Point, width: float) -> None:
+    cv2.line(canvas, _fixed(start), _fixed(end), 255, round(width * _SCALE), cv2.LINE_AA, _SHIFT)
 
 
 def _new_canvas() -> UInt8[np.ndarray, "h_scaled w_scaled"]:
@@ -116,7 +110,7 @@ def _average_down(canvas: UInt8[np.ndarray, "h_scaled w_scaled"]) -> Mask:
 
 
 def _fixed_length(pixels: float) -> int:
-    return round(pixels * _SCALE * (1 << _FIXED_POINT_BITS))
+    return round(pixels * _SCALE * (1 << _SHIFT))
 
 
 def _fixed(point: Point) -> tuple[int, int]:

@@ -1,200 +1,124 @@
-"""What a clip shows beside the motion: the hand's looks, the arm, the background and the distractors.
+"""What a clip shows beside the motion: the look of the hand, the background and the distractors.
 
-All draws here are the same for every class, and everything that moves here moves out and back
-(`motions.out_and_back`): it is the same played backwards, so that only the hand knows the direction of time.
+Every class draws these from the same distributions, and whatever moves here is symmetric in time (`motions.swing`), so
+that the hand alone carries the label. Lengths are in pixels, colours are RGB from 0 to 255.
 """
 
-import dataclasses
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
-from rgbd_jax.datasets.rgbd_demo.motions import HEIGHT, WIDTH, HandMotion, Pair, draw_motion, out_and_back
+from jaxtyping import Float
 
-# How hard the scenes are. Lengths in pixels, ranges are uniform draws.
-PALM_RADIUS = (6.5, 8.0)
-FINGER_LENGTH = (1.3, 1.6)  # beyond the palm, in palm radii
-FINGER_WIDTH = (0.46, 0.56)  # in palm radii
-FINGERS = (3, 5)  # that are stretched, thumb included, both ends included
-HAND_TILT_DEGREES = 15.0
-HAND_BRIGHTNESS = (150, 235)  # of the brightest of the three colour channels
-SLEEVE_BRIGHTNESS = (70, 150)
-PATTERN_PERIOD = (5.0, 7.0)  # of the stripes on the hand's back
-ELBOW = (WIDTH / 2, HEIGHT + 14)
-ELBOW_JITTER = (6.0, 4.0)
+from .motions import HEIGHT, WIDTH, HandMotion, Pair, draw_motion, swing
+
+MARGIN = 4  # of the background beyond every border of the frame, for the swaying camera
 ELBOW_DEPTH_MM = 1200
-BACKGROUND_BRIGHTNESS = (40, 120)  # mean
-BACKGROUND_CONTRAST = (10, 28)  # standard deviation of the texture
-BACKGROUND_DEPTH_MM = (1900, 2400)
-BACKGROUND_SLOPE_MM = 100  # most that the wall is nearer at a border than in the middle
-BACKGROUND_BOXES = (0, 3)  # furniture, both ends included
-BOX_SIZE = (8, 30)
-BOX_DEPTH_MM = (50, 200)  # in front of the wall
-BACKGROUND_MARGIN = 4  # drawn beyond every border of the frame, for the swaying camera
-SWAY = 3.0  # most that the background moves; half of the clips have a still camera
-DISTRACTORS = (1, 2)  # both ends included
-DISTRACTOR_RADIUS = (3.0, 5.0)
-DISTRACTOR_SWING = (4.0, 14.0)
-DISTRACTOR_CYCLES = (0.4, 1.2)  # swings in half a clip
-DISTRACTOR_BRIGHTNESS = (60, 150)
-DISTRACTOR_DEPTH_MM = (1300, 1700)
+Colour = Float[np.ndarray, " 3"]
 
 
-@dataclasses.dataclass(frozen=True)
-class HandLooks:
-    """A hand as it appears in one clip.
-
-    Attributes:
-        palm_radius: pixels.
-        finger_length: beyond the palm, pixels.
-        finger_width: pixels.
-        stretched: which fingers are not folded, thumb first.
-        mirrored: whether the thumb is on the right.
-        tilt: radians, clockwise.
-        colour: RGB, 0 to 255.
-        stripe_colours: the two colours of the back, RGB.
-        stripe_period: pixels.
-        turn_direction: radians, the direction in which the back comes into view.
-        sleeve_colour: RGB.
-        elbow: x and y, pixels, below the frame.
-    """
+class Hand(NamedTuple):
+    """The look of the hand and its arm in one clip."""
 
     palm_radius: float
-    finger_length: float
+    finger_length: float  # beyond the palm
     finger_width: float
-    stretched: tuple[bool, ...]
-    mirrored: bool
-    tilt: float
-    colour: Float[np.ndarray, " 3"]
-    stripe_colours: Float[np.ndarray, "2 3"]
+    stretched: tuple[bool, ...]  # which fingers are not folded, thumb first
+    mirrored: bool  # thumb on the right
+    tilt: float  # radians, clockwise
+    colour: Colour
+    stripe_colours: Float[np.ndarray, "2 3"]  # of the back
     stripe_period: float
-    turn_direction: float
-    sleeve_colour: Float[np.ndarray, " 3"]
-    elbow: Float[np.ndarray, " 2"]
+    turn_direction: float  # radians, where the back comes into view
+    sleeve_colour: Colour
+    elbow: Float[np.ndarray, " 2"]  # x and y, below the frame
 
 
-@dataclasses.dataclass(frozen=True)
-class Background:
-    """Walls and furniture, with `BACKGROUND_MARGIN` beyond the frame, and how they sway.
-
-    Attributes:
-        colour: RGB, 0 to 255.
-        depth_mm: distance from the camera.
-        sway: shift of the background in every frame, pixels, x and y.
-    """
+class Background(NamedTuple):
+    """Wall and furniture with a `MARGIN`, and how they sway."""
 
     colour: Float[np.ndarray, "h_margin w_margin 3"]
     depth_mm: Float[np.ndarray, "h_margin w_margin"]
     sway: Float[np.ndarray, "t 2"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Distractor:
-    """A blob that moves behind the hand.
-
-    Attributes:
-        centre: pixels, x and y, in every frame.
-        radii: pixels, of its ellipse.
-        tilt_degrees: of its ellipse.
-        colour: RGB, 0 to 255.
-        depth_mm: distance from the camera.
-    """
+class Distractor(NamedTuple):
+    """An ellipse that moves behind the hand."""
 
     centre: Float[np.ndarray, "t 2"]
     radii: tuple[float, float]
     tilt_degrees: float
-    colour: Float[np.ndarray, " 3"]
+    colour: Colour
     depth_mm: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Scene:
-    """Everything that a clip shows, before sensor noise.
-
-    Attributes:
-        motion: where the hand is.
-        hand: how it looks.
-        background: what is behind.
-        distractors: what moves between the two.
-    """
+class Scene(NamedTuple):
+    """Everything that a clip shows, before sensor noise."""
 
     motion: HandMotion
-    hand: HandLooks
+    hand: Hand
     background: Background
     distractors: list[Distractor]
 
 
 def draw_scene(pair: Pair, seed: np.random.SeedSequence) -> Scene:
-    """Draws a scene for a pair of classes; each part has random numbers of its own.
-
-    Args:
-        pair: one of `motions.PAIRS`.
-        seed: decides every draw.
-
-    Returns:
-        The scene as the first class of the pair shows it.
-    """
-    for_motion, for_hand, for_background, for_distractors = (np.random.default_rng(part) for part in seed.spawn(4))
-    motion = draw_motion(pair, for_motion)
+    """Draws a scene as the first class of `pair` shows it; each part has a random stream of its own."""
+    motion_rng, hand_rng, background_rng, distractors_rng = map(np.random.default_rng, seed.spawn(4))
+    motion = draw_motion(pair, motion_rng)
     frames = len(motion.centre)
-    background = draw_background(frames, for_background)
-    return Scene(motion, draw_hand(for_hand), background, draw_distractors(frames, for_distractors))
+    background = _draw_background(frames, background_rng)
+    distractors = [_draw_distractor(frames, distractors_rng) for _ in range(distractors_rng.integers(1, 3))]
+    return Scene(motion, _draw_hand(hand_rng), background, distractors)
 
 
-def draw_hand(rng: np.random.Generator) -> HandLooks:
-    """Draws a hand: its size, pose, colours, and where its arm comes from."""
-    radius = rng.uniform(*PALM_RADIUS)
-    fingers = rng.integers(FINGERS[0], FINGERS[1] + 1)
-    return HandLooks(
+def _draw_hand(rng: np.random.Generator) -> Hand:
+    radius = rng.uniform(6.5, 8.0)
+    fingers = rng.integers(3, 6)
+    return Hand(
         palm_radius=radius,
-        finger_length=radius * rng.uniform(*FINGER_LENGTH),
-        finger_width=radius * rng.uniform(*FINGER_WIDTH),
+        finger_length=radius * rng.uniform(1.3, 1.6),
+        finger_width=radius * rng.uniform(0.46, 0.56),
         stretched=tuple(bool(rank < fingers) for rank in rng.permutation(5)),
         mirrored=bool(rng.integers(2)),
-        tilt=np.radians(rng.uniform(-HAND_TILT_DEGREES, HAND_TILT_DEGREES)),
+        tilt=np.radians(rng.uniform(-15, 15)),
         colour=_draw_skin_or_glove(rng),
         stripe_colours=np.array([[245.0, 245.0, 240.0], [25.0, 25.0, 35.0]]),
-        stripe_period=rng.uniform(*PATTERN_PERIOD),
+        stripe_period=rng.uniform(5.0, 7.0),
         turn_direction=rng.uniform(0, 2 * np.pi),
-        sleeve_colour=_draw_colour(SLEEVE_BRIGHTNESS, rng),
-        elbow=np.asarray(ELBOW) + rng.uniform(-1, 1, 2) * ELBOW_JITTER,
+        sleeve_colour=_draw_colour(70, 150, rng),
+        elbow=np.array([WIDTH / 2, HEIGHT + 14]) + rng.uniform(-1, 1, 2) * (6.0, 4.0),
     )
 
 
-def draw_background(frames: int, rng: np.random.Generator) -> Background:
-    """Draws a textured wall with furniture in front of it, seen by a still or swaying camera."""
-    height, width = HEIGHT + 2 * BACKGROUND_MARGIN, WIDTH + 2 * BACKGROUND_MARGIN
-    texture = _draw_texture(height, width, rng) * rng.uniform(*BACKGROUND_CONTRAST)
-    colour = _draw_colour(BACKGROUND_BRIGHTNESS, rng) + texture[..., None] * rng.uniform(0.6, 1, 3)
+def _draw_background(frames: int, rng: np.random.Generator) -> Background:
+    """A textured wall with furniture in front of it, seen by a still or swaying camera."""
+    height, width = HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN
+    texture = _draw_texture(height, width, rng) * rng.uniform(10, 28)
+    colour = _draw_colour(40, 120, rng) + texture[..., None] * rng.uniform(0.6, 1, 3)
     across, upright = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
-    slope = rng.uniform(-BACKGROUND_SLOPE_MM, BACKGROUND_SLOPE_MM, 2)
-    wall_mm = rng.uniform(*BACKGROUND_DEPTH_MM) + slope[0] * across + slope[1] * upright
+    slope = rng.uniform(-100, 100, 2)
+    wall_mm = rng.uniform(1900, 2400) + slope[0] * across + slope[1] * upright
     depth_mm = wall_mm.copy()
-    for _ in range(rng.integers(BACKGROUND_BOXES[0], BACKGROUND_BOXES[1] + 1)):
+    for _ in range(rng.integers(4)):
         left, top = int(rng.integers(width)), int(rng.integers(height))
-        box = np.s_[top : top + int(rng.integers(*BOX_SIZE)), left : left + int(rng.integers(*BOX_SIZE))]
-        colour[box] = 0.4 * colour[box] + 0.6 * _draw_colour(BACKGROUND_BRIGHTNESS, rng)
-        depth_mm[box] = wall_mm[box] - rng.uniform(*BOX_DEPTH_MM)
-    amplitude = rng.integers(2) * rng.uniform(-SWAY, SWAY, 2)
-    sway = np.outer(out_and_back(frames, rng.uniform(0.3, 1)), amplitude)
+        box = np.s_[top : top + int(rng.integers(8, 30)), left : left + int(rng.integers(8, 30))]
+        colour[box] = 0.4 * colour[box] + 0.6 * _draw_colour(40, 120, rng)
+        depth_mm[box] = wall_mm[box] - rng.uniform(50, 200)
+    amplitude = rng.integers(2) * rng.uniform(-3, 3, 2)  # half of the clips have a still camera
+    sway = np.outer(swing(frames, rng.uniform(0.3, 1)), amplitude)
     return Background(np.clip(colour, 0, 255), depth_mm, sway)
-
-
-def draw_distractors(frames: int, rng: np.random.Generator) -> list[Distractor]:
-    """Draws blobs that swing to and fro anywhere in the frame."""
-    return [_draw_distractor(frames, rng) for _ in range(rng.integers(DISTRACTORS[0], DISTRACTORS[1] + 1))]
 
 
 def _draw_distractor(frames: int, rng: np.random.Generator) -> Distractor:
     direction = rng.uniform(0, 2 * np.pi)
-    swing = rng.uniform(*DISTRACTOR_SWING) * np.array([np.cos(direction), np.sin(direction)])
+    amplitude = rng.uniform(4.0, 14.0) * np.array([np.cos(direction), np.sin(direction)])
     middle = rng.uniform((0, 0), (WIDTH, HEIGHT))
     return Distractor(
-        centre=middle + np.outer(out_and_back(frames, rng.uniform(*DISTRACTOR_CYCLES)), swing),
-        radii=(rng.uniform(*DISTRACTOR_RADIUS), rng.uniform(*DISTRACTOR_RADIUS)),
+        centre=middle + np.outer(swing(frames, rng.uniform(0.4, 1.2)), amplitude),
+        radii=(rng.uniform(3.0, 5.0), rng.uniform(3.0, 5.0)),
         tilt_degrees=rng.uniform(0, 180),
-        colour=_draw_colour(DISTRACTOR_BRIGHTNESS, rng),
-        depth_mm=rng.uniform(*DISTRACTOR_DEPTH_MM),
+        colour=_draw_colour(60, 150, rng),
+        depth_mm=rng.uniform(1300, 1700),
     )
 
 
@@ -207,15 +131,14 @@ def _draw_texture(height: int, width: int, rng: np.random.Generator) -> Float[np
     return (texture - texture.mean()) / texture.std()
 
 
-def _draw_skin_or_glove(rng: np.random.Generator) -> Float[np.ndarray, " 3"]:
+def _draw_skin_or_glove(rng: np.random.Generator) -> Colour:
     """A skin tone from dark to light, or a glove of any hue."""
     if rng.integers(2):
-        return rng.uniform(*HAND_BRIGHTNESS) * np.array([1.0, rng.uniform(0.68, 0.8), rng.uniform(0.5, 0.68)])
-    return _draw_colour(HAND_BRIGHTNESS, rng)
+        return rng.uniform(150, 235) * np.array([1.0, rng.uniform(0.68, 0.8), rng.uniform(0.5, 0.68)])
+    return _draw_colour(150, 235, rng)
 
 
-def _draw_colour(brightness: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, " 3"]:
-    """A colour of any hue and moderate saturation whose brightest channel lies in the range given."""
-    hsv = np.array([[[rng.uniform(0, 180), rng.uniform(60, 170), rng.uniform(*brightness)]]])
-    rgb: UInt8[np.ndarray, "1 1 3"] = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
-    return rgb[0, 0].astype(float)
+def _draw_colour(darkest: int, brightest: int, rng: np.random.Generator) -> Colour:
+    """A colour of any hue and moderate saturation; the limits are those of its brightest channel."""
+    hsv = np.array([[[rng.uniform(0, 180), rng.uniform(60, 170), rng.uniform(darkest, brightest)]]])
+    return cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)[0, 0].astype(float)

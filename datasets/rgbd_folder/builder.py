@@ -1,36 +1,94 @@
 """TFDS builder of `rgbd_folder`."""
 
+import collections
 from pathlib import Path
 
-from rgbd_jax.ingest.discovery import RawClips, clips_from_class_folders, clips_from_lists
-from rgbd_jax.ingest.problems import Problem, RawDataError
-from rgbd_jax.ingest.raw_clips import RawClipsBuilder
-from rgbd_jax.ingest.splits import find_split_lists
-
-_CLASS_NAMES = "classes.txt"
+from rgbd_jax.ingest.builder import RawClipsBuilder
+from rgbd_jax.ingest.clip_files import VIDEO_SUFFIXES, ClipSpec, clip_name, is_video, natural_key
+from rgbd_jax.ingest.discovery import RawClips, check_folder, check_splits, locator
+from rgbd_jax.ingest.problems import Problem, bad_data
+from rgbd_jax.ingest.split_lists import SPLIT_NAMES, find_splits, read_lines, read_split_list
+from rgbd_jax.modalities import MODALITIES
 
 
 class RgbdFolder(RawClipsBuilder):
-    """A user's own clips, labelled by split lists (`RAW/train.txt`) or, where there are none, by class folders."""
+    """A user's own clips, in `RAW/rgb`, `RAW/depth` or both, with the same path in each.
+
+    They are labelled by split lists (`RAW/train.txt`, and names of the classes in `RAW/classes.txt` if it is there) or,
+    where there are no lists, by class folders: `RAW/rgb/train/wave/clip7`; classes are numbered in sorted order.
+    """
 
     @staticmethod
     def find_clips(raw_dir: Path) -> RawClips:
         """Returns the clips of the data set, checked."""
-        if find_split_lists(raw_dir):
-            return clips_from_lists(raw_dir, raw_dir, _class_names(raw_dir / _CLASS_NAMES))
-        return clips_from_class_folders(raw_dir)
+        check_folder(raw_dir, "raw clips, in rgb/ and depth/,")
+        roots = {modality: raw_dir / modality for modality in MODALITIES if (raw_dir / modality).is_dir()}
+        if not roots:
+            raise FileNotFoundError(f"{raw_dir}: holds neither rgb/ nor depth/; expected raw clips in one or both")
+        problems: list[Problem] = []
+        lists = find_splits(raw_dir)
+        if lists:
+            class_names = _class_names(raw_dir / "classes.txt")
+            num_classes = len(class_names) or None
+            splits = {
+                split: read_split_list(file, problems, split=split, num_classes=num_classes)
+                for split, file in lists.items()
+            }
+            labels = [clip.label for clips in splits.values() for clip in clips]
+            class_names = class_names or tuple(map(str, range(max(labels, default=-1) + 1)))
+        else:
+            class_names, splits = _class_folders(roots, problems)
+        return check_splits(roots, class_names, splits, locator(roots), problems)
 
 
-def _class_names(file: Path) -> list[str] | None:
-    """Reads the names of the classes, one a line, None if there is no such file."""
-    if not file.exists():
-        return None
-    try:
-        names = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise RawDataError([Problem(str(file), "is not UTF-8 text; save it as UTF-8", one_clip=False)]) from error
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or not names:
-        what = f"names {twice[0]!r} more than once" if twice else "names no class"
-        raise RawDataError([Problem(str(file), what, one_clip=False)])
+def _class_names(file: Path) -> tuple[str, ...]:
+    names = tuple(name for _, name in read_lines(file)) if file.exists() else ()
+    for name, count in collections.Counter(names).items():
+        if count > 1:
+            raise bad_data(file, f"names {name!r} more than once")
     return names
+
+
+def _class_folders(
+    roots: dict[str, Path], problems: list[Problem]
+) -> tuple[tuple[str, ...], dict[str, list[ClipSpec]]]:
+    """Returns the classes and, by split, the clips of `ROOT/SPLIT/CLASS/CLIP` in natural numeric order."""
+    found: dict[str, dict[str, set[str]]] = {}  # split to class to names of clips
+    splits = ", ".join(SPLIT_NAMES)
+    for root in roots.values():
+        folders = find_splits(root, suffix="")
+        if not folders:
+            expected = f"split lists in {root.parent} (SPLIT.txt) or class folders {root}/SPLIT/CLASS/CLIP"
+            raise bad_data(root, f"expected {expected}, SPLIT being one of {splits}")
+        for path in _entries(root):
+            if path not in folders.values():
+                raise bad_data(path, f"is none of the splits {splits}")
+        for split, folder in folders.items():
+            classes = found.setdefault(split, collections.defaultdict(set))
+            for class_folder in _entries(folder):
+                if not class_folder.is_dir():
+                    what = "expected a folder of one class, found a file"
+                    problems.append(Problem(str(class_folder), what, split=split))
+                    continue
+                names = classes[class_folder.name]
+                for path in _entries(class_folder):
+                    if path.is_dir() or is_video(path):
+                        names.add(clip_name(path.relative_to(root).as_posix()))
+                    else:
+                        expected = f"a folder of frames or a video ({', '.join(VIDEO_SUFFIXES)})"
+                        problems.append(Problem(str(path), f"expected {expected}, found another file", split=split))
+    class_names = tuple(sorted({name for classes in found.values() for name in classes}))
+    first = next(iter(roots.values()))
+    clips = {
+        split: [
+            ClipSpec(name, label, str(first / name))
+            for label, class_name in enumerate(class_names)
+            for name in sorted(classes.get(class_name, ()), key=natural_key)
+        ]
+        for split, classes in found.items()
+    }
+    return class_names, clips
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

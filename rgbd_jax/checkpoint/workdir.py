@@ -51,7 +51,8 @@ def check_workdir(workdir: Path, config: ConfigDict, *, new_allowed: bool) -> No
                 + "\n  ".join(differing)
             )
     elif new_allowed:
-        if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        # A run that was killed at its very start leaves no more than an unfinished config.
+        if workdir.exists() and (not workdir.is_dir() or any(path.suffix != ".tmp" for path in workdir.iterdir())):
             raise ValueError(f"--workdir={workdir} is neither a run's folder nor empty; give another one")
     elif workdir.is_file():
         raise ValueError(f"--workdir={workdir} is a file; convert it first: python -m rgbd_jax convert {workdir} NAME")

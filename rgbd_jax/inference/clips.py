@@ -14,7 +14,7 @@ from rgbd_jax.data.source import ClipRecord
 from rgbd_jax.ingest.clip_files import (
     FRAME_SUFFIXES,
     VIDEO_SUFFIXES,
-    Recording,
+    FrameRange,
     clip_kind,
     frame_bounds,
     is_video,
@@ -104,7 +104,7 @@ def read_user_clip(clip: UserClip) -> ClipRecord:
     for modality, path in clip.paths.items():
         _check_path(path)
         try:
-            frames[modality] = read_clip(Recording(path), clip_kind(Recording(path), modality))
+            frames[modality] = read_clip(FrameRange(path), clip_kind(FrameRange(path), modality))
         except RawDataError as error:
             raise ValueError("; ".join(map(str, error.problems))) from error
     if len({len(encoded) for encoded in frames.values()}) > 1:

@@ -14,7 +14,7 @@ from rgbd_jax.data import loader
 from rgbd_jax.data.codec import encode_jpeg
 from rgbd_jax.data.source import ClipRecord
 from rgbd_jax.inference.predictor import Predictor
-from rgbd_jax.ingest.clip_files import GREY_SPREAD, Recording, colour_spread, frame_files, open_video
+from rgbd_jax.ingest.clip_files import GREY_SPREAD, FrameRange, colour_spread, frame_files, open_video
 from rgbd_jax.ingest.problems import RawDataError
 
 CAMERA, STANDARD_INPUT = "camera:", "-"
@@ -85,7 +85,7 @@ def encoded_frames(source: str, modality: str) -> Iterator[bytes]:
     path = Path(source).expanduser()
     if path.is_dir():
         try:
-            files = frame_files(Recording(path))
+            files = frame_files(FrameRange(path))
         except RawDataError as error:
             raise ValueError("; ".join(map(str, error.problems))) from error
         yield from (file.read_bytes() for file in files)

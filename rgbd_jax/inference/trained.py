@@ -11,9 +11,8 @@ from rgbd_jax.data.source import open_split, prepared_directory
 from rgbd_jax.initial_state import matching_weights
 from rgbd_jax.model import Model, evaluation_schedule
 from rgbd_jax.models.family import ScheduleValues, Tree
-from rgbd_jax.pytorch.convert import match_network
-from rgbd_jax.pytorch.names import COUNTER, ConversionError
-from rgbd_jax.pytorch.weights import is_workdir, read_weights
+from rgbd_jax.pytorch.names import ConversionError
+from rgbd_jax.pytorch.weights import detect_network, is_workdir, read_weights
 
 log = logging.getLogger("rgbd_jax")
 
@@ -73,13 +72,12 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
             "--config configs/nvgesture.py:depth"
         )
     try:
-        num_classes = match_network(weights).detected.model["num_classes"]
+        num_classes = detect_network(weights.tensors).model["num_classes"]
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
     model = Model(config, num_classes)
     params, batch_stats = matching_weights(model, weights, str(path))
     epoch = config.train.epochs if weights.epoch is None else weights.epoch
-    counters = [int(value) for name, value in weights.tensors.items() if name.endswith(COUNTER)]
     return TrainedModel(
         path=path,
         model=model,
@@ -88,7 +86,7 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
         schedule=evaluation_schedule(config, max(epoch - 1, 0)),
         class_names=_class_names(path, config, num_classes),
         epoch=weights.epoch,
-        step=max(counters, default=0),
+        step=weights.steps,
     )
 
 

@@ -1,228 +1,204 @@
-"""Checks raw clips before they are built, and what was built against them."""
+"""Checks raw clips, and what was built from them: `python -m rgbd_jax data check rgbd_folder --raw_dir RAW`.
 
+Prints a table of the splits and every problem with its file and line; the exit status is 1 if there is any.
+"""
+
+import argparse
 import collections
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from tqdm import tqdm
 
-from rgbd_jax.data.source import PreparedSplit
+from rgbd_jax.data.index import read_index
+from rgbd_jax.data.source import prepared_directory
 from rgbd_jax.data.splits import REFERENCE_SHORT
-from rgbd_jax.ingest.build import builder_class_of
-from rgbd_jax.ingest.clip_files import FrameKind
-from rgbd_jax.ingest.discovery import RawClip, RawClips
-from rgbd_jax.ingest.headers import check_headers
-from rgbd_jax.ingest.problems import Problem, RawDataError, in_split
-from rgbd_jax.ingest.raw_clips import RawClipsBuilder, frame_kinds, notes_on_splits
-from rgbd_jax.ingest.runners import available_cores, run_jobs
+from rgbd_jax.ingest.build import builder_class, dataset_names
+from rgbd_jax.ingest.builder import RawClipsBuilder, frame_kinds
+from rgbd_jax.ingest.clip_files import ClipSpec, FrameKind, check_headers
+from rgbd_jax.ingest.discovery import THREADS, RawClips
+from rgbd_jax.ingest.problems import KINDS, Problem, RawDataError, in_split
+from rgbd_jax.ingest.shard_build import available_cores
 from rgbd_jax.ingest.shards import ReadFrames, read_example
 
-_THREADS = 16  # they wait for the file system
-_CLIPS_A_JOB = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class RawCheck:
-    """What was found in raw data.
-
-    Attributes:
-        class_names: the classes, by label.
-        good: split to its clips without a problem.
-        frames: split to the number of frames of these, of one modality.
-        problems: what is wrong with other clips, or with all of the raw data.
-        short: split to what is said about its short clips.
-        notes: what else is worth knowing and no fault.
-    """
-
-    class_names: Sequence[str]
-    good: Mapping[str, Sequence[RawClip]]
-    frames: Mapping[str, int]
-    problems: Sequence[Problem]
-    short: Mapping[str, Sequence[str]]
-    notes: Sequence[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class _DecodeJob:
-    place: int
-    clips: Sequence[RawClip]
-    kinds: Mapping[str, FrameKind]
-    read_frames: ReadFrames
-
-
-def raw_builder_class(dataset: str) -> type[RawClipsBuilder]:
-    """Returns the class that builds a data set from raw clips.
-
-    Raises:
-        ValueError: there is no such data set, or it is generated.
-    """
-    builder_class = builder_class_of(dataset)
-    if not issubclass(builder_class, RawClipsBuilder):
-        raise ValueError(f"{dataset} is generated: it has no raw clips to check")
-    return builder_class
+_SHORT_CLIPS_LISTED = 20
 
 
 def check_raw(
-    dataset: str,
-    raw_dir: Path,
-    *,
-    decode: bool,
-    workers: int | None = None,
-    on_clips: Callable[[int, int], None] = lambda clips, total: None,
-) -> RawCheck:
+    dataset: str, raw_dir: Path, *, decode: bool, workers: int | None = None
+) -> tuple[RawClips, dict[str, list[int]]]:
     """Looks for everything that would stop a build.
 
     Args:
         dataset: name of the data set.
         raw_dir: where the raw clips lie.
         decode: decode every frame as a build does; otherwise files are listed and their headers read.
-        workers: processes that decode; None for one a core.
-        on_clips: called with the number of clips done since the last call, and the number of all clips.
+        workers: threads that decode; None for one a core.
+
+    Returns:
+        The good clips and all problems, and split to the number of frames of each good clip.
 
     Raises:
         ValueError: there is no such data set, or it is generated.
         FileNotFoundError: there are no raw clips.
     """
-    builder_class = raw_builder_class(dataset)
+    cls = builder_class(dataset)
+    if not issubclass(cls, RawClipsBuilder):
+        raise ValueError(f"{dataset} is generated: it has no raw clips to check")
+    raw = RawClips((), (), {}, ())
     try:
-        raw: RawClips = builder_class.find_clips(raw_dir)
+        raw = cls.find_clips(raw_dir)
+        check: Callable[[ClipSpec], int | Sequence[Problem]] = _check_headers
+        if decode:
+            check = functools.partial(_decode, kinds=frame_kinds(raw), read_frames=cls.read_frames)
     except RawDataError as error:
-        return RawCheck((), {}, {}, error.problems, {}, ())
-    clips = [(split, clip) for split, each in raw.splits.items() for clip in each]
-
-    def count_clips(done: int) -> None:
-        on_clips(done, len(clips))
-
+        return RawClips((), raw.class_names, {}, (*raw.problems, *error.problems)), {}
+    good: dict[str, list[ClipSpec]] = {split: [] for split in raw.splits}
+    frames: dict[str, list[int]] = {split: [] for split in raw.splits}
     problems = list(raw.problems)
-    results: Iterable[int | Sequence[Problem]]
-    if decode:
+    clips = [(split, clip) for split, each in raw.splits.items() for clip in each]
+    with ThreadPoolExecutor(workers or (available_cores() if decode else THREADS)) as threads:
+        results = threads.map(check, [clip for _, clip in clips])
+        progress = tqdm(results, desc=f"checking {dataset}", total=len(clips), unit="clip", disable=None)
+        for (split, clip), result in zip(clips, progress, strict=True):
+            if isinstance(result, int):
+                good[split].append(clip)
+                frames[split].append(result)
+            else:
+                problems += in_split(split, result)
+    return RawClips(raw.modalities, raw.class_names, good, problems, raw.metadata), frames
+
+
+def _check_headers(clip: ClipSpec) -> int | Sequence[Problem]:
+    """Returns the number of frames of a clip by its headers, or what is wrong with it."""
+    count = 0
+    problems: list[Problem] = []
+    for frames in clip.frames.values():
         try:
-            results = _decode(clips, frame_kinds(raw), builder_class.read_frames, workers, count_clips)
+            count = max(count, check_headers(frames))
         except RawDataError as error:
-            return RawCheck(raw.class_names, {}, {}, [*problems, *error.problems], {}, ())
-    else:
-        results = _look_at_headers(clips, count_clips)
-    good: dict[str, list[RawClip]] = {split: [] for split in raw.splits}
-    frames = dict.fromkeys(raw.splits, 0)
-    short: dict[str, list[str]] = {split: [] for split in raw.splits}
-    for (split, clip), result in zip(clips, results, strict=True):
-        if not isinstance(result, int):
-            problems += in_split(split, result)
-            continue
-        good[split].append(clip)
-        frames[split] += result
-        if 0 < result <= REFERENCE_SHORT:
-            short[split].append(f"{clip.where}: {clip.name} has {result} frames only")
-    return RawCheck(raw.class_names, good, frames, problems, short, notes_on_splits(raw))
+            problems += error.problems
+        except OSError as error:
+            problems.append(Problem(clip.where, f"cannot be read: {error}"))
+    return problems or count
 
 
-def _look_at_headers(
-    clips: Sequence[tuple[str, RawClip]], on_clips: Callable[[int], None]
-) -> Iterator[int | Sequence[Problem]]:
-    """Yields for every clip its number of frames or what is wrong with it."""
-
-    def look(split_and_clip: tuple[str, RawClip]) -> int | Sequence[Problem]:
-        clip = split_and_clip[1]
-        counts = [0]
-        problems: list[Problem] = []
-        for recording in clip.recordings.values():
-            try:
-                counts.append(check_headers(recording))
-            except RawDataError as error:
-                problems += error.problems
-            except OSError as error:
-                problems.append(Problem(clip.where, f"cannot be read: {error}"))
-        return problems or max(counts)
-
-    with ThreadPoolExecutor(_THREADS) as threads:
-        for result in threads.map(look, clips):
-            yield result
-            on_clips(1)
+def _decode(clip: ClipSpec, kinds: Mapping[str, FrameKind], read_frames: ReadFrames) -> int | Sequence[Problem]:
+    """Returns the number of frames of a clip when decoded, or what is wrong with it."""
+    try:
+        example = read_example(clip, kinds, read_frames)
+    except RawDataError as error:
+        return error.problems
+    return len(example[next(iter(clip.frames))])
 
 
-def _decode(
-    clips: Sequence[tuple[str, RawClip]],
-    kinds: Mapping[str, FrameKind],
-    read_frames: ReadFrames,
-    workers: int | None,
-    on_clips: Callable[[int], None],
-) -> list[int | Sequence[Problem]]:
-    """Returns for every clip its number of frames or what is wrong with it."""
-    jobs = [
-        _DecodeJob(place, [clip for _, clip in clips[place : place + _CLIPS_A_JOB]], kinds, read_frames)
-        for place in range(0, len(clips), _CLIPS_A_JOB)
-    ]
-    results: dict[int, list[int | Sequence[Problem]]] = {}
-    for job, found in run_jobs(_decode_clips, jobs, workers, on_clips):
-        results[job.place] = found
-    return [result for place in sorted(results) for result in results[place]]
-
-
-def _decode_clips(job: _DecodeJob, after_clip: Callable[[], None]) -> list[int | Sequence[Problem]]:
-    results: list[int | Sequence[Problem]] = []
-    for clip in job.clips:
-        example = read_example(clip, job.kinds, job.read_frames)
-        if isinstance(example, dict):
-            results.append(max(len(example[modality]) for modality in clip.recordings))
-        else:
-            results.append(example)
-        after_clip()
-    return results
-
-
-def compare(check: RawCheck, directory: Path) -> tuple[list[str], list[str]]:
-    """Compares raw data with what was built from it: every record is read.
+def compare(raw: RawClips, directory: Path) -> tuple[list[str], list[str]]:
+    """Compares raw data with the index of what was built from it.
 
     Args:
-        check: what was found in the raw data.
+        raw: the good clips of the raw data.
         directory: the prepared data set.
 
     Returns:
-        The differences, and what explains some of them.
+        The differences, and notes that explain some of them.
     """
     info = tfds.builder_from_directory(directory).info
-    left_out = {name for names in (info.metadata or {}).get("unreadable_clips", {}).values() for name in names}
-    prepared = {split: _names_and_labels(PreparedSplit(directory, split)) for split in info.splits}
-    raw = {split: {clip.name: clip for clip in clips} for split, clips in check.good.items()}
+    indices = {split: read_index(directory, split) for split in info.splits}
     differences = []
-    if tuple(info.features["label"].names) != tuple(check.class_names):
+    if tuple(info.features["label"].names) != raw.class_names:
         differences.append("the classes are others, or have other names")
-    for split in dict.fromkeys([*raw, *prepared]):
-        differences += _differences(split, raw.get(split, {}), prepared.get(split, []), check.class_names)
-    known = sum(name in left_out for clips in raw.values() for name in clips)
+    for split, index in indices.items():
+        if info.splits[split].num_examples != len(index.names):
+            what = f"{info.splits[split].num_examples} records, but {len(index.names)} clips in its index"
+            differences.append(f"{split}: {what}; delete {directory} and build it again")
+    for split in dict.fromkeys([*raw.splits, *indices]):
+        labels = dict(zip(indices[split].names, indices[split].labels, strict=True)) if split in indices else {}
+        differences += _differences(split, raw.splits.get(split, ()), labels, raw.class_names)
+    unreadable = set((info.metadata or {}).get("unreadable_clips", ()))
+    known = sum(clip.name in unreadable for clips in raw.splits.values() for clip in clips)
     notes = [f"{known} clips that are not prepared were unreadable when it was built"] if known else []
     return differences, notes
 
 
-def _names_and_labels(split: PreparedSplit) -> list[tuple[str, int]]:
-    def read(index: int) -> tuple[str, int]:
-        clip = split[index]
-        return clip.name, clip.label
-
-    with ThreadPoolExecutor(available_cores()) as threads:
-        return list(threads.map(read, range(len(split))))
-
-
 def _differences(
-    split: str, raw: Mapping[str, RawClip], prepared: Sequence[tuple[str, int]], class_names: Sequence[str]
+    split: str, clips: Sequence[ClipSpec], prepared: Mapping[str, int], class_names: Sequence[str]
 ) -> list[str]:
+    """Returns how the good raw clips of a split differ from the prepared ones, name to label."""
     differences = []
-    if len(raw) != len(prepared):
-        differences.append(f"{split}: {len(raw)} good raw clips, {len(prepared)} prepared")
-    raw_counts = collections.Counter(clip.label for clip in raw.values())
-    prepared_counts = collections.Counter(label for _, label in prepared)
-    for label in sorted(raw_counts | prepared_counts):
-        if raw_counts[label] != prepared_counts[label]:
+    if len(clips) != len(prepared):
+        differences.append(f"{split}: {len(clips)} good raw clips, {len(prepared)} prepared")
+    here, there = collections.Counter(clip.label for clip in clips), collections.Counter(prepared.values())
+    for label in sorted(here | there):
+        if here[label] != there[label]:
             name = class_names[label] if label < len(class_names) else "unknown"
-            counts = f"{raw_counts[label]} good raw clips, {prepared_counts[label]} prepared"
+            counts = f"{here[label]} good raw clips, {there[label]} prepared"
             differences.append(f"{split}, class {label} ({name}): {counts}")
-    labels = dict(prepared)
-    for name, clip in raw.items():
-        if name not in labels:
-            differences.append(f"{clip.where}: {name} is not prepared in split {split}")
-        elif labels[name] != clip.label:
-            differences.append(f"{clip.where}: {name} has label {clip.label} here, {labels[name]} where it is prepared")
-    differences += [f"{split}: {name} is prepared, but is no good raw clip" for name in labels if name not in raw]
-    return differences
+    for clip in clips:
+        if clip.name not in prepared:
+            differences.append(f"{clip.where}: {clip.name} is not prepared in split {split}")
+        elif prepared[clip.name] != clip.label:
+            labels = f"label {clip.label} here, {prepared[clip.name]} where it is prepared"
+            differences.append(f"{clip.where}: {clip.name} has {labels}")
+    good = {clip.name for clip in clips}
+    return differences + [
+        f"{split}: {name} is prepared, but is no good raw clip" for name in prepared if name not in good
+    ]
+
+
+def report(raw: RawClips, frames: Mapping[str, Sequence[int]], *, decoded: bool, every_short_clip: bool) -> list[str]:
+    """Returns what was found in raw data as lines: a table of the splits, the problems, the notes."""
+    found = collections.Counter((problem.split, str(problem.kind)) for problem in raw.problems)
+    short = [
+        (split, f"{clip.where}: {clip.name} has {count} frames only")
+        for split, clips in raw.splits.items()
+        for clip, count in zip(clips, frames[split], strict=True)
+        if 0 < count <= REFERENCE_SHORT
+    ]
+    found.update((split, "too short") for split, _ in short)
+    columns = (*KINDS, "too short")
+    lines = ["  ".join([f"{'split':<24}", "good clips", f"{'frames':>10}", *columns])]
+    for split in dict.fromkeys([*raw.splits, *(problem.split for problem in raw.problems)]):
+        clips, total = len(raw.splits.get(split, ())), sum(frames.get(split, ()))
+        counts = [f"{found[split, column]:>{len(column)}}" for column in columns]
+        lines.append("  ".join([f"{split or '(no split)':<24}", f"{clips:>10}", f"{total:>10}", *counts]))
+    how = "every frame was decoded" if decoded else "no frame was decoded (--decode does)"
+    lines += ["", f"{len(raw.problems)} problems; {how}"]
+    lines += [f"  {problem.kind}: {problem}" for problem in raw.problems]
+    if short or raw.notes():
+        listed = short if every_short_clip else short[:_SHORT_CLIPS_LISTED]
+        lines += ["", f"Notes, no faults (clips of at most {REFERENCE_SHORT} frames are short)"]
+        lines += [f"  {note}" for note in [*raw.notes(), *(note for _, note in listed)]]
+        if len(short) > len(listed):
+            lines.append(f"  and {len(short) - len(listed)} more short clips (--all lists them)")
+    return lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `data check`."""
+    parser.add_argument("dataset", choices=dataset_names())
+    parser.add_argument("--raw_dir", type=Path, required=True, help="where the raw clips lie")
+    parser.add_argument("--data_dir", type=Path, help="compare with the data set that is prepared there")
+    parser.add_argument("--decode", action="store_true", help="decode every frame; otherwise headers alone are read")
+    parser.add_argument("--workers", type=int, help="threads that decode (default: one a core)")
+    parser.add_argument(
+        "--all", action="store_true", help=f"list every short clip, not only the first {_SHORT_CLIPS_LISTED}"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints what is wrong with raw data; ends the program with status 1 if there is a problem or a difference."""
+    raw, frames = check_raw(args.dataset, args.raw_dir.expanduser(), decode=args.decode, workers=args.workers)
+    print("\n".join(report(raw, frames, decoded=args.decode, every_short_clip=args.all)))
+    differences: list[str] = []
+    if args.data_dir:
+        directory = prepared_directory(args.dataset, args.data_dir)
+        if directory is None:
+            raise FileNotFoundError(f"{args.dataset} is not prepared in {args.data_dir}")
+        differences, notes = compare(raw, directory)
+        print("\n".join([f"\n{directory}: {len(differences)} differences from the raw data", *differences, *notes]))
+    if raw.problems or differences:
+        sys.exit(1)

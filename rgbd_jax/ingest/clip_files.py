@@ -1,26 +1,25 @@
 """Clips as users have them on disk: folders of frames and videos, read into encoded frames.
 
-Frames that are JPEG or 8-bit PNG are handed over byte for byte; 16-bit depth becomes PNG that is decoded faster, and
-the frames of a video JPEG of quality 95. Every frame is decoded once: there is no other way to know that it can be.
+JPEG and 8-bit PNG frames are kept byte for byte; 16-bit depth becomes PNG that is decoded faster, and the frames of a
+video JPEG of quality 95. Every frame is decoded once: nothing else shows that it can be.
 """
 
 import dataclasses
-import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 
 from rgbd_jax.data.codec import encode_depth, encode_jpeg
-from rgbd_jax.ingest.problems import Problem, RawDataError
+from rgbd_jax.ingest.problems import Problem, RawDataError, bad_clip
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 
-IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+_IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 # Colour maps spread the channels by 30 and more; compressing grey frames as a video spreads them by up to 3.
 GREY_SPREAD = 8.0
 # Containers without an index only estimate how many frames they hold.
@@ -29,12 +28,7 @@ _ESTIMATE_TOLERANCE = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class FrameKind:
-    """What a decoded frame holds.
-
-    Attributes:
-        dtype: "uint8" or "uint16".
-        channels: 1 or 3.
-    """
+    """What a decoded frame holds: dtype "uint8" or "uint16", 1 or 3 channels."""
 
     dtype: str
     channels: int
@@ -43,22 +37,20 @@ class FrameKind:
         return f"{self.dtype} with {self.channels} channel{'s' if self.channels > 1 else ''}"
 
 
+COLOUR = FrameKind("uint8", 3)
+GREY = FrameKind("uint8", 1)
+DEPTH_16_BIT = FrameKind("uint16", 1)
+_KINDS = {"rgb": (COLOUR,), "depth": (DEPTH_16_BIT, GREY, COLOUR)}
+
+
 @dataclasses.dataclass(frozen=True)
-class Recording:
-    """Where the frames of a clip lie, of one modality.
+class FrameRange:
+    """The frames of a clip in one modality."""
 
-    Attributes:
-        path: folder of frames, or video.
-        first: the first frame that is used, counted from 0.
-        count: how many frames are used; all that follow if None.
-        pattern: file name of frame i as `pattern % (i + pattern_first)`; None for natural numeric order.
-        pattern_first: number of the first frame in file names that follow `pattern`.
-    """
-
-    path: Path
-    first: int = 0
-    count: int | None = None
-    pattern: str | None = None
+    path: Path  # folder of frames, or video
+    first: int = 0  # the first frame that is used
+    count: int | None = None  # how many frames are used; all that follow if None
+    pattern: str | None = None  # frame i is `pattern % (i + pattern_first)` plus suffix; None: natural numeric order
     pattern_first: int = 0
 
     @property
@@ -67,11 +59,15 @@ class Recording:
         return None if self.count is None else self.first + self.count
 
 
-COLOUR = FrameKind("uint8", 3)
-GREY = FrameKind("uint8", 1)
-DEPTH_16_BIT = FrameKind("uint16", 1)
-MODALITY_KINDS = {"rgb": (COLOUR,), "depth": (DEPTH_16_BIT, GREY, COLOUR)}
-"""Modality to the kinds of frames that it may have."""
+@dataclasses.dataclass(frozen=True)
+class ClipSpec:
+    """One clip of a raw data set."""
+
+    name: str  # path of the clip in the folder of a modality, unique in its split
+    label: int  # counted from 0
+    where: str = dataclasses.field(repr=False)  # what names the clip: a line of a list ("file:line") or its folder
+    frame_count: int | None = None  # how many frames are used, from the first one; all if None
+    frames: Mapping[str, FrameRange] = dataclasses.field(default_factory=dict)  # by modality, once found on disk
 
 
 def is_video(path: Path) -> bool:
@@ -80,24 +76,13 @@ def is_video(path: Path) -> bool:
 
 
 def clip_name(path: str) -> str:
-    """Returns the name of the clip at `path`: without the suffix, if that is one of a video."""
+    """Returns `path` without the suffix of a video."""
     pure = PurePosixPath(path)
     return str(pure.with_suffix("") if pure.suffix.lower() in VIDEO_SUFFIXES else pure)
 
 
 def find_clip(root: Path, name: str) -> Path | None:
-    """Finds the folder of frames or the video of a clip.
-
-    Args:
-        root: folder of the modality.
-        name: the clip, relative to `root`, as `clip_name` returns it.
-
-    Returns:
-        The folder or the video, None if there is neither.
-
-    Raises:
-        RawDataError: there is more than one.
-    """
+    """Returns the one folder of frames or video of the clip `name` below `root`, None if there is none."""
     folder = root / name
     found = [folder] if folder.is_dir() else []
     for suffix in VIDEO_SUFFIXES:
@@ -105,48 +90,41 @@ def find_clip(root: Path, name: str) -> Path | None:
         found += [path for path in (video, video.with_suffix(suffix.upper())) if path.is_file()][:1]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise RawDataError([Problem(str(folder), f"expected one folder or video, found {names}", kind="duplicated")])
+        raise bad_clip(folder, f"expected one folder or video, found {names}", "duplicated")
     return found[0] if found else None
 
 
-def frame_files(recording: Recording) -> list[Path]:
-    """Lists the frames of a folder that are used, in time order.
-
-    Without a pattern, frames follow each other in natural numeric order ("frame2.png" before "frame10.png").
-
-    Raises:
-        RawDataError: the folder holds no frame or too few, a frame is missing between others, or something in it is no
-            frame.
-    """
-    folder, pattern = recording.path, recording.pattern
+def frame_files(frames: FrameRange) -> list[Path]:
+    """Lists the frames of a folder that are used, in time order; raises RawDataError if one is missing."""
+    folder = frames.path
     names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), key=natural_key)
     if not names:
-        raise RawDataError([Problem(str(folder), "holds no frame", kind="missing")])
+        raise bad_clip(folder, "holds no frame", "missing")
     for name in names:
         if Path(name).suffix.lower() not in FRAME_SUFFIXES:
-            raise RawDataError([Problem(str(folder / name), f"is no frame ({', '.join(FRAME_SUFFIXES)})")])
-    for name, following in itertools.pairwise(names):
-        if Path(name).stem == Path(following).stem:
-            what = f"holds two files of one frame, {name} and {following}"
-            raise RawDataError([Problem(str(folder), what, kind="duplicated")])
-    stop = len(names) if recording.stop is None else recording.stop
-    if stop > len(names) or recording.first >= stop:
-        wanted = f"{recording.count} frames" if recording.count is not None else "a frame"
-        after = f" from number {recording.first} on" if recording.first else ""
-        raise RawDataError([Problem(str(folder), f"expected {wanted}{after}, found {len(names)}", kind="missing")])
-    if pattern is None:
-        names = names[recording.first : stop]
+            raise bad_clip(folder / name, f"is no frame ({', '.join(FRAME_SUFFIXES)})")
+    stems = {Path(name).stem: name for name in names}
+    for name in names:
+        if stems[Path(name).stem] != name:
+            what = f"holds two files of one frame, {name} and {stems[Path(name).stem]}"
+            raise bad_clip(folder, what, "duplicated")
+    stop = len(names) if frames.stop is None else frames.stop
+    if stop > len(names) or frames.first >= stop:
+        wanted = f"{frames.count} frames" if frames.count is not None else "a frame"
+        after = f" from number {frames.first} on" if frames.first else ""
+        raise bad_clip(folder, f"expected {wanted}{after}, found {len(names)}", "missing")
+    if frames.pattern is None:
+        names = names[frames.first : stop]
         missing = _missing_number(names)
         if missing is not None:
-            what = f"frame {missing} is missing: frames count by ones around it"
-            raise RawDataError([Problem(str(folder), what, kind="missing")])
+            raise bad_clip(folder, f"frame {missing} is missing: frames count by ones around it", "missing")
     else:
-        present = set(names)
-        names = [pattern % (i + recording.pattern_first) for i in range(recording.first, stop)]
-        absent = [name for name in names if name not in present]
+        expected = [frames.pattern % (i + frames.pattern_first) for i in range(frames.first, stop)]
+        absent = [stem for stem in expected if stem not in stems]
         if absent:
-            what = f"is missing ({len(absent)} of {len(names)} frames)"
-            raise RawDataError([Problem(str(folder / absent[0]), what, kind="missing")])
+            file = folder / f"{absent[0]}{Path(names[0]).suffix}"
+            raise bad_clip(file, f"is missing ({len(absent)} of {len(expected)} frames)", "missing")
+        names = [stems[stem] for stem in expected]
     return [folder / name for name in names]
 
 
@@ -157,10 +135,7 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 
 
 def _missing_number(names: list[str]) -> int | None:
-    """Returns the first number that is missing from frames that count by ones, None if none is.
-
-    Numbers that mostly do not count by ones (every fifth frame kept, times of capture) tell nothing about gaps.
-    """
+    """Returns the first number that is missing from frames that mostly count by ones, None if none is."""
     numbers = [int(found[-1]) for name in names if (found := re.findall("[0-9]+", Path(name).stem))]
     steps = np.diff(numbers)
     gaps = np.flatnonzero(steps > 1)
@@ -169,133 +144,127 @@ def _missing_number(names: list[str]) -> int | None:
     return numbers[gaps[0]] + 1
 
 
-def clip_kind(recording: Recording, modality: str) -> FrameKind:
-    """Returns the kind of a clip's frames: of the first one in a folder, of all in a video.
+def check_headers(frames: FrameRange) -> int:
+    """Checks that every frame file starts as JPEG or PNG, or that a video opens and is long enough by its header.
 
-    Raises:
-        RawDataError: the clip cannot be read, or is of a kind that the modality may not have.
+    Returns:
+        Number of frames that are used; 0 where the header of a video does not give it.
     """
-    if is_video(recording.path):
-        coloured = modality == "rgb" or any(colour_spread(frame) > GREY_SPREAD for frame in video_frames(recording))
+    if not is_video(frames.path):
+        problems: list[Problem] = []
+        files = frame_files(frames)
+        for file in files:
+            with file.open("rb") as stream:
+                problems += _signature_problems(file, stream.read(8))
+        if problems:
+            raise RawDataError(problems)
+        return len(files)
+    video = open_video(frames.path)
+    if not video.isOpened():
+        raise bad_clip(frames.path, "cannot be opened as a video: truncated or damaged")
+    announced = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    if announced < 1:
+        return frames.count or 0
+    if frames.stop is not None and announced < frames.stop:
+        raise bad_clip(frames.path, f"expected {frames.stop} frames, found {announced} by its header", "missing")
+    return announced - frames.first if frames.count is None else frames.count
+
+
+def _signature_problems(file: Path, content: bytes) -> list[Problem]:
+    if content.startswith(_IMAGE_SIGNATURES):
+        return []
+    return [Problem(str(file), "is neither JPEG nor PNG" if content else "is empty")]
+
+
+def clip_kind(frames: FrameRange, modality: str) -> FrameKind:
+    """Returns the kind of a clip's frames: of the first one in a folder, of all in a video."""
+    if is_video(frames.path):
+        coloured = modality == "rgb" or any(colour_spread(frame) > GREY_SPREAD for frame in video_frames(frames))
         return COLOUR if coloured else GREY
-    file = frame_files(recording)[0]
+    file = frame_files(frames)[0]
     kind = _kind_of(_decode(file, file.read_bytes()))
-    if kind not in MODALITY_KINDS[modality]:
-        expected = " or ".join(map(str, MODALITY_KINDS[modality]))
-        raise RawDataError([Problem(str(file), f"is {kind}; {modality} frames are {expected}")])
+    if kind not in _KINDS[modality]:
+        expected = " or ".join(map(str, _KINDS[modality]))
+        raise bad_clip(file, f"is {kind}; {modality} frames are {expected}")
     return kind
 
 
-def read_clip(recording: Recording, kind: FrameKind) -> list[bytes]:
-    """Reads the frames of a clip and makes sure that each can be decoded.
-
-    Args:
-        recording: which frames.
-        kind: kind that all frames must have.
-
-    Returns:
-        The encoded frames (JPEG or PNG), in time order.
-
-    Raises:
-        RawDataError: a frame is missing, cannot be decoded or is of another kind.
-    """
-    if is_video(recording.path):
-        return _read_video(recording, kind)
-    frames = []
-    for file in frame_files(recording):
+def read_clip(frames: FrameRange, kind: FrameKind) -> list[bytes]:
+    """Returns the encoded frames (JPEG or PNG) of a clip; raises RawDataError unless each decodes to `kind`."""
+    if is_video(frames.path):
+        return _read_video(frames, kind)
+    encoded = []
+    for file in frame_files(frames):
         content = file.read_bytes()
         image = decode_frame(file, content, kind)
-        frames.append(encode_depth(image) if kind == DEPTH_16_BIT else content)
-    return frames
+        encoded.append(encode_depth(image) if kind == DEPTH_16_BIT else content)
+    return encoded
 
 
 def decode_frame(file: Path, content: bytes, kind: FrameKind) -> np.ndarray:
-    """Decodes a frame.
-
-    Args:
-        file: where it comes from, for messages.
-        content: JPEG or PNG.
-        kind: kind that it must have.
-
-    Returns:
-        The frame, h w or h w 3 (BGR).
-
-    Raises:
-        RawDataError: it cannot be decoded or is of another kind.
-    """
+    """Decodes the content of `file` to h w or h w 3 (BGR); raises RawDataError unless it is of `kind`."""
     image = _decode(file, content)
     if _kind_of(image) != kind:
-        raise RawDataError([Problem(str(file), f"is {_kind_of(image)}; the data set's frames are {kind}")])
+        raise bad_clip(file, f"is {_kind_of(image)}; the data set's frames are {kind}")
     return image
 
 
 def _decode(file: Path, content: bytes) -> np.ndarray:
-    if not content.startswith(IMAGE_SIGNATURES):
-        raise RawDataError([Problem(str(file), "is neither JPEG nor PNG" if content else "is empty")])
+    if problems := _signature_problems(file, content):
+        raise RawDataError(problems)
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise RawDataError([Problem(str(file), f"cannot be decoded: truncated or damaged ({len(content)} bytes)")])
+        raise bad_clip(file, f"cannot be decoded: truncated or damaged ({len(content)} bytes)")
     return image
 
 
 def _kind_of(image: np.ndarray) -> FrameKind:
-    return FrameKind(str(image.dtype), 1 if image.ndim == 2 else image.shape[2])
+    return FrameKind(image.dtype.name, 1 if image.ndim == 2 else image.shape[2])
 
 
-def _read_video(recording: Recording, kind: FrameKind) -> list[bytes]:
-    path = recording.path
+def _read_video(frames: FrameRange, kind: FrameKind) -> list[bytes]:
     if kind.dtype != "uint8":
-        raise RawDataError([Problem(str(path), f"is a video of 8 bits; the data set's frames are {kind}")])
-    frames: list[bytes] = []
-    for frame in video_frames(recording):
+        raise bad_clip(frames.path, f"is a video of 8 bits; the data set's frames are {kind}")
+    encoded: list[bytes] = []
+    for frame in video_frames(frames):
         if kind == GREY:
             if colour_spread(frame) > GREY_SPREAD:
-                number = recording.first + len(frames)
-                raise RawDataError([Problem(str(path), f"frame {number} is coloured; the data set's are {kind}")])
+                number = frames.first + len(encoded)
+                raise bad_clip(frames.path, f"frame {number} is coloured; the data set's are {kind}")
             frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        frames.append(encode_jpeg(frame))
-    return frames
+        encoded.append(encode_jpeg(frame))
+    return encoded
 
 
-def video_frames(recording: Recording) -> Iterator[np.ndarray]:
-    """Yields the frames of a video that are used (h w 3, BGR).
-
-    Raises:
-        RawDataError: the video ends before its header says, or has fewer frames than are used.
-    """
-    path = recording.path
-    capture = open_video(path)
+def video_frames(frames: FrameRange) -> Iterator[np.ndarray]:
+    """Yields the frames of a video that are used (h w 3, BGR); raises RawDataError if the video ends too early."""
+    capture = open_video(frames.path)
     try:
         announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         count = 0
-        while count != recording.stop and (read := capture.read())[0]:
-            if count >= recording.first:
+        while count != frames.stop and (read := capture.read())[0]:
+            if count >= frames.first:
                 yield read[1]
             count += 1
     finally:
         capture.release()
     if count == 0:
-        raise RawDataError([Problem(str(path), "holds no frame that can be decoded")])
-    if recording.stop is not None and count < recording.stop:
-        raise RawDataError([Problem(str(path), f"expected {recording.stop} frames, found {count}", kind="missing")])
-    if recording.stop is None and count < announced - _tolerance(announced):
-        raise RawDataError([Problem(str(path), f"ends after {count} of {announced:.0f} frames: truncated or damaged")])
+        raise bad_clip(frames.path, "holds no frame that can be decoded")
+    if frames.stop is not None and count < frames.stop:
+        raise bad_clip(frames.path, f"expected {frames.stop} frames, found {count}", "missing")
+    if frames.stop is None and count < announced - _tolerance(announced):
+        raise bad_clip(frames.path, f"ends after {count} of {announced:.0f} frames: truncated or damaged")
 
 
 def open_video(path: Path) -> cv2.VideoCapture:
-    """Opens a video; `isOpened()` of the result says whether it could be. OpenCV prints nothing of its own."""
+    """Opens a video without OpenCV's own messages; `isOpened()` of the result is False if that failed."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
 
 
 def frame_bounds(video: Path) -> tuple[int, float]:
-    """Returns how many frames a video has at least and at most by its header, without decoding any.
-
-    Where the header does not say, or cannot be read, these are 0 and infinity.
-    """
-    capture = open_video(video)
-    announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    capture.release()
+    """Returns the least and largest number of frames a video may have by its header; 0 and infinity if unknown."""
+    announced = open_video(video).get(cv2.CAP_PROP_FRAME_COUNT)
     if announced < 1:
         return 0, float("inf")
     return max(0, int(announced - _tolerance(announced))), announced + _tolerance(announced)

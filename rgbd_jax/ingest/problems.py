@@ -1,72 +1,63 @@
-"""What is wrong with raw data: collected, so that all of it is told at once."""
+"""What is wrong with raw data: collected, so that everything is reported at once."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 Kind = Literal["missing", "unreadable", "unpaired", "mislabelled", "duplicated"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Kinds of problems, in the order in which tables show them."""
+"""Kinds of problems, in the order of the columns of tables."""
 
-_SHOWN = 20
+_SHOWN = 20  # problems in the message of an error
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with raw data.
+    """One thing that is wrong with raw data."""
 
-    Attributes:
-        where: the file at fault, and the line ("train.txt:3") where it has lines.
-        what: what was found and what was expected.
-        one_clip: whether it concerns one clip only, which can be left out.
-        kind: "missing" (a clip or frames that should be there), "unreadable" (a file or line that cannot be used),
-            "unpaired" (rgb and depth do not go together), "mislabelled" or "duplicated".
-        split: the split of the clip at fault, "" where that is not known.
-    """
-
-    where: str
-    what: str
-    one_clip: bool = True
+    where: str  # the file at fault, with the line ("train.txt:3") where it has lines
+    what: str  # what was found and what was expected
     kind: Kind = "unreadable"
-    split: str = ""
+    skippable: bool = True  # it concerns one clip, which can be left out
+    split: str = ""  # of the clip, "" if that is not known
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
 
 
-def in_split(split: str, problems: Iterable[Problem]) -> list[Problem]:
-    """Returns the problems as those of clips of `split`."""
-    return [dataclasses.replace(problem, split=split) for problem in problems]
-
-
 class LabelError(ValueError):
-    """A line of a list has a label that there is not."""
-
-
-def line_problem(where: str, error: ValueError, content: str = "") -> Problem:
-    """Returns what is wrong with a line of a list: `error`, in `content` where that is told."""
-    what = f"{error} in {content!r}" if content else str(error)
-    return Problem(where, what, kind="mislabelled" if isinstance(error, LabelError) else "unreadable")
+    """A line of a list has a label that does not exist."""
 
 
 class RawDataError(ValueError):
-    """Raw data that cannot be used.
-
-    Attributes:
-        problems: everything found.
-    """
+    """Raw data that cannot be used: the first `problems` in full, the number of the others."""
 
     def __init__(self, problems: Sequence[Problem]):
-        """Describes the first problems in full and counts the rest."""
         self.problems = tuple(problems)
         lines = [str(problem) for problem in self.problems[:_SHOWN]]
         if len(self.problems) > 1:
             lines.insert(0, f"{len(self.problems)} problems with the raw data:")
         if len(self.problems) > _SHOWN:
             lines.append(f"and {len(self.problems) - _SHOWN} more")
-        if all(problem.one_clip for problem in self.problems):
+        if all(problem.skippable for problem in self.problems):
             lines.append("Correct them, or set skip_bad_clips to leave bad clips out.")
         super().__init__("\n  ".join(lines))
 
     def __reduce__(self):
         return type(self), (self.problems,)  # worker processes raise it
+
+
+def bad_clip(where: str | Path, what: str, kind: Kind = "unreadable") -> RawDataError:
+    """Returns the error for one clip, which can be left out."""
+    return RawDataError([Problem(str(where), what, kind)])
+
+
+def bad_data(where: str | Path, what: str) -> RawDataError:
+    """Returns the error for what concerns more than one clip."""
+    return RawDataError([Problem(str(where), what, skippable=False)])
+
+
+def in_split(split: str, problems: Iterable[Problem]) -> list[Problem]:
+    """Returns the problems as those of clips of `split`."""
+    return [dataclasses.replace(problem, split=split) for problem in problems]

@@ -1,159 +1,218 @@
-"""A build of shards: cut, take up what an earlier run has finished, write the rest, and make sure that all is there."""
+"""A build of shards: what an earlier build has finished is kept, the rest is written by several processes."""
 
-import dataclasses
+import contextlib
+import fcntl
 import functools
+import logging
+import math
+import multiprocessing
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from absl import logging
+import cv2
+from tqdm import tqdm
 
-from rgbd_jax.ingest.discovery import RawClip
-from rgbd_jax.ingest.problems import Problem, RawDataError
-from rgbd_jax.ingest.progress import Progress
-from rgbd_jax.ingest.runners import Runner
-from rgbd_jax.ingest.shard_plan import Plan, make_plan, read_plan, sample_clips, write_plan
-from rgbd_jax.ingest.shards import REPORTS, ShardReport, ShardTask, check_shard, disk_is_full, is_finished, read_report
+from rgbd_jax.ingest.clip_files import ClipSpec
+from rgbd_jax.ingest.discovery import THREADS
+from rgbd_jax.ingest.problems import RawDataError
+from rgbd_jax.ingest.shards import (
+    DISK_FULL,
+    REPORTS,
+    ShardReport,
+    ShardTask,
+    check_shard,
+    is_finished,
+    read_report,
+    write_shard,
+)
 
-_THREADS = 16  # they wait for the file system
+CLIPS_PER_SHARD = 16  # a build that is killed loses little
+MAX_SHARDS = 512  # random access keeps a file open for every shard, and 1024 is a common limit
+
+Shards = Generator[ShardTask, None, None]
+Runner = Callable[[Sequence[ShardTask]], Shards]
+"""Writes shards somewhere and yields each when it is done; what it holds is in its report."""
+
+log = logging.getLogger("rgbd_jax")
 
 
-@dataclasses.dataclass(frozen=True)
-class ShardBuild:
-    """What is to be built, and where.
-
-    Attributes:
-        name: name of the data set.
-        raw_dir: where the raw clips lie.
-        folder: where the shards are written.
-        splits: split to its clips.
-        task: makes the task of a shard from its split, clips and file.
-        file_name: gives the name of a shard's file from split, number of the shard and number of shards.
-        skip_bad_clips: leave bad clips out instead of refusing to build.
-        runner: where the shards are written.
-    """
-
-    name: str
-    raw_dir: Path
-    folder: Path
-    splits: Mapping[str, Sequence[RawClip]]
-    task: Callable[[str, tuple[RawClip, ...], Path], ShardTask]
-    file_name: Callable[[str, int, int], str]
-    skip_bad_clips: bool
-    runner: Runner
-
-    def run(self) -> dict[str, list[ShardReport]]:
-        """Writes the shards that are missing.
-
-        Returns:
-            Split to what is known of its shards.
-
-        Raises:
-            RawDataError: clips are bad and bad clips are not skipped, or a split has no good clip.
-            OSError: a shard cannot be written, or was lost; a full disk is told with what the build needs.
-        """
-        plan: Plan | None = None
-        tasks: list[ShardTask] = []
-        try:
-            plan = self._plan()
-            tasks = self._tasks(plan)
-            self._write(tasks, plan)
-            return self._checked(tasks)
-        except BaseException as error:
-            written = [task for task in tasks if (report := read_report(task)) and report.written]
-            state = f"{len(written)} of {len(tasks)} shards are finished" + (
-                f" and kept in {self.folder}: build again to go on from there, or delete that folder" if written else ""
-            )
-            if isinstance(error, OSError) and disk_is_full(error):
-                needed = ""
-                if plan:
-                    left = plan.data_bytes - plan.clip_bytes * sum(len(task.clips) for task in written)
-                    needed = f", about {_size(left)} needed ({_size(plan.data_bytes)} for the whole data set)"
-                free = _size(shutil.disk_usage(self.folder).free)
-                what = f"{error.strerror}; the disk is full: {free} free{needed}; {state}"
-                raise OSError(error.errno, what, error.filename or str(self.folder)) from error
-            logging.warning("%s was not built: %s", self.name, state)
-            raise
-
-    def _plan(self) -> Plan:
-        """Returns how the clips are cut into shards: as before, if an earlier run has left some."""
-        raw_dir = str(self.raw_dir.resolve())
-        plan = read_plan(self.folder)
-        if plan is None or plan.raw_dir != raw_dir:
-            sample = self.task("", sample_clips(self.splits), self.folder / "sample")
-            clips = sum(map(len, self.splits.values()))
-            plan = make_plan(raw_dir, clips, dataclasses.replace(sample, skip_bad_clips=True))
-            write_plan(self.folder, plan)
-        return plan
-
-    def _tasks(self, plan: Plan) -> list[ShardTask]:
-        """Returns all shards, in the order of the raw data."""
-        tasks = []
-        for split, clips in self.splits.items():
-            parts = plan.cut(clips)
-            for number, part in enumerate(parts):
-                tasks.append(self.task(split, part, self.folder / self.file_name(split, number, len(parts))))
-        return tasks
-
-    def _write(self, tasks: Sequence[ShardTask], plan: Plan) -> None:
-        _remove_others(self.folder, tasks)
-        with ThreadPoolExecutor(_THREADS) as threads:
-            finished = list(threads.map(is_finished, tasks))
-        to_do = [task for task, done in zip(tasks, finished, strict=True) if not done]
-        logging.info("%s: %d shards, of which %d are to be written", self.name, len(tasks), len(to_do))
-        total, left = (sum(len(task.clips) for task in each) for each in (tasks, to_do))
-        free = shutil.disk_usage(self.folder).free
-        if left * plan.clip_bytes > free:
-            needed = _size(left * plan.clip_bytes)
-            logging.warning("%s: about %s needed, only %s free", self.folder, needed, _size(free))
-        with Progress(f"building {self.name}", total, total - left) as progress:
-            self.runner.run(to_do, progress, functools.partial(_log_problems, self.skip_bad_clips))
-
-    def _checked(self, tasks: Sequence[ShardTask]) -> dict[str, list[ShardReport]]:
-        """Makes sure that all shards are there and whole: a runner may have lost some without a word."""
-        reports: dict[str, list[ShardReport]] = {split: [] for split in self.splits}
-        lost = []
+def run_locally(tasks: Sequence[ShardTask], workers: int | None = None) -> Shards:
+    """Writes shards in processes on this machine, one a core by default; one worker is this process."""
+    workers = min(workers or available_cores(), len(tasks))
+    if workers <= 1:
         for task in tasks:
-            report = read_report(task)
-            if report is None:
-                lost.append(task.file.name)
-            else:
-                reports[task.split].append(report)
-        if lost:
-            raise OSError(f"{len(lost)} of {len(tasks)} shards were lost, the first is {lost[0]}: build again")
-        problems = problems_of(reports)
-        if problems and not self.skip_bad_clips:
+            write_shard(task)
+            yield task
+        return
+    context = multiprocessing.get_context("spawn")  # OpenCV and JAX have threads, which do not survive a fork
+    pool = ProcessPoolExecutor(workers, context, _start_worker)
+    try:
+        futures = {pool.submit(write_shard, task): task for task in tasks}
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+    except BrokenProcessPool as error:
+        raise OSError("a worker process was killed, perhaps out of memory: try again with fewer workers") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def available_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker() -> None:
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
+    cv2.setNumThreads(1)  # one process a core is enough
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose parent was killed; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def run_on_beam(tasks: Sequence[ShardTask], options: Sequence[str]) -> Shards:
+    """Writes shards with Apache Beam; all machines must see raw and prepared data under the same paths.
+
+    Args:
+        tasks: the shards.
+        options: Beam's pipeline options as on a command line, such as ("--runner=DirectRunner",).
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise ValueError(f"Apache Beam cannot be imported ({error}): `pip install -e '.[beam]'` installs it") from error
+    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+        shards = pipeline | beam.Create(tasks, reshuffle=False) | beam.Reshuffle()
+        shards | beam.Map(write_shard)
+    yield from tasks
+
+
+def cut(clips: Sequence[ClipSpec], total: int) -> list[tuple[ClipSpec, ...]]:
+    """Cuts the clips of a split, of `total` in the data set, into shards of about equal numbers, in order."""
+    count = math.ceil(len(clips) / max(CLIPS_PER_SHARD, math.ceil(total / MAX_SHARDS)))
+    return [tuple(clips[len(clips) * i // count : len(clips) * (i + 1) // count]) for i in range(count)]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes a folder and keeps other builds out of it; waits for one that is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process builds in %s; waiting for it", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems
+            log.warning("%s cannot be locked (%s): make sure that no other process builds there", folder, error)
+        yield
+
+
+def build_shards(
+    name: str, folder: Path, tasks: Sequence[ShardTask], runner: Runner, skip_bad_clips: bool
+) -> list[ShardReport]:
+    """Writes the shards of a data set that are missing in `folder`.
+
+    Args:
+        name: name of the data set.
+        folder: where the shards are written; after an error finished ones stay there for the next build.
+        tasks: all shards.
+        runner: writes them.
+        skip_bad_clips: leave bad clips out instead of refusing to build.
+
+    Returns:
+        The reports of all shards, in order.
+
+    Raises:
+        RawDataError: clips are bad and bad clips are not skipped.
+        OSError: a shard cannot be written, or was lost; of a full disk the message states what the build needs.
+    """
+    folder.mkdir(exist_ok=True)
+    try:
+        _remove_others(folder, tasks)
+        _write(name, folder, tasks, runner, skip_bad_clips)
+        reports = [check_shard(task) for task in tasks]  # a runner may have lost some without an error
+        problems = [problem for report in reports for problem in report.problems]
+        if problems and not skip_bad_clips:
             raise RawDataError(problems)
-        for task, report in zip(tasks, (report for split in reports.values() for report in split), strict=True):
-            check_shard(task, report)
-        for split, shards in reports.items():
-            if not any(report.clips for report in shards):
-                raise RawDataError([Problem(str(self.raw_dir), f"has no good clip in split {split}", one_clip=False)])
         return reports
+    except BaseException as error:
+        finished = [r for task in tasks if (r := read_report(task)) and (skip_bad_clips or not r.problems)]
+        state = f"{len(finished)} of {len(tasks)} shards are finished"
+        if finished:
+            state += f" and kept in {folder}: build again to resume, or delete that folder"
+        space = _space(folder, tasks, finished)[1]
+        _remove_others(folder, tasks)
+        if not finished:
+            shutil.rmtree(folder)
+        cause = error.__cause__ if isinstance(error, OSError) and error.errno is None else error
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+            what = f"{os.strerror(cause.errno)}; the disk is full: {space}; {state}"
+            raise OSError(cause.errno, what, cause.filename or str(folder)) from error
+        log.warning("%s was not built: %s", name, state)
+        raise
 
 
-def problems_of(reports: Mapping[str, Sequence[ShardReport]]) -> list[Problem]:
-    """Returns what is wrong with the clips of shards, in the order of the raw data."""
-    return [problem for shards in reports.values() for report in shards for problem in report.problems]
+def _write(name: str, folder: Path, tasks: Sequence[ShardTask], runner: Runner, skip_bad_clips: bool) -> None:
+    with ThreadPoolExecutor(THREADS) as threads:
+        finished = list(threads.map(functools.partial(is_finished, skip_bad_clips=skip_bad_clips), tasks))
+    to_do = [task for task, done in zip(tasks, finished, strict=True) if not done]
+    log.info("%s: %d shards, of which %d are to be written", name, len(tasks), len(to_do))
+    progress = tqdm(
+        desc=f"building {name}",
+        total=sum(len(task.clips) for task in tasks),
+        initial=sum(len(task.clips) for task, done in zip(tasks, finished, strict=True) if done),
+        unit="clip",
+        mininterval=0.1 if sys.stderr.isatty() else 60,  # a log file gets a line a minute
+    )
+    reports: list[ShardReport] = []
+    with progress, contextlib.closing(runner(to_do)) as written:
+        for task in written:
+            progress.update(len(task.clips))
+            report = read_report(task)
+            for problem in report.problems if report else ():
+                log.warning("%s: %s", "left out" if skip_bad_clips else "bad clip", problem)
+            reports += [report] if report else []
+            enough, space = _space(folder, to_do, reports)
+            if len(reports) == 1 and not enough:
+                log.warning("%s: the disk is too small: %s", folder, space)
+
+
+def _space(folder: Path, tasks: Sequence[ShardTask], reports: Sequence[ShardReport]) -> tuple[bool, str]:
+    """Returns whether the disk has room for the tasks that have no report yet, and what is free and needed."""
+    free = shutil.disk_usage(folder).free
+    done = sum(len(report.names) for report in reports)
+    if not done:
+        return True, f"{_size(free)} free"
+    left = sum(len(task.clips) for task in tasks) - done
+    needed = left * sum(report.file_bytes for report in reports) / done
+    return needed <= free, f"{_size(free)} free, about {_size(needed)} needed"
 
 
 def _remove_others(folder: Path, tasks: Sequence[ShardTask]) -> None:
-    """Removes shards of an earlier run that cut the data set in another way."""
+    """Removes what a killed build was writing, and shards of one that cut the data set in another way."""
     wanted = {path for task in tasks for path in (task.file, task.report_file)}
-    for file in [*folder.glob("*.array_record-*"), *(folder / REPORTS).glob("*.array_record-*")]:
-        if file not in wanted:
+    for file in [*folder.glob("*"), *(folder / REPORTS).glob("*")]:
+        if file not in wanted and file.is_file():
             file.unlink()
 
 
-def _log_problems(skip_bad_clips: bool, task: ShardTask) -> None:
-    report = read_report(task)
-    for problem in report.problems if report else ():
-        logging.warning("%s: %s", "left out" if skip_bad_clips else "bad clip", problem)
-
-
 def _size(count: float) -> str:
-    """Returns a number of bytes in the unit that suits it."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

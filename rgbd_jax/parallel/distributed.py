@@ -50,10 +50,10 @@ class DistributedConfig:
 
 @contextlib.contextmanager
 def group(config: DistributedConfig) -> Iterator[None]:
-    """Joins the processes that train together, and leaves them at the end; alone, only explains lack of memory.
+    """Joins the processes that train together, if there are several, and leaves them at the end.
 
-    An error that all processes meet ends all but process 0 silently, with status 1. When one process fails, JAX aborts
-    the others within seconds; when it dies or hangs, after the heartbeat timeout, with a message that names it.
+    An error that all processes meet is raised in process 0 only; the others exit with status 1. When one process fails,
+    JAX aborts the others within seconds; when it dies or hangs, after the heartbeat timeout, with its index.
 
     Raises:
         ValueError: the config does not describe a group.

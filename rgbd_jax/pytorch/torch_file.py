@@ -261,7 +261,7 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
         return storages[key][1]
 
     file.seek(0)
-    stream = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+    stream = io.BytesIO(file.read(min(size, MAX_PICKLE_BYTES)))
     magic, version, system, value, keys = (_Unpickler(stream, storage).load() for _ in range(5))
     if (magic, version) != (LEGACY_MAGIC, LEGACY_VERSION) or sorted(keys) != sorted(storages):
         raise ConversionError(f"its magic number, version or list of storages is damaged; {INCOMPLETE}")

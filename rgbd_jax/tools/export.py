@@ -196,7 +196,8 @@ def _in_float32(trained: TrainedModel) -> TrainedModel:
 
 
 def _write_onnx(path: Path, predict: Callable[..., Outputs], about: Mapping[str, Any]) -> None:
-    logging.getLogger("jax2onnx").setLevel(logging.CRITICAL)  # it reports plugins for libraries that are not used here
+    for name in ("jax2onnx", "onnx_ir"):  # they report plugins that are not used here, and shapes left symbolic
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     import jax2onnx
     import onnx
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from rgbd_jax.checkpoint.checkpoints import find, read_metadata
 from rgbd_jax.checkpoint.workdir import read_config
-from rgbd_jax.data import transforms
+from rgbd_jax.data.transforms import draw_transform
 from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.pytorch.weights import is_workdir
 
@@ -81,7 +81,7 @@ def metadata(trained: TrainedModel, checkpoint: str, **file_format: Any) -> dict
 
 
 def _preprocessing(config: ConfigDict, modalities: Sequence[str]) -> dict[str, Any]:
-    crop = transforms.draw_transform(config, None)
+    crop = draw_transform(config, None)
     width, height = crop.resize
     depth = config.data.depth
     rules = ("person",) * depth.reference_person_crop + (depth.encoding, depth.colour_map, "coloured")

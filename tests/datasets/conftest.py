@@ -1,5 +1,6 @@
 """Raw clips for the builders' tests, written on the spot."""
 
+import functools
 import zlib
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 
 from rgbd_jax.data.source import ClipRecord, open_split, prepared_directory
-from rgbd_jax.ingest.build import BUILDERS, PreparedInfo, prepare
+from rgbd_jax.ingest.build import PreparedInfo, dataset_names, prepare
 from rgbd_jax.ingest.problems import RawDataError
-from rgbd_jax.ingest.runners import LocalRunner
+from rgbd_jax.ingest.shard_build import run_locally
 
 
 def frame(name: str, kind: str = "colour", suffix: str = ".jpg") -> bytes:
@@ -67,11 +68,16 @@ class RawFolder:
         return self.root.parent / "data"
 
     def build(self, dataset: str = "rgbd_folder", **options) -> PreparedInfo:
-        options = {"runner": LocalRunner(1), **options}
+        options = {"runner": functools.partial(run_locally, workers=1), **options}
         return prepare(dataset, raw_dir=self.root, data_dir=self.data_dir, **options)
 
     def records(self, split: str = "train", dataset: str = "rgbd_folder") -> list[ClipRecord]:
         return list(open_split(dataset, self.data_dir, split))
+
+    def refused(self, dataset: str, pattern: str, error: type[Exception] = RawDataError, **options) -> None:
+        """Builds a data set, and checks that it is refused for this reason."""
+        with pytest.raises(error, match=pattern):
+            self.build(dataset, **options)
 
     def refuse(self, *expected: str, **options) -> RawDataError:
         """Builds, and checks that it is refused for these reasons and that nothing looks prepared."""
@@ -84,13 +90,13 @@ class RawFolder:
 
     def check_that_nothing_looks_prepared(self) -> None:
         """Makes sure that there are no files but those of finished shards, for the next run."""
-        for dataset in BUILDERS:
+        for dataset in dataset_names():
             assert prepared_directory(dataset, self.data_dir) is None
         for folder in self.data_dir.glob("*/*"):
             assert folder.name == "incomplete.1.0.0"
             shards = [file for file in folder.iterdir() if file.is_file()]
             assert shards
-            assert all(".array_record-" in file.name for file in shards)
+            assert all(".array_record-" in file.name for file in shards), shards
 
 
 @pytest.fixture

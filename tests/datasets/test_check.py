@@ -1,29 +1,40 @@
 """The check of raw clips, before and after they are built, through its command."""
 
-import os
+import argparse
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from rgbd_jax.ingest.check import check_raw
+from rgbd_jax.data.index import write_index
+from rgbd_jax.ingest import check
 from tests.datasets.conftest import RawFolder
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 KINDS = ["missing", "unreadable", "unpaired", "mislabelled", "duplicated"]
 
 
-def command(raw: RawFolder, *options, dataset: str = "rgbd_folder") -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, REPOSITORY / "scripts/check_dataset.py", dataset, "--raw_dir", raw.root, *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs `data check rgbd_folder` on a raw folder."""
+
+    def run(raw: RawFolder, *options) -> Done:
+        parser = argparse.ArgumentParser()
+        check.add_arguments(parser)
+        arguments = parser.parse_args(["rgbd_folder", "--raw_dir", str(raw.root), *map(str, options)])
+        capsys.readouterr()
+        try:
+            check.run(arguments)
+        except SystemExit as error:
+            return Done(error.code, capsys.readouterr().out)
+        return Done(0, capsys.readouterr().out)
+
+    return run
 
 
 def table(output: str) -> dict[str, dict[str, int]]:
@@ -62,10 +73,10 @@ def bad(good) -> RawFolder:
     return good
 
 
-def test_good_clips_are_counted_and_short_ones_noted(good):
+def test_good_clips_are_counted_and_short_ones_noted(good, command):
     for options in ((), ("--decode",)):
         done = command(good, *options)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0
         none = dict.fromkeys(KINDS, 0)
         assert table(done.stdout) == {
             "train": {"good clips": 3, "frames": 58, **none, "too short": 0},
@@ -75,19 +86,19 @@ def test_good_clips_are_counted_and_short_ones_noted(good):
         assert f"{good.root}/valid.txt:1: short has 4 frames only" in done.stdout
 
 
-def test_short_clips_are_listed_up_to_twenty_or_all_of_them(raw):
+def test_short_clips_are_listed_up_to_twenty_or_all_of_them(raw, command):
     names = [f"clip{number:02d}" for number in range(23)]
     for name in names:
         raw.clip(name, frames=2)
     raw.lists(train=[f"{name} 2 0" for name in names])
     for options, listed in (((), names[:20]), (("--all",), names)):
         done = command(raw, *options)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0
         assert [name for name in names if f"{name} has 2 frames only" in done.stdout] == listed
         assert ("and 3 more short clips (--all lists them)" in done.stdout) == (not options)
 
 
-def test_every_problem_is_listed_with_its_kind_file_and_line(bad):
+def test_every_problem_is_listed_with_its_kind_file_and_line(bad, command):
     done = command(bad)
     assert done.returncode == 1
     expected = [
@@ -106,7 +117,7 @@ def test_every_problem_is_listed_with_its_kind_file_and_line(bad):
     assert table(done.stdout)["train"] == {"good clips": 2, "frames": 40, **row}  # a, and the truncated one
 
 
-def test_decoding_finds_what_headers_do_not_tell(bad):
+def test_decoding_finds_what_headers_do_not_tell(bad, command):
     video = bad.root / "rgb" / "c.avi"
     video.write_bytes(video.read_bytes()[: video.stat().st_size * 6 // 10])
     bad.lists(test=["c 20 0"])
@@ -119,7 +130,7 @@ def test_decoding_finds_what_headers_do_not_tell(bad):
     assert (rows["test"]["good clips"], rows["test"]["missing"]) == (0, 1)
 
 
-def test_lists_that_cannot_be_used_are_a_problem_of_no_split(good):
+def test_lists_that_cannot_be_used_are_a_problem_of_no_split(good, command):
     (good.root / "train.txt").write_bytes(b"\xff\n")
     done = command(good)
     assert done.returncode == 1
@@ -131,20 +142,24 @@ def test_a_modality_of_which_nothing_can_be_read(good):
     for file in (good.root / "depth").glob("*/*.jpg"):
         file.write_bytes(b"\xff\xd8\xff")
     good.lists(train=["a 20 0", "b 18 1"])
-    found = check_raw("rgbd_folder", good.root, decode=True)
+    found, _ = check.check_raw("rgbd_folder", good.root, decode=True)
     assert [problem.where for problem in found.problems] == [
         str(good.root / "depth" / name / "000000.jpg") for name in ("a", "b", "short")
     ]
 
 
-def test_what_was_built_is_what_the_raw_data_say(good):
+def test_what_was_built_is_what_the_raw_data_say(good, command):
     good.build()
     done = command(good, "--data_dir", good.data_dir)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout
     assert f"{good.data_dir}/rgbd_folder/1.0.0: 0 differences from the raw data" in done.stdout
+    write_index(good.data_dir / "rgbd_folder/1.0.0", "train", ["a"], [0], {"rgb": [20], "depth": [20]})
+    done = command(good, "--data_dir", good.data_dir)
+    assert done.returncode == 1
+    assert "train: 3 records, but 1 clips in its index" in done.stdout
 
 
-def test_differences_from_what_was_built_are_listed(good):
+def test_differences_from_what_was_built_are_listed(good, command):
     good.build()
     good.clip("new", frames=20)
     good.lists(train=["a 20 1", "b 18 1", "new 20 0"], valid=["short 4 0", "c 20 0"])
@@ -161,7 +176,7 @@ def test_differences_from_what_was_built_are_listed(good):
     ]
 
 
-def test_clips_that_were_left_out_as_unreadable_explain_differences(good):
+def test_clips_that_were_left_out_as_unreadable_explain_differences(good, command):
     content = (good.root / "rgb/b/000004.jpg").read_bytes()
     (good.root / "rgb/b/000004.jpg").write_bytes(content[:-100])
     good.build(skip_bad_clips=True)
@@ -171,13 +186,11 @@ def test_clips_that_were_left_out_as_unreadable_explain_differences(good):
     assert "1 clips that are not prepared were unreadable when it was built" in done.stdout
 
 
-def test_nothing_to_check(good):
-    done = command(good, "--data_dir", good.data_dir)
-    assert done.returncode == 2
-    assert f"error: rgbd_folder is not prepared in {good.data_dir}" in done.stderr
-    good.root = good.root / "nowhere"
-    done = command(good)
-    assert done.returncode == 2
-    assert "nowhere: no such folder" in done.stderr
+def test_nothing_to_check(good, command):
+    with pytest.raises(FileNotFoundError, match=f"rgbd_folder is not prepared in {good.data_dir}"):
+        command(good, "--data_dir", good.data_dir)
     with pytest.raises(ValueError, match="rgbd_demo is generated"):
-        check_raw("rgbd_demo", good.root, decode=False)
+        check.check_raw("rgbd_demo", good.root, decode=False)
+    good.root = good.root / "nowhere"
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        command(good)

@@ -1,18 +1,12 @@
 """IsoGD: videos with its own lists, frames in the reference's layout, the published lists."""
 
 import cv2
-import numpy as np
 import pytest
-from rgbd_jax.configs import isogd
 from rgbd_jax.datasets.isogd.builder import name_of
 
-from rgbd_jax.data import loader
-from rgbd_jax.data.source import open_split
-from rgbd_jax.data.splits import open_splits
 from rgbd_jax.ingest.problems import RawDataError
-from rgbd_jax.ingest.reference_lists import find_lists, read_lists
-from tests.data.test_splits import PUBLISHED, SHARED_SPLITS, needs_shared_splits
-from tests.datasets.conftest import decoded
+from rgbd_jax.ingest.split_lists import find_lists, read_lists
+from tests.datasets.test_split_lists import PUBLISHED, SHARED_SPLITS, needs_shared_splits
 
 OWN = {
     "train": ["train/001/M_00001.avi train/001/K_00001.avi 26", "train/001/M_00002.avi train/001/K_00002.avi 249"],
@@ -54,18 +48,6 @@ def test_videos_with_their_own_lists(videos, pattern):
                 image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
             assert content == cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
         assert not capture.read()[0]
-
-
-def test_depth_of_videos_is_seen_grey_as_in_the_reference(videos):
-    own_lists(videos)
-    config = isogd.get_config("depth")
-    config.clip.frames = 6
-    config.data.data_dir, config.data.raw_dir = str(videos.data_dir), str(videos.root)
-    (batch,) = loader.eval_batches(open_splits(config).evaluation, config, batch_size=1)
-    frames = batch["frames"]["depth"]
-    assert np.ptp(frames.astype(int), axis=-1).max() == 0
-    first = decoded(videos.records("validation", "isogd")[0].frames["depth"][0])
-    assert abs(np.median(frames) - np.median(first)) <= 1
 
 
 def reference_layout(raw):
@@ -111,8 +93,7 @@ def test_videos_with_the_lists_of_the_reference(videos):
 )
 def test_wrong_lines_are_named(videos, line, expected):
     own_lists(videos, {**OWN, "train": [OWN["train"][0], line]})
-    with pytest.raises(RawDataError, match=rf"train_list\.txt:2: {expected}"):
-        videos.build("isogd")
+    videos.refused("isogd", rf"train_list\.txt:2: {expected}")
 
 
 def test_a_list_without_labels_cannot_be_skipped(videos):
@@ -125,26 +106,15 @@ def test_a_list_without_labels_cannot_be_skipped(videos):
 def test_depth_that_is_missing_or_shorter(videos):
     own_lists(videos)
     (videos.root / "train/001/K_00001.avi").unlink()
-    with pytest.raises(RawDataError, match=r"train_list\.txt:1: there is no clip .*K_00001; it is in rgb only"):
-        videos.build("isogd")
+    videos.refused("isogd", r"train_list\.txt:1: there is no clip .*K_00001; it is in rgb only")
     videos.video("train/001/K_00001.avi", frames=5, grey=True)
-    with pytest.raises(RawDataError, match=r"train_list\.txt:1: expected as many depth .* found 6 rgb and 5 depth"):
-        videos.build("isogd")
+    videos.refused("isogd", r"train_list\.txt:1: expected as many depth .* found 6 rgb and 5 depth")
 
 
 def test_no_lists_and_no_clips(raw):
-    with pytest.raises(RawDataError, match=r"expected lists \(train_list\.txt or IsoGD_labels/train\.txt, and so on\)"):
-        raw.build("isogd")
+    raw.refused("isogd", r"expected lists \(train_list\.txt or IsoGD_labels/train\.txt, and so on\)")
     own_lists(raw)
-    with pytest.raises(FileNotFoundError, match="none of the 4 clips of the lists is there"):
-        raw.build("isogd")
-
-
-def test_lists_of_the_modalities_that_differ(raw):
-    reference_layout(raw)
-    raw.lists("dataset_splits/depth", valid=["valid/001/K_00001 4 247"])
-    with pytest.raises(RawDataError, match=r"rgb/valid\.txt:1: no such line in .*depth"):
-        raw.build("isogd")
+    raw.refused("isogd", "none of the 4 clips of the lists is there", FileNotFoundError)
 
 
 @needs_shared_splits
@@ -152,7 +122,7 @@ def test_the_published_lists_are_read_whole():
     problems = []
     folders = find_lists(SHARED_SPLITS / "IsoGD", ("rgb", "depth"))
     assert len(folders) == 2  # that they agree is checked
-    candidates = read_lists(folders, 249, name_of, problems)
+    candidates = read_lists(folders, problems, num_classes=249, name_of=name_of)
     assert not problems
     _, counts = PUBLISHED["IsoGD/rgb"]
     assert {split: len(each) for split, each in candidates.items()} == {
@@ -162,9 +132,3 @@ def test_the_published_lists_are_read_whole():
     }
     first = candidates["train"][0]
     assert (first.name, first.frame_count, first.label) == ("train/001/M_00001", 55, 25)
-
-
-def test_the_same_data_set_opens_by_split(videos):
-    own_lists(videos)
-    videos.build("isogd")
-    assert len(open_split("isogd", videos.data_dir, "train+test")) == 3

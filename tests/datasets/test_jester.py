@@ -2,7 +2,6 @@
 
 import pytest
 
-from rgbd_jax.ingest.problems import RawDataError
 from tests.datasets.conftest import frame
 
 CLASS_NAMES = [f"Gesture {chr(ord('Z') - i)}{i}" for i in range(27)]  # not in sorted order
@@ -55,21 +54,22 @@ def test_lists_in_the_format_of_the_reference_decide(jester):
 )
 def test_wrong_lines_are_named(jester, line, expected):
     write(jester, train=["34870;Gesture Z0", line])
-    with pytest.raises(RawDataError, match=expected):
-        jester.build("jester")
+    jester.refused("jester", expected)
 
 
 def test_a_frame_that_is_missing(jester):
     (jester.root / "20bn-jester-v1/34870/00001.jpg").unlink()
-    with pytest.raises(RawDataError, match=r"34870/00001\.jpg: is missing \(1 of 2 frames\)"):
-        jester.build("jester")
+    jester.refused("jester", r"34870/00001\.jpg: is missing \(1 of 2 frames\)")
 
 
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
         (CLASS_NAMES[:-1], r"labels\.csv: expected 27 classes, found 26"),
-        ([*CLASS_NAMES, CLASS_NAMES[3]], r"labels\.csv:28: names 'Gesture W3' a second time; the first is line 4"),
+        (
+            [*CLASS_NAMES, CLASS_NAMES[3]],
+            r"labels\.csv:28: names 'Gesture W3' a second time; the first is .*labels\.csv:4",
+        ),
         (None, r"labels\.csv: no such file"),
     ],
 )
@@ -78,14 +78,11 @@ def test_labels_that_do_not_name_27_classes(jester, labels, expected):
         (jester.root / "jester-v1-labels.csv").unlink()
     else:
         write(jester, labels=labels)
-    with pytest.raises(RawDataError, match=expected):
-        jester.build("jester")
+    jester.refused("jester", expected)
 
 
 def test_lists_or_clips_that_are_not_there(jester):
     (jester.root / "jester-v1-validation.csv").unlink()
-    with pytest.raises(RawDataError, match=r"jester-v1-validation\.csv: no such file"):
-        jester.build("jester")
+    jester.refused("jester", r"jester-v1-validation\.csv: no such file")
     (jester.root / "20bn-jester-v1").rename(jester.root / "clips")
-    with pytest.raises(FileNotFoundError, match="20bn-jester-v1: no such folder"):
-        jester.build("jester")
+    jester.refused("jester", "20bn-jester-v1: no such folder", FileNotFoundError)

@@ -1,18 +1,15 @@
 """The protocols of NTU RGB+D: the rules against the published lists, name for name, and on prepared clips."""
 
 import itertools
-import pickle
 import re
 
 import pytest
-from rgbd_jax.datasets.ntu_rgbd.classes import CLASS_NAMES
+from rgbd_jax.datasets.ntu_rgbd.builder import CLASS_NAMES
 from rgbd_jax.datasets.ntu_rgbd.protocols import PROTOCOLS
 
-from rgbd_jax.data.protocols import to_base_splits
 from rgbd_jax.data.source import open_split
-from rgbd_jax.ingest.splits import read_split_list
-from tests.data.test_splits import SHARED_SPLITS, needs_shared_splits
 from tests.datasets import ntu
+from tests.datasets.test_split_lists import SHARED_SPLITS, needs_shared_splits, read
 
 RULES = {protocol.name: protocol.split_of for protocol in PROTOCOLS}
 ADDED = "45, 46, 47, 49, 50, 52-59, 70, 74, 78, 80-86, 89, 91-95, 97, 98, 100, 103"
@@ -21,11 +18,11 @@ ADDED = "45, 46, 47, 49, 50, 52-59, 70, 74, 78, 80-86, 89, 91-95, 97, 98, 100, 1
 def published(folder):
     """The names of both lists, by split."""
     lists = {"train": "train.txt", "validation": "valid.txt"}
-    lines = {split: read_split_list(SHARED_SPLITS / "NTU-RGBD" / folder / file)[0] for split, file in lists.items()}
+    lines = {split: read(SHARED_SPLITS / "NTU-RGBD" / folder / file) for split, file in lists.items()}
     for line in itertools.chain(*lines.values()):
-        assert line.path.endswith("_rgb")
-        assert line.label == int(line.path[17:20]) - 1
-    return {split: [line.path.removesuffix("_rgb") for line in part] for split, part in lines.items()}
+        assert line.name.endswith("_rgb")
+        assert line.label == int(line.name[17:20]) - 1
+    return {split: [line.name.removesuffix("_rgb") for line in part] for split, part in lines.items()}
 
 
 @needs_shared_splits
@@ -37,27 +34,6 @@ def test_the_rules_give_the_published_lists_name_for_name(protocol, folder):
     assert by_rule == {split: set(part) for split, part in lists.items()}
     sizes = next(p.sizes for p in PROTOCOLS if p.name == protocol)
     assert {split: len(part) for split, part in by_rule.items()} == sizes
-
-
-@needs_shared_splits
-def test_the_published_protocols_are_unions_of_disjoint_base_splits():
-    names = [name for part in published("@CS").values() for name in part]
-    assert len(set(names)) == 56880  # those without a skeleton too
-    members = {
-        f"{protocol}_{split}": {name for name in names if RULES[protocol](name) == split}
-        for protocol in ("cs", "cv")
-        for split in ("train", "validation")
-    }
-    base, unions = to_base_splits({name: name for name in names}, members)
-    assert sorted(itertools.chain(*base.values())) == sorted(names)
-    assert {split: sum(len(base[part]) for part in parts) for split, parts in unions.items()} == {
-        "cs_train": 40320,
-        "cs_validation": 16560,
-        "cv_train": 37920,
-        "cv_validation": 18960,
-    }
-    for split, parts in unions.items():
-        assert {name for part in parts for name in base[part]} == members[split]
 
 
 def test_the_training_subjects_of_120_are_those_of_60_and_more():
@@ -72,22 +48,18 @@ def test_the_training_subjects_of_120_are_those_of_60_and_more():
     assert len(training_60 | added) == 53
 
 
-def test_cross_setup_trains_on_even_set_ups():
+def test_cross_setup_trains_on_even_set_ups_and_protocols_of_60_have_no_clip_of_the_others():
     splits = [RULES["cset"](f"S{setup:03d}C002P003R001A061") for setup in range(1, 33)]
     assert splits == ["validation", "train"] * 16
-
-
-def test_protocols_of_60_have_no_clip_of_the_other_set_ups():
     assert RULES["cs"]("S018C001P001R001A061") is None
     assert RULES["cv"]("S032C002P001R001A061") is None
 
 
 def test_there_are_120_actions():
     assert len(set(CLASS_NAMES)) == 120
-    assert [CLASS_NAMES[i - 1] for i in (1, 60, 61, 120)] == [
+    assert [CLASS_NAMES[i - 1] for i in (1, 60, 120)] == [
         "drink water",
         "walk apart from each other",
-        "put on headphone",
         "rock-paper-scissors",
     ]
 
@@ -126,16 +98,6 @@ def test_prepared_protocols_share_their_clips(both_parts):
     assert len(stored) == len(everything) == 36  # no clip is stored twice
 
 
-def test_a_protocol_split_survives_pickling_and_reads_every_place(both_parts):
-    both_parts.build("ntu_rgbd")
-    split = open_split("ntu_rgbd", both_parts.data_dir, "csub_train")
-    copy = pickle.loads(pickle.dumps(split))
-    assert [copy[i] for i in range(len(copy))] == [split[i] for i in range(len(split))]
-    assert len({clip.name for clip in copy}) == len(copy) == 24
-    with pytest.raises(IndexError):
-        copy[24]
-
-
 def test_a_protocol_of_60_has_60_classes_in_a_data_set_of_120(both_parts):
     assert len(both_parts.build("ntu_rgbd").class_names) == 120
     assert open_split("ntu_rgbd", both_parts.data_dir, "cs_train").class_names == CLASS_NAMES[:60]
@@ -146,33 +108,8 @@ def test_a_protocol_of_60_has_60_classes_in_a_data_set_of_120(both_parts):
 def test_without_the_other_set_ups_there_is_no_protocol_of_120(raw, caplog):
     ntu.write_depth(raw.root, "S001C001P001R001A001", 1)
     ntu.write_depth(raw.root, "S001C002P003R001A001", 1)
-    with caplog.at_level("WARNING", logger="absl"):
+    with caplog.at_level("WARNING", logger="rgbd_jax"):
         assert list(raw.build("ntu_rgbd").clips) == ["cs_train", "cs_validation", "cv_train", "cv_validation"]
     assert "cs_train has 1 clips here; in the whole data set it has 40320" in caplog.messages
     with pytest.raises(ValueError, match="there is no split 'csub_train'"):
         open_split("ntu_rgbd", raw.data_dir, "csub_train")
-
-
-def test_a_part_in_percent_is_that_part_of_every_base_split(both_parts):
-    both_parts.build("ntu_rgbd")
-    whole = names(both_parts, "csub_train")
-    first, rest = names(both_parts, "csub_train[:50%]"), names(both_parts, "csub_train[50%:]")
-    assert sorted(first + rest) == sorted(whole)
-    assert abs(len(first) - len(rest)) <= 8  # each of 8 base splits has an odd number of clips
-    assert {name[:4] for name in first} == {"S001", "S002", "S018", "S019"}
-
-
-@pytest.mark.parametrize(
-    ("split", "expected"),
-    [
-        ("csub_train[:5]", r"must be given in percent, such as csub_train\[:20%\]"),
-        ("csub_train[1shard:]", "must be given in percent"),
-        ("csub_train+cset_train", "csub_train and cset_train share clips"),
-        ("train", "there is no split 'train'"),
-        ("cs_test", "there are cs_train, cs_validation, .* and cs_train-cv_train-csub_train-cset_train"),
-    ],
-)
-def test_what_cannot_be_opened_is_refused(both_parts, split, expected):
-    both_parts.build("ntu_rgbd")
-    with pytest.raises(ValueError, match=expected):
-        open_split("ntu_rgbd", both_parts.data_dir, split)

@@ -12,8 +12,8 @@ from rgbd_jax.data.transforms import draw_transform
 from rgbd_jax.inference.drawing import model_view, relative, tinted
 from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.inference.trained import load_trained
-from rgbd_jax.pytorch.convert import match_network
-from rgbd_jax.pytorch.weights import read_weights, write_weights
+from rgbd_jax.pytorch.convert import match_network, write_weights
+from rgbd_jax.pytorch.weights import read_weights
 from tests.tiny import save_run, tiny_config
 
 

@@ -9,9 +9,9 @@ import ml_dtypes
 import numpy as np
 from ml_collections import ConfigDict
 
+from rgbd_jax.model import Model
 from rgbd_jax.pytorch.convert import add_arguments, run
 from rgbd_jax.pytorch.decoupled_names import DECOUPLED
-from rgbd_jax.step import Stream
 from tests.parity import recipe
 from tests.tiny import tiny_config
 
@@ -21,20 +21,17 @@ GROUP = {"lr": 0.005, "momentum": 0.9, "dampening": 0, "weight_decay": 3e-4, "ne
 GROUP |= {"foreach": None, "initial_lr": 0.01}
 
 
-def small_config(stream: str = "rgb", **model: Any) -> ConfigDict:
+def small_config(modality: str = "rgb", **model: Any) -> ConfigDict:
     """Returns the tiny config with other settings of the network."""
-    config = tiny_config("unused", stream)
+    config = tiny_config("unused", modality)
     config.model.update(model)
     return config
 
 
 def manifest_of(config: ConfigDict, classes: int) -> dict[str, tuple[int, ...]]:
     """Returns name -> shape of the PyTorch state dict of a network, step counters included."""
-    leaves = Stream(config, classes).shapes()
-    params, batch_stats = (
-        jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), tree)
-        for tree in (leaves.params, leaves.batch_stats)
-    )
+    shapes_here = Model(config, classes).shapes()
+    params, batch_stats = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes_here)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in DECOUPLED.to_pytorch(params, batch_stats).items():
         shapes[name] = tensor.shape

@@ -225,7 +225,7 @@ def test_model_card_of_a_file(rgb, tmp_path):
     convert(rgb[0], tmp_path / "converted")
     text = (tmp_path / "converted" / "MODEL_CARD.md").read_text()
     card = rows(text)
-    assert card["best accuracy that the training noted"] == "62.50%"
+    assert card["best accuracy recorded by the training"] == "62.50%"
     assert card["epochs"] == "7 done"
     unknown = ("data set", "trained on", "evaluated on", "started from", "git revision")
     assert [card[name] for name in unknown] == ["not recorded"] * len(unknown)

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+from rgbd_jax.model import Model
 from rgbd_jax.pytorch.decoupled_names import DECOUPLED
 from rgbd_jax.pytorch.names import ConversionError, DetectedNetwork, NameTable
 from rgbd_jax.pytorch.weights import detect_network
-from rgbd_jax.step import Stream
 from tests.pytorch.networks import DTYPES, manifest_of, random_state_dict, small_config
 
 MANIFESTS = sorted((Path(__file__).parents[1] / "parity").glob("*.manifest.json"))
@@ -51,7 +51,6 @@ def test_every_recorded_network_is_recognised(path):
 def test_round_trip_and_detection(modality, dtype):
     config, classes = small_config(modality, **NETWORKS[modality]), 5
     config.clip.frames = 7
-    stream = Stream(config, classes)
     tensors = random_state_dict(manifest_of(config, classes), dtype)
     detected = detect_network(tensors)
     assert detected.fusion == (config.modality == "fusion")
@@ -63,11 +62,8 @@ def test_round_trip_and_detection(modality, dtype):
     assert len(detected.model) == (9 if config.model.recoupling else 7)
 
     counters = {name: tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
-    shapes = stream.shapes()
-    like = [
-        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPES[dtype]), tree)
-        for tree in (shapes.params, shapes.batch_stats)
-    ]
+    shapes = Model(config, classes).shapes()
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPES[dtype]), shapes)
     back = DECOUPLED.to_pytorch(*DECOUPLED.from_pytorch(tensors, *like))
     assert list(back) == [name for name in tensors if name not in counters]
     for name, tensor in back.items():
@@ -79,8 +75,8 @@ def test_layouts():
     """The axes in PyTorch, independently of the table: convolutions o i t h w, linear maps o i, tokens 1 n c."""
     config = small_config("fusion", recoupling_heads=2, temporal_blocks=2)
     tensors = random_state_dict(manifest_of(config, 3))
-    shapes = Stream(config, 3).shapes()
-    params, stats = DECOUPLED.from_pytorch(tensors, shapes.params, shapes.batch_stats)
+    shapes = Model(config, 3).shapes()
+    params, stats = DECOUPLED.from_pytorch(tensors, *shapes)
     depth = params["depth"]
 
     def there(name):
@@ -104,7 +100,7 @@ def test_layouts():
 def test_every_problem_is_reported_at_once():
     config = small_config()
     tensors = random_state_dict(manifest_of(config, 3))
-    shapes = Stream(config, 3).shapes()
+    shapes = Model(config, 3).shapes()
     tensors["Mixed_3b.b0.conv3d.weight"] = tensors["Mixed_3b.b0.conv3d.weight"][:, :1]
     tensors["LinearMap.1.weight"] = tensors["LinearMap.1.weight"].astype(np.int8)
     tensors["total_ops"] = np.zeros(1)
@@ -112,7 +108,7 @@ def test_every_problem_is_reported_at_once():
     tensors["Mixed_3c.b0.bn.num_batches_tracked"] = np.zeros(2)
     del tensors["dtn.cls_token_large"], tensors["Mixed_5c.b3b.bn.running_mean"]
     with pytest.raises(ConversionError) as caught:
-        DECOUPLED.from_pytorch(tensors, shapes.params, shapes.batch_stats)
+        DECOUPLED.from_pytorch(tensors, *shapes)
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("7 tensors")
     for name, what in {
@@ -130,8 +126,8 @@ def test_every_problem_is_reported_at_once():
 def test_class_heads_are_left_out_by_name_alone():
     config = small_config()
     tensors = random_state_dict(manifest_of(config, 3))
-    shapes = Stream(config, 3).shapes()
-    match = DECOUPLED.match(tensors, shapes.params, shapes.batch_stats, skip=DECOUPLED.class_heads)
+    shapes = Model(config, 3).shapes()
+    match = DECOUPLED.match(tensors, *shapes, skip=DECOUPLED.class_heads)
     heads = {f"dtn.mlp_head_{branch}.1.{leaf}" for branch in ("small", "media", "large") for leaf in ("weight", "bias")}
     assert set(match.skipped) == set(match.missing) == heads
     assert set(match.loaded) | heads | set(match.counters) == set(tensors)

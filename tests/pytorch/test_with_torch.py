@@ -1,7 +1,6 @@
 """PyTorch itself and this package read each other's files; what is converted computes and trains as before."""
 
 import argparse
-import json
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +8,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from rgbd_jax.initial_state import weights_for
+from rgbd_jax.initial_state import matching_weights
 from rgbd_jax.pytorch.names import ConversionError
 from rgbd_jax.pytorch.torch_file import read_torch, write_torch
 from rgbd_jax.pytorch.weights import read_weights
+from rgbd_jax.step import new_state
 from tests.parity import recipe
 from tests.pytorch.networks import convert, manifest_of, small_config
 from tests.pytorch.torch_files import flat, plain_sample, sample
-from tests.test_parity import FOLDER, FORWARD, Case, assert_logits, evaluate
+from tests.test_parity import FORWARD, Case, assert_logits, evaluate
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: ./scripts/test.sh --torch installs it")
 pytestmark = pytest.mark.optional
@@ -126,9 +126,8 @@ class Named(torch.nn.Module):
 @pytest.mark.parametrize("name", CASES)
 def test_converted_checkpoint_gives_the_recorded_logits(tmp_path, name):
     """In float64; both formats become the same converted checkpoint."""
-    recorded = np.load(FOLDER / f"{name}.npz")
-    manifest = json.loads((FOLDER / f"{name}.manifest.json").read_text())
-    case = Case(recorded, json.loads(str(recorded["meta"])), manifest)
+    case = Case(name)
+    manifest = case.manifest
     model = Named(manifest, case.meta["seed"])
     assert list(model.state_dict()) == list(manifest)
     contents = {"model": model.state_dict(), "epoch": 3, "bestacc": 0.5}
@@ -141,10 +140,9 @@ def test_converted_checkpoint_gives_the_recorded_logits(tmp_path, name):
     assert flat(dict(zipped.tensors)) == flat(dict(legacy.tensors))
     assert zipped.record() == legacy.record()
     with jax.enable_x64(True):
-        stream, _, clip, heat, labels, moment = case.build("float64")
-        state = stream.state_of(*weights_for(stream, zipped, "zip"))
-        state = jax.tree.map(jnp.asarray, state)
-        output, _ = evaluate(stream, state, clip, heat, labels, moment, case.intermediates())
+        network, _, batch, schedule = case.build("float64")
+        state = jax.tree.map(jnp.asarray, new_state(network, *matching_weights(network, zipped, "zip")))
+        output, _ = evaluate(network, state, batch, schedule, case.intermediates())
         assert_logits(output, case, FORWARD)
 
 

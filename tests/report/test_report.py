@@ -35,7 +35,7 @@ def run(small_demo, tmp_path_factory):
     """The workdir of a tiny network as it is initialised, saved as if an epoch of 3 steps had passed, and evaluated."""
     config = tiny_config(small_demo)
     splits = open_splits(config)
-    produced_by = provenance(splits.training, splits.evaluation)
+    produced_by = provenance(config, splits.training, splits.evaluation)
     workdir = save_run(config, tmp_path_factory.mktemp("runs") / "tiny_rgb", provenance=produced_by, **METRICS)
     more = {"learning_rate": 0.1, "gradient_norm": 2.0}
     lines = [{"step": step, "kind": "train", **more, **METRICS} for step in (1, 2, 3)]
@@ -49,7 +49,7 @@ def test_page_of_a_run(run):
     page = render(read_source(run), errors=3, correct=1)
     scores = Scores.load(scores_file(run, "validation"))
     correct = int((scores.heads["logits"].argmax(1) == scores.labels).sum())
-    produced_by = json.loads((run / "checkpoints" / "3" / "run" / "metadata").read_text())["provenance"]
+    produced_by = json.loads((run / "checkpoints" / "3" / "metadata" / "metadata").read_text())["provenance"]
     for text in (
         f"{correct} of 24 clips",
         "validation (24 clips, 12 classes)",
@@ -77,8 +77,14 @@ def test_explanations_are_of_the_scored_clips(run, small_demo):
     split = open_splits(tiny_config(small_demo)).evaluation
     names = ("recoupling_weights", "small_attention", "medium_attention", "large_attention")
     frames = {"rgb": np.stack([explanation.modalities["rgb"].frames for explanation in explanations])}
-    predict = jax.jit(lambda *weights: trained.stream.predict_step(*weights, {"frames": frames}, names))
-    outputs = jax.device_get(predict(trained.params, trained.batch_stats)).intermediates
+    model = trained.model
+
+    @jax.jit
+    def intermediates(params, batch_stats):
+        inputs = model.inputs({"frames": frames})
+        return model.apply(params, batch_stats, inputs, trained.schedule, intermediates=names)[0].intermediates
+
+    outputs = jax.device_get(intermediates(trained.params, trained.batch_stats))
     for i, explanation in enumerate(explanations):
         assert split[explanation.index].name == source.scores.names[explanation.index]
         logits = source.scores.heads["logits"][explanation.index].astype(np.float64)
@@ -139,7 +145,7 @@ def test_names_cannot_become_markup(tmp_path):
 def command(*arguments):
     parser = argparse.ArgumentParser()
     report.add_arguments(parser)
-    report.run(parser.parse_args(list(map(str, arguments))))
+    report.run(parser.parse_args(list(map(str, arguments)), argparse.Namespace(overrides=[])))
 
 
 def test_the_command_writes_a_small_page_of_many_classes_and_runs(tmp_path, capsys):
@@ -168,8 +174,8 @@ def test_unusable_input_is_refused_in_one_line(tmp_path, capsys, small_demo):
         ((tmp_path / "empty",), "empty has neither scores of split 'validation'"),
         ((a, "--split", "test"), "has neither scores of split 'test'"),
         ((tmp_path / "new",), "has no checkpoint of a whole epoch yet"),
-        ((tmp_path / "damaged",), "is not a whole .npz file of scores"),
-        ((a, "--compare", tmp_path / "others"), "cannot be fused: they are not of the same clips"),
+        ((tmp_path / "damaged",), "file of scores"),
+        ((a, "--compare", tmp_path / "others"), str(tmp_path / "others")),
         ((a, "--compare", b, a), "a is given twice"),
         ((a, "--config", "absent.py:depth"), "--config=absent.py:depth: no such file"),
         ((a, "--errors", "-1"), "--errors and --correct are numbers of clips"),

@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> None:
     from rgbd_jax.tools.report.page import render
     from rgbd_jax.tools.report.source import read_source
 
-    config = load_config(args.config) if args.config else None
+    if args.overrides and not args.config:
+        raise ValueError(f"{args.overrides[0]} needs --config: a run is reported with its own config")
+    config = load_config(args.config, args.overrides) if args.config else None
     source = read_source(args.workdir, args.split, args.compare, config, args.data_dir)
     page = render(source, errors=args.errors, correct=args.correct)
     out = args.out or args.workdir / "report.html"

@@ -16,7 +16,6 @@ from rgbd_jax.data.splits import open_splits
 from rgbd_jax.inference import drawing
 from rgbd_jax.inference.predictor import Prediction, Predictor
 from rgbd_jax.inference.trained import load_trained
-from rgbd_jax.modalities import STREAMS
 from rgbd_jax.tools.report.source import Source
 
 BRANCHES = ("small", "medium", "large")
@@ -81,7 +80,7 @@ def explain(source: Source, indices: Sequence[int]) -> list[ClipExplanation]:
     trained = load_trained(source.workdir, source.which, None if is_run else source.config)
     batch_size = int(np.clip(BATCH_PIXELS // (config.clip.frames * config.clip.size**2), 1, len(indices)))
     # A network of several modalities names its intermediate values `MODALITY/NAME`.
-    modalities = STREAMS[config.modality]
+    modalities = trained.model.modalities
     prefixes = {modality: f"{modality}/" if len(modalities) > 1 else "" for modality in modalities}
     names = [f"{branch}_attention" for branch in BRANCHES] + ["recoupling_weights"] * config.model.recoupling
     intermediates = [prefix + name for prefix in prefixes.values() for name in names]

@@ -18,9 +18,9 @@ from rgbd_jax.scores import Scores
 from rgbd_jax.tools.fuse import Runs
 from rgbd_jax.tools.report.source import Source
 
-# Titles of the heads, and the sums of heads that are evaluated, of all network families.
-HEAD_TITLES = {"logits": "final prediction"}
-HEAD_TITLES |= {name: title for family in FAMILIES.values() for name, title in family.heads.items() if name != "logits"}
+# Of all network families: titles of their heads, and the sums of heads that they evaluate.
+HEAD_TITLES = {head: title for family in FAMILIES.values() for head, title in family.heads.items()}
+HEAD_TITLES["logits"] = "final prediction"
 HEAD_SUMS = {metric: heads for family in FAMILIES.values() for metric, heads in family.head_sums.items()}
 
 BINS = 10  # of the confidence

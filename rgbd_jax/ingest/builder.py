@@ -1,0 +1,175 @@
+"""The base class of the TFDS builders of raw clips: check everything, then read, verify and store clips by shards."""
+
+import abc
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.splits import SplitDict, SplitInfo
+
+from rgbd_jax.data.index import write_index
+from rgbd_jax.ingest.clip_files import COLOUR, ClipSpec, FrameKind, clip_kind, read_clip
+from rgbd_jax.ingest.discovery import RawClips
+from rgbd_jax.ingest.problems import Problem, RawDataError, bad_data
+from rgbd_jax.ingest.shard_build import Runner, build_shards, cut, locked, run_locally
+from rgbd_jax.ingest.shards import REPORTS, ShardTask
+
+log = logging.getLogger("rgbd_jax")
+
+
+class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
+    """Builds a data set from raw clips; a subclass finds them.
+
+    A record holds `name`, `label` and the encoded frames of each modality; records are in the order of the raw data.
+    The frames of a modality are all of one kind, which the features state.
+
+    Args:
+        raw_dir: where the raw clips lie.
+        skip_bad_clips: leave bad clips out, and list them in the log, instead of refusing to build.
+        runner: writes the shards; by default on all cores of this machine.
+        **kwargs: passed to TFDS: `data_dir`.
+
+    Raises:
+        FileNotFoundError: there are no raw clips.
+        RawDataError: something is wrong with a clip and bad clips are not skipped, or with all of the raw data.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(
+        self,
+        *,
+        raw_dir: str | os.PathLike,
+        skip_bad_clips: bool = False,
+        runner: Runner = run_locally,
+        **kwargs: Any,
+    ):
+        self.raw_dir = Path(raw_dir)
+        self._skip_bad_clips = skip_bad_clips
+        self._runner = runner
+        self._raw = self.find_clips(self.raw_dir)
+        if self._raw.problems and not skip_bad_clips:
+            raise RawDataError(self._raw.problems)
+        for split, clips in self._raw.splits.items():
+            if not clips:
+                problem = Problem(f"split {split}", "has no good clip", skippable=False)
+                raise RawDataError([*self._raw.problems, problem])
+        for note in self._raw.notes():
+            log.warning("%s", note)
+        self._kinds = frame_kinds(self._raw)
+        super().__init__(file_format="array_record", **kwargs)
+
+    @staticmethod
+    @abc.abstractmethod
+    def find_clips(raw_dir: Path) -> RawClips:
+        """Returns the clips of the data set, checked without decoding a frame."""
+
+    @staticmethod
+    def read_frames(clip: ClipSpec, kinds: Mapping[str, FrameKind]) -> Mapping[str, Sequence[bytes]]:
+        """Returns a clip's encoded frames by modality; a subclass may crop or resize them. Runs in other processes."""
+        return {modality: read_clip(frames, kinds[modality]) for modality, frames in clip.frames.items()}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features: dict[str, Any] = {
+            "name": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=list(self._raw.class_names)),
+        }
+        for modality, kind in self._kinds.items():
+            encoding = "png" if kind.dtype == "uint16" else None
+            shape = (None, None, kind.channels)
+            image = tfds.features.Image(shape=shape, dtype=np.dtype(kind.dtype), encoding_format=encoding)
+            features[modality] = tfds.features.Sequence(image)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(raw_dir=str(self.raw_dir.resolve()), **self._raw.metadata),
+        )
+
+    def download_and_prepare(self) -> None:
+        """Builds the data set, unless it is there; resumes where an earlier build ended.
+
+        Until the data set is complete, finished shards lie in `incomplete.VERSION` beside its folder.
+
+        Raises:
+            RawDataError: clips are bad and bad clips are not skipped, or a split has no good clip.
+            OSError: a shard cannot be written, or was lost.
+        """
+        directory = Path(self.data_dir)
+        with locked(directory.parent):
+            if directory.exists():  # another process has built it in the meantime
+                self.info.read_from_directory(directory)
+                return
+            folder = directory.with_name(f"incomplete.{directory.name}")
+            self._download_and_prepare(folder)
+            folder.rename(directory)
+            shutil.rmtree(directory / REPORTS)
+        self.info.update_data_dir(str(directory))
+
+    def _download_and_prepare(self, folder: Path) -> None:
+        """Writes what is missing in `folder`: the shards, then the index of clips and what TFDS needs beside them."""
+        for problem in self._raw.problems:
+            log.warning("left out: %s", problem)
+        tasks = self._tasks(folder)
+        reports = build_shards(self.name, folder, tasks, self._runner, self._skip_bad_clips)
+        shards = {
+            split: [report for task, report in zip(tasks, reports, strict=True) if task.split == split]
+            for split in self._raw.splits
+        }
+        for split, each in shards.items():
+            if not any(shard.names for shard in each):
+                raise bad_data(self.raw_dir, f"has no good clip in split {split}")
+        infos, left_out, unreadable = [], list(self._raw.problems), []
+        for split, each in shards.items():
+            names = [name for shard in each for name in shard.names]
+            labels = [label for shard in each for label in shard.labels]
+            frames = {m: [count for shard in each for count in shard.frames[m]] for m in self._kinds}
+            write_index(folder, split, names, labels, frames)
+            left_out += [problem for shard in each for problem in shard.problems]
+            unreadable += sorted({clip.name for clip in self._raw.splits[split]} - set(names))
+            infos.append(
+                SplitInfo(
+                    name=split,
+                    shard_lengths=[len(shard.names) for shard in each],
+                    num_bytes=sum(shard.record_bytes for shard in each),
+                    filename_template=self._get_filename_template(split_name=split),
+                )
+            )
+        self.info.set_splits(SplitDict(infos))
+        self.info.metadata.update(left_out=list(map(str, left_out)), unreadable_clips=unreadable)
+        self.info.write_to_directory(str(folder))
+
+    def _tasks(self, folder: Path) -> list[ShardTask]:
+        total = sum(map(len, self._raw.splits.values()))
+        tasks = []
+        for split, clips in self._raw.splits.items():
+            template = self._get_filename_template(split_name=split)
+            shards = cut(clips, total)
+            for number, shard in enumerate(shards):
+                file = folder / Path(template.sharded_filepath(shard_index=number, num_shards=len(shards))).name
+                tasks.append(
+                    ShardTask(split, shard, self._kinds, self.read_frames, self.info.features, str(self.version), file)
+                )
+        return tasks
+
+
+def frame_kinds(raw: RawClips) -> dict[str, FrameKind]:
+    """Returns modality to the kind of its frames, that of the first clip that can be read."""
+    return {modality: _kind(raw, modality) for modality in raw.modalities}
+
+
+def _kind(raw: RawClips, modality: str) -> FrameKind:
+    if modality == "rgb":
+        return COLOUR
+    problems: list[Problem] = []
+    for clip in (clip for clips in raw.splits.values() for clip in clips):
+        try:
+            return clip_kind(clip.frames[modality], modality)
+        except RawDataError as error:
+            problems += error.problems
+    raise RawDataError(problems)

@@ -1,0 +1,140 @@
+"""The clips of data sets with several protocols: which there are, and which split of which protocol has them."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+from rgbd_jax.data.protocols import ProtocolSplit, to_base_splits, to_metadata
+from rgbd_jax.ingest.clip_files import ClipSpec
+from rgbd_jax.ingest.discovery import Locate, RawClips, check_clips
+from rgbd_jax.ingest.problems import Problem, RawDataError, bad_data
+from rgbd_jax.ingest.split_lists import LISTS_FOLDER, find_lists, read_lists
+
+log = logging.getLogger("rgbd_jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """One way to cut a data set into training and evaluation; its splits are "NAME_train" and "NAME_validation"."""
+
+    name: str
+    lists: tuple[str, ...]  # names that the folder of its split lists may have
+    num_classes: int  # the first ones of the data set
+    split_of: Callable[[str], str | None]  # the rule: name of a clip to "train", "validation" or None for neither
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of splits in the whole data set, if known
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a data set with protocols lies on disk."""
+
+    modalities: tuple[str, ...]
+    class_names: tuple[str, ...]
+    name_of: Callable[[str], str]  # the clip that a path of a split list stands for, or ValueError
+    label_of: Callable[[str], int]  # the label that is part of a clip's name, or ValueError
+    on_disk: Mapping[str, Path]  # name of every clip on disk to where it lies
+    locate: Locate
+
+
+def find_protocol_clips(
+    raw_dir: Path, layout: Layout, protocols: Sequence[Protocol], problems: Sequence[Problem] = ()
+) -> RawClips:
+    """Finds and checks the clips of all protocols.
+
+    Where there are split lists (in `dataset_splits/FOLDER`, one folder a protocol), they give the clips, their number
+    of frames and their split; protocols without lists follow their rule over these clips. Without any lists the clips
+    are those on disk.
+
+    Args:
+        raw_dir: where the raw data lies.
+        layout: how it lies there.
+        protocols: the protocols.
+        problems: what is wrong already.
+
+    Returns:
+        The clips in base splits, with the protocols as metadata.
+
+    Raises:
+        RawDataError: the lists cannot be used, or there are no clips.
+    """
+    problems = list(problems)
+    listed = _read_all_lists(raw_dir, layout, protocols, problems)
+    if listed:
+        named = _merge(listed, problems)
+    else:
+        named = {name: ClipSpec(name, -1, str(path)) for name, path in layout.on_disk.items()}
+    named = _with_labels(named, layout, problems)
+    members: dict[tuple[str, str], Collection[str]] = {}  # protocol and split to names of clips
+    for protocol in protocols:
+        for split in listed.get(protocol.name, ("train", "validation")):
+            if protocol.name in listed:
+                members[protocol.name, split] = {clip.name for clip in listed[protocol.name][split]}
+            else:
+                members[protocol.name, split] = {name for name in named if protocol.split_of(name) == split}
+    clips = {clip.name: clip for clip in check_clips(list(named.values()), layout.locate, problems)}
+    if not clips:
+        raise RawDataError([*problems, Problem(str(raw_dir), "has no good clip", skippable=False)])
+    base_splits, unions = to_base_splits(clips, {"_".join(key): names for key, names in members.items()})
+    protocol_splits = {}
+    for protocol in protocols:
+        for split in ("train", "validation", "test"):
+            parts = unions.get(name := f"{protocol.name}_{split}")
+            if parts:
+                protocol_splits[name] = ProtocolSplit(tuple(parts), protocol.num_classes)
+                size = sum(len(base_splits[part]) for part in parts)
+                if size != protocol.sizes.get(split, size):
+                    whole = protocol.sizes[split]
+                    log.warning("%s has %d clips here; in the whole data set it has %d", name, size, whole)
+    metadata = {"protocols": to_metadata(protocol_splits)}
+    return RawClips(layout.modalities, layout.class_names, base_splits, problems, metadata)
+
+
+def _read_all_lists(
+    raw_dir: Path, layout: Layout, protocols: Sequence[Protocol], problems: list[Problem]
+) -> dict[str, dict[str, list[ClipSpec]]]:
+    """Returns protocol to split to its clips, of all protocols that have lists."""
+    listed = {}
+    for protocol in protocols:
+        found = [
+            lists for name in protocol.lists if (lists := find_lists(raw_dir / LISTS_FOLDER / name, layout.modalities))
+        ]
+        if len(found) > 1:
+            both = " and ".join(protocol.lists)
+            raise bad_data(raw_dir / LISTS_FOLDER, f"{both} both hold lists of protocol {protocol.name}; keep one")
+        for lists in found:
+            classes, name_of = protocol.num_classes, layout.name_of
+            listed[protocol.name] = read_lists(lists, problems, num_classes=classes, name_of=name_of)
+    return listed
+
+
+def _merge(listed: Mapping[str, Mapping[str, Sequence[ClipSpec]]], problems: list[Problem]) -> dict[str, ClipSpec]:
+    """Returns every clip once, as the first list has it; lists that contradict each other are problems."""
+    merged: dict[str, ClipSpec] = {}
+    for protocol, splits in listed.items():
+        of_protocol: dict[str, ClipSpec] = {}
+        for clip in (clip for clips in splits.values() for clip in clips):
+            first = merged.setdefault(clip.name, clip)
+            if (clip.frame_count, clip.label) != (first.frame_count, first.label):
+                there = f"{first.frame_count} and {first.label} at {first.where}"
+                what = f"{clip.name} has {clip.frame_count} frames and label {clip.label} here, but {there}"
+                problems.append(Problem(clip.where, what, "mislabelled"))
+            twin = of_protocol.setdefault(clip.name, clip)
+            if twin is not clip:
+                what = f"{clip.name} is in two splits of {protocol}: {twin.where}"
+                problems.append(Problem(clip.where, what, "duplicated"))
+    return merged
+
+
+def _with_labels(clips: Mapping[str, ClipSpec], layout: Layout, problems: list[Problem]) -> dict[str, ClipSpec]:
+    """Gives clips that were found on disk their labels, and checks that lists agree with the names of the clips."""
+    good = {}
+    for name, clip in clips.items():
+        try:
+            label = layout.label_of(name)
+            if clip.label not in (-1, label):
+                raise ValueError(f"expected label {label}, by the name of {name}, found {clip.label}")
+            good[name] = dataclasses.replace(clip, label=label)
+        except ValueError as error:
+            problems.append(Problem(clip.where, str(error), "mislabelled"))
+    return good

@@ -1,0 +1,156 @@
+"""Text files that list clips, first of all split lists in the reference's format: `path frame_count label` a line."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from rgbd_jax.ingest.clip_files import ClipSpec, clip_name, natural_key
+from rgbd_jax.ingest.problems import Kind, LabelError, Problem, RawDataError, bad_data
+
+LISTS_FOLDER = "dataset_splits"  # where users of the reference keep its lists
+_ALIASES = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
+SPLIT_NAMES = tuple(alias for aliases in _ALIASES.values() for alias in aliases)
+"""What the list or the folder of a split may be called."""
+
+
+def read_lines(file: Path) -> list[tuple[str, str]]:
+    """Returns the lines of a text file that are not blank, stripped, each after its place ("file:line").
+
+    Raises:
+        RawDataError: there is no such file, it is not UTF-8, or all lines are blank.
+    """
+    if not file.is_file():
+        raise bad_data(file, "no such file")
+    lines = []
+    for number, content in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        where = f"{file}:{number}"
+        try:
+            line = content.decode().strip()
+        except UnicodeDecodeError as error:
+            raise bad_data(where, f"is not UTF-8 text ({error.reason}); save the file as UTF-8") from error
+        if line:
+            lines.append((where, line))
+    if not lines:
+        raise bad_data(file, "names nothing: all of its lines are blank")
+    return lines
+
+
+def read_clips(
+    file: Path, parse: Callable[[str, str], ClipSpec], split: str, problems: list[Problem]
+) -> list[ClipSpec]:
+    """Reads a list of clips.
+
+    Args:
+        file: the list.
+        parse: makes a clip of a line and its place; raises ValueError, or LabelError, that quotes what is wrong.
+        split: the split of the clips.
+        problems: what is wrong with single lines is added here.
+
+    Returns:
+        The clips of the good lines, in order; of several with one name the first.
+
+    Raises:
+        RawDataError: the file cannot be read.
+    """
+    clips: dict[str, ClipSpec] = {}
+    for where, line in read_lines(file):
+        try:
+            clip = parse(line, where)
+        except ValueError as error:
+            kind: Kind = "mislabelled" if isinstance(error, LabelError) else "unreadable"
+            problems.append(Problem(where, str(error), kind, split=split))
+            continue
+        first = clips.setdefault(clip.name, clip)
+        if first is not clip:
+            what = f"names {clip.name} a second time; the first is {first.where}"
+            problems.append(Problem(where, what, "duplicated", split=split))
+    return list(clips.values())
+
+
+def read_split_list(
+    file: Path,
+    problems: list[Problem],
+    *,
+    split: str = "",
+    num_classes: int | None = None,
+    name_of: Callable[[str], str] = clip_name,
+) -> list[ClipSpec]:
+    """Reads a split list in the reference's format, as `read_clips` does.
+
+    Labels must lie below `num_classes`; `name_of` gives the clip that a path of the list stands for, or ValueError.
+    """
+
+    def parse(line: str, where: str) -> ClipSpec:
+        fields = line.split()
+        text = " ".join(fields)
+        if len(fields) != 3 or not all(re.fullmatch("-?[0-9]+", field) for field in fields[1:]):
+            raise ValueError(f"expected `path frame_count label` with two whole numbers, found {text!r}")
+        path, frame_count, label = PurePosixPath(fields[0]), int(fields[1]), int(fields[2])
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"expected a path below the folder of the modality, found {fields[0]!r}")
+        if frame_count < 1:
+            raise ValueError(f"expected a frame count of at least 1, found {frame_count} in {text!r}")
+        if label < 0 or (num_classes is not None and label >= num_classes):
+            expected = "0 or more" if num_classes is None else f"from 0 to {num_classes - 1}"
+            raise LabelError(f"expected a label {expected}, found {label} in {text!r}")
+        return ClipSpec(name_of(str(path)), label, where, frame_count)
+
+    return read_clips(file, parse, split, problems)
+
+
+def find_splits(folder: Path, suffix: str = ".txt") -> dict[str, Path]:
+    """Returns split ("train", "validation", "test") to its list in `folder`, or to its folder with `suffix=""`."""
+    found: dict[str, Path] = {}
+    for split, aliases in _ALIASES.items():
+        paths = [path for alias in aliases if (path := folder / f"{alias}{suffix}").exists()]
+        if len(paths) > 1:
+            names = " and ".join(path.name for path in paths)
+            raise bad_data(folder, f"{names} both stand for split {split}; keep one")
+        if paths:
+            found[split] = paths[0]
+    return found
+
+
+def find_lists(folder: Path, modalities: Iterable[str]) -> list[Path]:
+    """Returns the folders that hold split lists: `folder` or, if it has none, those of the modalities in it."""
+    if find_splits(folder):
+        return [folder]
+    return [lists for modality in modalities if find_splits(lists := folder / modality)]
+
+
+def read_lists(
+    folders: Sequence[Path], problems: list[Problem], *, num_classes: int, name_of: Callable[[str], str] = clip_name
+) -> dict[str, list[ClipSpec]]:
+    """Returns split to the clips of its list in the first of the folders, all of which must hold the same clips.
+
+    Args:
+        folders: as `find_lists` returns them.
+        problems: what is wrong with single lines is added here.
+        num_classes: labels must lie below it.
+        name_of: gives the clip that a path of a list stands for, the same for all modalities.
+    """
+
+    def read(folder: Path, faults: list[Problem]) -> dict[str, list[ClipSpec]]:
+        return {
+            split: read_split_list(file, faults, split=split, num_classes=num_classes, name_of=name_of)
+            for split, file in find_splits(folder).items()
+        }
+
+    first = read(folders[0], problems)
+    for folder in folders[1:]:
+        other = read(folder, [])
+        if other.keys() != first.keys():
+            what = f"expected lists of {' and '.join(first)} as in {folders[0]}, found {' and '.join(other)}"
+            raise bad_data(folder, what)
+        lines, others = _by_content(first), _by_content(other)
+        unmatched = [Problem(lines[key], f"no such line in {folder}", skippable=False) for key in lines.keys() - others]
+        unmatched += [
+            Problem(others[key], f"no such line in {folders[0]}", skippable=False) for key in others.keys() - lines
+        ]
+        if unmatched:
+            raise RawDataError(sorted(unmatched, key=lambda problem: natural_key(problem.where)))
+    return first
+
+
+def _by_content(splits: Mapping[str, Sequence[ClipSpec]]) -> dict[tuple, str]:
+    return {(s, clip.name, clip.label, clip.frame_count): clip.where for s, clips in splits.items() for clip in clips}
