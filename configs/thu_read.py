@@ -7,9 +7,9 @@ r"""THU-READ, 40 classes, four cross-subject folds (see datasets/thu_read/README
         --config.fusion.init_rgb_from=runs/thu1_rgb --config.fusion.init_depth_from=runs/thu1_depth
 
 These are of fold 1; add `--config.data.fold=2` for fold 2, and so on, with workdirs of its own. The same prepared data
-set serves all folds: 720 clips to train on, 240 to evaluate on. The paper's recipe, including quirks of its schedule, depth
-encoding and fusion: 8 devices times 6 clips, 100 epochs, both modalities from Jester weights
-(JESTER, see docs/from_pytorch.md).
+set serves all folds: 720 clips to train on, 240 to evaluate on. The paper's recipe, including quirks of its schedule,
+depth encoding and fusion: 8 devices times 6 clips, 100 epochs, both modalities from Jester weights (JESTER, see
+docs/from_pytorch.md).
 
 Published top-1, pre-trained on Jester: RGB 81.25 %, depth 77.92 %, fusion 87.04 %. Neither the accuracy nor the time
 has been measured with this package; one epoch is 15 steps of 48 clips of 420 GFLOP each, for fusion twice that.
