@@ -212,7 +212,7 @@ def texts_of_programs() -> list[str]:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
             elif isinstance(node, ast.JoinedStr):
-                texts.append("".join(x.value if isinstance(x, ast.Constant) else "\0" for x in node.values))  # type: ignore[misc]
+                texts.append("".join(x.value if isinstance(x, ast.Constant) else "\0" for x in node.values))
     return texts
 
 
