@@ -80,8 +80,9 @@ def main() -> None:
     args.logs.mkdir(parents=True, exist_ok=True)
     failed = False
     for page in args.pages:
-        prepare(page)
         for number, (language, statement) in enumerate(statements((ROOT / page).read_text())):
+            if number == 0:
+                prepare(page)
             copy_runs()
             started = time.monotonic()
             status = run(language, statement, args.logs / f"{page.replace('/', '_')}.{number:02}.log")
