@@ -26,7 +26,7 @@ OPTIMISED_LESS = {
     "test_report.py",
     "test_resume.py",
     "test_scores.py",
-    "test_start.py",
+    "test_initial_state.py",
     "test_train.py",
 }
 
