@@ -90,14 +90,14 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
         ("colliding keys", b"}(" + colliding + b"u.", key),
         ("key a list", b"}]Ns.", key),
         ("long text", b"X\xff\xff\xff\x7fab.", cut),
-        ("longer text", b"\x8d" + b"\xff" * 7 + b"\x7fab.", "BINUNICODE8"),
+        ("longer text", b"\x8d" + b"\xff" * 7 + b"\x7fab.", "in a unicodestring8"),
         ("long bytes", b"B\xff\xff\xff\xffab.", cut),
-        ("longer bytes", b"\x8e\x00\x00\x00\x00\x00\x01\x00\x00ab.", "BINBYTES8"),
-        ("long bytearray", b"\x96\x00\x00\x00\x00\x00\x01\x00\x00ab.", "BYTEARRAY8"),
+        ("longer bytes", b"\x8e\x00\x00\x00\x00\x00\x01\x00\x00ab.", "in a bytes8"),
+        ("long bytearray", b"\x96\x00\x00\x00\x00\x00\x01\x00\x00ab.", "in a bytearray8"),
         ("frame", b"\x95" + b"\xff" * 8 + b"X\xff\xff\xff\xff.", cut),
         ("frame, shorter", b"\x95" + b"\x00" * 5 + b"\x01\x00\x00N.", ""),
-        ("long number", b"\x8b\xff\xff\xff\x7f\x01.", "LONG4"),
-        ("decimal number", b"L" + b"9" * 100_000 + b"L\n.", "LONG"),
+        ("long number", b"\x8b\xff\xff\xff\x7f\x01.", "read long4"),
+        ("decimal number", b"L" + b"9" * 100_000 + b"L\n.", "4300 digits"),
         ("huge memo", b"Nr\xff\xff\xff\xff.", "holds a NoneType"),
         ("huge memo, text", b"Np99999999999\n.", "PUT"),
         ("unknown memo", b"j\xff\xff\xff\x7f.", cut),
@@ -109,7 +109,7 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
         ("nothing to end", b".", cut),
         ("odd items", b"}(Nu.", cut),
         ("item of a list", b"]K\x00Ns.", "sets an item"),
-        ("append to text", text("a") + b"Na.", cut),
+        ("append to text", text("a") + b"Na.", "appends to a str"),
     ):
         yield name, b"\x80\x04" + data, message
 
