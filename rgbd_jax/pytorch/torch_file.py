@@ -129,6 +129,7 @@ def _unpickle(stream: BinaryIO, storage_data: Callable[[str, np.dtype, int], np.
     stack: list[Any] = []
     outer: list[list[Any]] = []  # the stack below each mark
     memo: dict[int, Any] = {}
+    arg: Any
     for opcode, arg, _ in pickletools.genops(stream):
         name, items = opcode.name, []
         if name in ("APPENDS", "ADDITEMS", "SETITEMS", "TUPLE"):
