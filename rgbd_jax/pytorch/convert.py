@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         choices=("best", "latest"),
         default="best",
-        help="which checkpoint of a workdir to convert (default: %(default)s)",
+        help="which one of a workdir (default: %(default)s)",
     )
 
 
@@ -197,16 +197,10 @@ def _save_converted(path: Path, trained: TrainedWeights, network: MatchedNetwork
         "record": trained.record(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Weights hardly shrink when compressed, and nobody changes the arrays while they are written, so none is copied.
-    registry = ocp.type_handlers.create_type_handler_registry(
-        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
-        (jax.Array, ocp.type_handlers.ArrayHandler()),  # Orbax warns without one
-    )
-    handlers = {
-        "weights": ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry),
-        "network": ocp.JsonCheckpointHandler(),
-    }
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:
+    # Weights hardly shrink when compressed.
+    weights = ocp.PyTreeCheckpointHandler(use_compression=False)
+    handler = ocp.CompositeCheckpointHandler(weights=weights, network=ocp.JsonCheckpointHandler())
+    with ocp.Checkpointer(handler) as checkpointer:
         items = ocp.args.Composite(weights=ocp.args.PyTreeSave(tree), network=ocp.args.JsonSave(record))
         checkpointer.save(path.absolute(), args=items)
 

@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import einops
@@ -44,28 +44,6 @@ class Match(NamedTuple):
         """Returns a line for every tensor that is missing or misshapen; unknown ones are no problem."""
         misfits = [f"{name}: {reason}" for name, reason in self.skipped.items() if reason != UNKNOWN]
         return misfits + [f"{name}: missing, the network has {shape}" for name, shape in self.missing.items()]
-
-
-class Entry(NamedTuple):
-    """One tensor of a state dict: its name, where it lies here (`block`: in a stack), and its axes here and there."""
-
-    name: str
-    path: tuple[str, ...]
-    block: int | None
-    layout: str
-
-    def shape(self, leaf: Any) -> tuple[int, ...]:
-        """Returns the tensor's shape in PyTorch, of the leaf that holds it here."""
-        shape = leaf.shape if self.block is None else leaf.shape[1:]
-        return self.to_pytorch(np.broadcast_to(np.float32(0), shape)).shape
-
-    def to_pytorch(self, tensor: np.ndarray) -> np.ndarray:
-        """Returns the tensor laid out as in PyTorch."""
-        return einops.rearrange(tensor, self.layout) if self.layout else tensor
-
-    def from_pytorch(self, tensor: np.ndarray) -> np.ndarray:
-        """Returns the tensor laid out as here."""
-        return einops.rearrange(tensor, " -> ".join(reversed(self.layout.split(" -> ")))) if self.layout else tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,20 +89,6 @@ class NameTable:
 
         return {name: tensors[name] for name in sorted(tensors, key=key)}
 
-    def entries(self, *trees: Tree) -> Iterator[Entry]:
-        """Yields the entries of every tensor in trees of parameters or running statistics.
-
-        Raises:
-            ConversionError: a weight has no row.
-        """
-        for path, leaf in itertools.chain(*(traverse_util.flatten_dict(tree).items() for tree in trees)):
-            name, layout = self._row(".".join(path))
-            if "<block>" not in name:
-                yield Entry(name, path, None, layout)
-                continue
-            for block in range(leaf.shape[0]):
-                yield Entry(name.replace("<block>", str(block)), path, block, layout)
-
     def _row(self, ours: str) -> tuple[str, str]:
         for pattern, theirs in self._patterns:
             if match := pattern.fullmatch(ours):
@@ -138,46 +102,50 @@ class NameTable:
     def to_pytorch(self, params: Tree, batch_stats: Tree) -> dict[str, np.ndarray]:
         """Returns the PyTorch state dict of a network, in PyTorch's order and without its step counters.
 
-        Anything with the structure of the parameters will do (gradients, momentum), and no running statistics.
+        The tensors are views of the network's NumPy arrays. Anything with the structure of the parameters will do
+        (gradients, momentum, shapes), with or without running statistics.
+
+        Raises:
+            ConversionError: a weight has no row.
         """
-        leaves, tensors = _leaves(params, batch_stats), {}
-        for entry in self.entries(params, batch_stats):
-            leaf = np.asarray(leaves[entry.path])
-            tensors[entry.name] = entry.to_pytorch(leaf if entry.block is None else leaf[entry.block])
+        tensors = {}
+        for path, leaf in (traverse_util.flatten_dict(params) | traverse_util.flatten_dict(batch_stats)).items():
+            name, layout = self._row(".".join(path))
+            shape_only = isinstance(leaf, jax.ShapeDtypeStruct)
+            array = np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) if shape_only else np.asarray(leaf)
+            parts = {name: array}
+            if "<block>" in name:
+                parts = {name.replace("<block>", str(block)): array[block, ...] for block in range(len(array))}
+            for part, tensor in parts.items():
+                tensors[part] = einops.rearrange(tensor, layout) if layout else tensor
         return self.in_order(tensors)
 
     def match(self, tensors: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree) -> Match:
         """Compares the tensors of a state dict, in PyTorch's layout, with those of a network, arrays or shapes."""
-        match, leaves = Match({}, {}, {}, []), _leaves(params, batch_stats)
-        for entry in self.entries(params, batch_stats):
-            name, expected, found = entry.name, entry.shape(leaves[entry.path]), tensors.get(entry.name)
-            if found is None:
-                match.missing[name] = expected
-            elif tuple(found.shape) != expected:
-                match.skipped[name] = f"shape {tuple(found.shape)}, the network has {expected}"
-            elif found.dtype.kind != "f" and found.dtype != ml_dtypes.bfloat16:
-                match.skipped[name] = f"numbers of type {found.dtype}, expected floating-point ones"
-            else:
-                match.loaded[name] = expected
-        known = {*match.loaded, *match.skipped}
+        match = Match({}, {}, {}, [])
+        ours = {name: tensor.shape for name, tensor in self.to_pytorch(params, batch_stats).items()}
+        match.missing.update({name: shape for name, shape in ours.items() if name not in tensors})
         for name, tensor in tensors.items():
-            if name in known:
-                continue
-            if not name.endswith(f".{COUNTER}") or f"{name.removesuffix(COUNTER)}running_var" not in known:
+            shape, counted = tuple(tensor.shape), f"{name.removesuffix(COUNTER)}running_var"
+            if name in ours and shape != ours[name]:
+                match.skipped[name] = f"shape {shape}, the network has {ours[name]}"
+            elif name in ours and tensor.dtype.kind != "f" and tensor.dtype != ml_dtypes.bfloat16:
+                match.skipped[name] = f"numbers of type {tensor.dtype}, expected floating-point ones"
+            elif name in ours:
+                match.loaded[name] = shape
+            elif not name.endswith(f".{COUNTER}") or counted not in ours or counted not in tensors:
                 match.skipped[name] = UNKNOWN
-            elif tensor.shape or tensor.dtype.kind not in "iu":
-                match.skipped[name] = f"shape {tuple(tensor.shape)} of {tensor.dtype}, expected one whole number"
+            elif shape or tensor.dtype.kind not in "iu":
+                match.skipped[name] = f"shape {shape} of {tensor.dtype}, expected one whole number"
             else:
                 match.counters.append(name)
         return match
 
     def overlay(self, tensors: Mapping[str, np.ndarray], match: Match, params: Tree, batch_stats: Tree) -> None:
         """Writes the tensors that match over the weights of a network, nested dicts of NumPy arrays, in place."""
-        leaves = _leaves(params, batch_stats)
-        for entry in self.entries(params, batch_stats):
-            if entry.name in match.loaded:
-                block = ... if entry.block is None else entry.block
-                leaves[entry.path][block] = entry.from_pytorch(np.asarray(tensors[entry.name]))
+        for name, view in self.to_pytorch(params, batch_stats).items():
+            if name in match.loaded:
+                view[...] = tensors[name]
 
     def from_pytorch(self, tensors: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree) -> tuple[dict, dict]:
         """Returns (parameters, running statistics) with the values of a state dict that fits the network.
@@ -215,10 +183,6 @@ class NameTable:
         for title, names in (("skipped", skipped), ("missing", missing)):
             lines += [f"{title}: {len(names) or 'nothing'}", *(f"  {name}" for name in _first(names, 20))]
         return "\n".join(lines)
-
-
-def _leaves(params: Tree, batch_stats: Tree) -> dict[tuple[str, ...], Any]:
-    return traverse_util.flatten_dict(params) | traverse_util.flatten_dict(batch_stats)
 
 
 def misfit(problems: Sequence[str]) -> ConversionError:

@@ -207,14 +207,11 @@ def _key(key: Any) -> Any:
 
 
 def _storage(identity: Any, storage_data: Callable[[str, np.dtype, int], np.ndarray]) -> Storage:
-    kind, dtype, key, _, numel, *part = identity
-    if (kind, type(key), type(numel)) != ("storage", str, int) or not isinstance(dtype, np.dtype) or numel < 0:
+    kind, dtype, key, _, numel, *view = identity  # a view of another storage was last written by PyTorch 0.3
+    known = (kind, type(key), type(numel)) == ("storage", str, int) and isinstance(dtype, np.dtype) and not any(view)
+    if not known or numel < 0:
         raise ConversionError("its pickle describes a storage in an unknown way")
-    data = storage_data(key, dtype, numel)
-    if part and part[0] is not None:  # of a larger storage; PyTorch's first versions wrote that
-        _, first, length = part[0]
-        data = data[first * dtype.itemsize :][: length * dtype.itemsize]
-    return Storage(data, dtype)
+    return Storage(storage_data(key, dtype, numel), dtype)
 
 
 def read_torch(path: str | os.PathLike[str]) -> Any:

@@ -58,20 +58,6 @@ def test_arrays_are_read_only_views_of_a_zip_file(tmp_path):
     assert np.shares_memory(value["a"], value["tied"])
 
 
-def test_part_of_a_storage(tmp_path):
-    """Files of the first versions of PyTorch name parts of a storage: (key, first element, number of elements)."""
-    base = np.arange(10, dtype=np.int32)
-    data, _ = pickled({"part": base[:4]}, legacy=True)
-    whole, part = b"K\x04Nt", b"K\x0a(X\x01\x00\x00\x00vK\x03K\x04tt"
-    assert data.count(whole) == 1
-    path = tmp_path / "model.pth"
-    path.write_bytes(legacy_of(data.replace(whole, part), [base]))
-    assert read_torch(path)["part"].tolist() == [3, 4, 5, 6]
-    path.write_bytes(legacy_of(data.replace(whole, part.replace(b"K\x03", b"K\x07")), [base]))
-    with pytest.raises(ConversionError, match="does not lie within its storage of 3 elements"):
-        read_torch(path)
-
-
 def test_the_stride_of_an_axis_of_length_one_may_be_anything(tmp_path):
     path = tmp_path / "model.pth"
     storage = np.arange(3, dtype=np.float32)
