@@ -171,7 +171,7 @@ def prepare(page: str) -> None:
     made_for_docs.checkpoints(ROOT)
     made_raw_data.write(ROOT)
     for target, source in CONVERTED.get(page, {}).items():
-        subprocess.run([sys.executable, "-m", "rgbd_jax.pytorch", source, target], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "rgbd_jax", "convert", source, target], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

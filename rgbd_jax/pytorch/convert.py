@@ -122,12 +122,7 @@ def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNet
 
     A model card is put into the folder of a converted checkpoint, or into the metadata of a safetensors file.
 
-    Args:
-        path: `*.pth.tar`, `*.pth` or `*.pt` for PyTorch, `*.safetensors`, or a name without suffix for a converted
-            checkpoint (a folder), which must not exist.
-        trained: the weights; tensors that are not of the network are left out.
-        network: the network that they belong to.
-        source: where they are from, for the card.
+    Tensors that are not of the network are left out. `source`, where the weights are from, is for the card.
 
     Raises:
         ConversionError: the suffix is unknown, or that kind of checkpoint cannot hold the weights.

@@ -117,14 +117,10 @@ CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 
 def _unpickle(stream: BinaryIO, storage_data: Callable[[str, np.dtype, int], np.ndarray]) -> Any:
-    """Returns the value of the pickle that begins here, and leaves the stream behind it.
+    """Returns the value of the pickle that begins here; `storage_data` gives a storage's memory by key, type and size.
 
     This is a loop of our own because Python's unpicklers hash whatever a file makes a key (of nested tuples that
     crashes or never ends), set any attribute that it names, and size their memo by its numbers.
-
-    Args:
-        stream: the pickle.
-        storage_data: returns the memory of a storage by its key, type and number of elements.
     """
     stack: list[Any] = []
     outer: list[list[Any]] = []  # the stack below each mark
@@ -225,8 +221,7 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
     is noticed where it breaks the structure, not in the values of a tensor, a number or a text.
 
     Raises:
-        ConversionError: the file holds anything else.
-        Exception: it is damaged; as for Python's unpickler, which one is not known.
+        Exception: it is damaged, or (ConversionError) holds anything else.
     """
     with Path(path).open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -330,16 +325,11 @@ def _check_extent(value: Any, file_size: int) -> None:
 def write_torch(path: str | os.PathLike[str], value: Any) -> None:
     """Writes a file that `torch.load` reads, also with weights_only=True, in PyTorch's zip format.
 
-    The file appears under its name only when it is complete and on the disk.
-
-    Args:
-        path: the file; one that exists is replaced.
-        value: containers, text, numbers and NumPy arrays, which become tensors of the same shape and type; an array
-            that occurs twice is stored once.
+    A file that exists is replaced when the new one is complete. NumPy arrays among the containers, text and numbers
+    become tensors of the same shape and type; one that occurs twice is stored once.
 
     Raises:
         ConversionError: an array has a type that PyTorch lacks.
-        OSError: the file cannot be written.
     """
     storages: dict[int, np.ndarray] = {}
     data = pickle.PROTO + b"\x02" + _instructions(value, storages) + pickle.STOP

@@ -83,9 +83,7 @@ def is_converted(path: Path) -> bool:
 def read_weights(path: str | Path, which: str = "best") -> TrainedWeights:
     """Returns the weights of a checkpoint, whose kind is recognised by its content.
 
-    Args:
-        path: a file of PyTorch (zip or legacy format) or safetensors, a converted checkpoint, or the workdir of a run.
-        which: the "best" or the "latest" checkpoint of a workdir; of other kinds there is only one.
+    It is a file of PyTorch or safetensors, a converted checkpoint, or the "best" or "latest" one of a run's workdir.
 
     Raises:
         FileNotFoundError: there is nothing, or a folder that is neither a workdir nor a converted checkpoint.
@@ -115,19 +113,15 @@ def detect_family(names: Mapping[str, Any]) -> str | None:
 
 
 def detect_network(tensors: Mapping[str, Any], preferred: Mapping[str, Any] | None = None) -> DetectedNetwork:
-    """Returns the network that a state dict belongs to.
+    """Returns the network that a state dict, of tensors or of their shapes, belongs to.
 
-    Args:
-        tensors: name -> tensor, or anything with a shape; a plain sequence is taken as the shape itself.
-        preferred: of several networks with the same shapes the one with these fields of `config.model` is returned.
+    Of several networks with the same shapes it is the one with the `preferred` fields of `config.model`.
 
     Raises:
         ConversionError: the tensors are of no known network, or contradict each other; names each.
     """
-    family = detect_family(tensors)
-    if family is None:
-        found = f"found {', '.join(list(tensors)[:5])}, ..."
-        raise ConversionError(f"not a network of the reference ({' or '.join(FAMILIES)}): {found}")
+    if (family := detect_family(tensors)) is None:
+        raise ConversionError(f"not a network of the reference ({' or '.join(FAMILIES)}); found {_listed(tensors)}")
     shapes = {name: tuple(getattr(tensor, "shape", tensor)) for name, tensor in tensors.items()}
     return FAMILIES[family].name_table.detect(shapes, preferred or {})
 
@@ -182,23 +176,19 @@ def _momentum(saved: Any, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, 
     groups = saved["param_groups"]
     if len(groups) != 1:
         raise ConversionError(f"{len(groups)} parameter groups; only the state of one is taken over")
-    settings = {
-        name: value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
-        for name, value in groups[0].items()
-    }
+    settings = {name: _scalar(value) for name, value in groups[0].items()}
     if "momentum" not in settings or any(settings.get(name) for name in OTHER_SGD):
         raise ConversionError(f"only the state of SGD without {', '.join(OTHER_SGD)} is taken over")
     numbers, names = settings["params"], parameter_names(tensors)
     if len(numbers) != len(names):
         raise ConversionError(f"of {len(numbers)} parameters, the model has {len(names)}: they are not of one training")
-    buffers = {
-        name: saved["state"].get(number, {}).get("momentum_buffer") for number, name in zip(numbers, names, strict=True)
+    states = {name: saved["state"].get(number, {}) for number, name in zip(numbers, names, strict=True)}
+    # A buffer is None, or not there, where a parameter never had a gradient.
+    momentum = {
+        name: state["momentum_buffer"] for name, state in states.items() if state.get("momentum_buffer") is not None
     }
-    momentum = {name: buffer for name, buffer in buffers.items() if buffer is not None}  # None: never had a gradient
     _check_momentum(momentum, tensors)
-    return momentum, {
-        name: value for name, value in settings.items() if isinstance(value, int | float | str | bool | None)
-    }
+    return momentum, {name: value for name, value in settings.items() if isinstance(value, int | float | str | None)}
 
 
 def _check_momentum(momentum: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
@@ -216,10 +206,13 @@ def parameter_names(tensors: Mapping[str, Any]) -> list[str]:
     return [name for name in tensors if not name.endswith(BUFFERS)]
 
 
+def _scalar(value: Any) -> Any:
+    """Returns the number in place of a tensor of one number."""
+    return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+
+
 def _number(fields: Mapping[str, Any], name: str, kind: type, left_out: list[str]) -> Any:
-    value = fields.get(name)
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.item()  # an accuracy that was kept as a tensor
+    value = _scalar(fields.get(name))
     if isinstance(value, int | float) and (kind is float or (math.isfinite(value) and value == int(value) >= 0)):
         return kind(value)
     if value is not None:
@@ -231,10 +224,9 @@ def _number(fields: Mapping[str, Any], name: str, kind: type, left_out: list[str
 def _from_safetensors(found: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None) -> TrainedWeights:
     """Reads the tensors and metadata of a safetensors file, by whichever program it was written."""
     record, left_out = json.loads((metadata or {}).get(RECORD, "{}")), []
-    tensors = _without_prefix({name: tensor for name, tensor in found.items() if not name.startswith(MOMENTUM_PREFIX)})
-    momentum = {
-        name.removeprefix(MOMENTUM_PREFIX): tensor for name, tensor in found.items() if name.startswith(MOMENTUM_PREFIX)
-    }
+    buffers = [name for name in found if name.startswith(MOMENTUM_PREFIX)]
+    momentum = {name.removeprefix(MOMENTUM_PREFIX): found[name] for name in buffers}
+    tensors = _without_prefix({name: tensor for name, tensor in found.items() if name not in buffers})
     try:
         _check_momentum(momentum, tensors)
     except ConversionError as error:
