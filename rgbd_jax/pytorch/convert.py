@@ -1,9 +1,9 @@
 """Converts checkpoints between PyTorch, safetensors and this package, both ways, without PyTorch.
 
 Example:
-    python -m rgbd_jax convert model_best.pth.tar converted
-    python -m rgbd_jax eval --config configs/nvgesture.py --workdir converted
-    python -m rgbd_jax convert runs/nvgesture trained.pth.tar
+    rgbd convert model_best.pth.tar converted
+    rgbd eval --config configs/nvgesture.py --workdir converted
+    rgbd convert runs/nvgesture trained.pth.tar
 """
 
 import argparse

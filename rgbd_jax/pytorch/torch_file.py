@@ -75,6 +75,12 @@ def _number(dtype: np.dtype, data: bytes) -> bool | int | float:
     return np.frombuffer(data, dtype)[0].item()
 
 
+def _bytes(text: str, encoding: str) -> bytes:
+    if type(text) is not str or encoding != "latin1":
+        raise ConversionError("its pickle encodes text in an unknown way")
+    return text.encode("latin1")
+
+
 STORAGE_TYPES = {
     "Double": "float64",
     "Float": "float32",
@@ -105,7 +111,7 @@ GLOBALS: dict[str, Any] = {
     "builtins.set": lambda members=(): members,
     "__builtin__.set": lambda members=(): members,
     "__builtin__.bytes": lambda: b"",
-    "_codecs.encode": lambda text, encoding: text.encode({"latin1": "latin1"}[encoding]),
+    "_codecs.encode": _bytes,
     "numpy.dtype": _number_type,
     "numpy.core.multiarray.scalar": _number,
     "numpy._core.multiarray.scalar": _number,
@@ -166,6 +172,8 @@ def _unpickle(stream: BinaryIO, storage_data: Callable[[str, np.dtype, int], np.
                 stack.append(_global(arg.replace(" ", ".")))
             case "STACK_GLOBAL":
                 attribute, module = stack.pop(), stack.pop()
+                _expect(str, module, "names")
+                _expect(str, attribute, "names")
                 stack.append(_global(f"{module}.{attribute}"))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
@@ -196,7 +204,7 @@ def _global(name: str) -> Any:
 
 
 def _key(key: Any) -> Any:
-    # A file can choose tuples and long integers that crash whoever hashes them, or collide.
+    # A file can choose tuples that crash whoever hashes them, or never end, and long integers that collide.
     if type(key) not in (str, bytes, float, bool, int, type(None)) or (type(key) is int and abs(key) >> 60):
         raise ConversionError(f"a key of a dict is a {type(key).__name__}; expected text or a number below 2^60")
     return key
@@ -280,7 +288,8 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
     file.seek(0)
     stream = io.BytesIO(file.read(min(size, MAX_PICKLE_BYTES)))
     magic, version, system, value, keys = (_unpickle(stream, storage_data) for _ in range(5))
-    if (magic, version) != (LEGACY_MAGIC, LEGACY_VERSION) or sorted(keys) != sorted(storages):
+    listed = all(type(key) is str for key in keys) and sorted(keys) == sorted(storages)
+    if (magic, version) != (LEGACY_MAGIC, LEGACY_VERSION) or not listed:
         raise ConversionError(f"its magic number, version or list of storages is damaged; {INCOMPLETE}")
     _check_byte_order(system["little_endian"] is True)
     file.seek(stream.tell())

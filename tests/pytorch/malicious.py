@@ -58,7 +58,7 @@ def calls(canary: str) -> Iterator[tuple[str, bytes, str]]:
             (b"ctorch\nFloatStorage\n)R.", "object is not callable"),
             (KNOWN + b"]R.", "cannot be read"),
             (KNOWN + b"(" + text("a") * 6 + b"tR.", "describes a tensor in an unknown way"),
-            (b"c_codecs\nencode\n" + text("a") + text("zip") + b"\x86R.", "cannot be read"),
+            (b"c_codecs\nencode\n" + text("a") + text("zip") + b"\x86R.", "encodes text in an unknown way"),
             (KNOWN + b".", "holds a function"),
             (b"\x97.", "NEXT_BUFFER"),
         )
@@ -71,12 +71,15 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     doubled = b"".join(b"](h%ch%ceq%c" % (level, level, level + 1) for level in range(40))
     sharing = b"".join((b")" if i == 0 else b"h%c" % (i - 1)) + b"\x85" * 50 + b"q%c" % i for i in range(5))
     colliding = b"".join(b"\x8a\x0d" + ((2**61 - 1) * (k + 2**40)).to_bytes(13, "little") + b"N" for k in range(20_000))
+    doubled_tuples = b"q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(45))
     nested, key, cut = "nested deeper than 64", "a key of a dict is a", "cannot be read"
     for name, data, message in (
         ("doubled lists", b"]q\x00" + doubled + b".", nested),
-        ("doubled tuples", b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(45)) + b".", nested),
+        ("doubled tuples", b")" + doubled_tuples + b".", nested),
         ("tens", b")q\x00" + b"".join(b"(" + b"h%c" % i * 10 + b"tq%c" % (i + 1) for i in range(20)) + b".", nested),
         ("deep by sharing", b"(" + sharing + b"t.", nested),
+        ("deep encoding", b"c_codecs\nencode\n" + text("a") + b")" + b"\x85" * 300_000 + b"\x86R.", "encodes text"),
+        ("doubled name", text("a") + b")" + doubled_tuples + b"\x93.", "names a tuple"),
         ("marks", b"(" * 400_000 + b".", cut),
         ("cycle", b"]q\x00h\x00a.", nested),
         ("cycle in a dict", b"}q\x00" + text("a") + b"h\x00s.", nested),
