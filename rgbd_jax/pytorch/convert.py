@@ -150,7 +150,7 @@ def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNet
         known = ", ".join((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX))
         raise ConversionError(f"{path}: the suffix {path.suffix!r} is of no kind of checkpoint; use {known} or none")
     else:
-        _save_converted(path, trained, network, source)
+        _save_converted(path, trained, network)
         write_model_card(path, _card(trained, network, source))
 
 
@@ -173,12 +173,12 @@ def _torch_contents(trained: TrainedWeights) -> dict[str, Any]:
     return contents | {name: value for name, value in known.items() if value is not None}
 
 
-def _save_converted(path: Path, trained: TrainedWeights, network: MatchedNetwork, source: str) -> None:
+def _save_converted(path: Path, trained: TrainedWeights, network: MatchedNetwork) -> None:
     """Writes a converted checkpoint, a folder of Orbax that appears whole.
 
     weights    "params" and "batch_stats", numbers of the type that holds all of the source's, and "momentum" by
                PyTorch's names
-    network    JSON: family, source, `TrainedWeights.record()`, the steps that each BatchNorm has seen
+    network    JSON: family, `TrainedWeights.record()`, the steps that each BatchNorm has seen
     """
     fitting = {name: trained.tensors[name] for name in network.match.loaded}
     dtype = functools.reduce(jnp.promote_types, {tensor.dtype for tensor in fitting.values()})
@@ -187,7 +187,6 @@ def _save_converted(path: Path, trained: TrainedWeights, network: MatchedNetwork
     tree = {"params": params, "batch_stats": batch_stats, "momentum": dict(trained.momentum)}
     record = {
         "family": network.detected.family,
-        "source": source,
         "steps_seen": {name: int(trained.tensors[name]) for name in network.match.counters},
         "record": trained.record(),
     }

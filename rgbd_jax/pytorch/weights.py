@@ -62,12 +62,7 @@ class TrainedWeights:
 
     def record(self) -> dict[str, Any]:
         """Returns what a file of tensors cannot hold, JSON-able."""
-        return {
-            "epoch": self.epoch,
-            "best_accuracy": self.best_accuracy,
-            "optimizer": dict(self.optimizer),
-            "reference_layout": self.reference_layout,
-        }
+        return {name: getattr(self, name) for name in ("epoch", "best_accuracy", "optimizer", "reference_layout")}
 
 
 def is_workdir(path: Path) -> bool:
@@ -133,7 +128,8 @@ def _from_file(path: Path) -> TrainedWeights:
         return _from_torch(read_torch(path))
     if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= size - 8:
         with safe_open(path, framework="np") as tensors:
-            return _from_safetensors({name: tensors.get_tensor(name) for name in tensors.keys()}, tensors.metadata())  # noqa: SIM118
+            arrays = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, it is no dict
+            return _from_safetensors(arrays, tensors.metadata())
     found = next(what for pattern, what in OTHER_FILES.items() if re.match(pattern, start.lower(), re.DOTALL))
     raise ConversionError(f"the file is {found}; it begins with {start[:16]!r}")
 

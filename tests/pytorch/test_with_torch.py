@@ -54,22 +54,11 @@ def plain(value):
     """What this package reads in place of a value of PyTorch."""
     if isinstance(value, torch.Tensor):
         value = value.detach().contiguous()
-        return (
-            value.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if value.dtype == torch.bfloat16 else value.numpy()
-        )
-    if isinstance(value, np.generic):
-        return value.item()
+        bfloat16 = value.dtype == torch.bfloat16
+        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if bfloat16 else value.numpy()
     if isinstance(value, torch.device):
         return value.type
-    if isinstance(value, argparse.Namespace):
-        return {}
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, torch.Size):
-        return tuple(value)
-    if isinstance(value, set):
-        return list(value)
-    return type(value)(plain(item) for item in value) if isinstance(value, list | tuple) else value
+    return tuple(value) if isinstance(value, torch.Size) else plain_sample(value, plain)
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
