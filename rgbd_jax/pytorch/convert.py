@@ -27,16 +27,9 @@ from rgbd_jax.checkpoint.model_card import ModelCardData, render_model_card, wri
 from rgbd_jax.config import default_config
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.model import Model, family_of
-from rgbd_jax.pytorch.names import ConversionError, DetectedNetwork, Match, misfit
+from rgbd_jax.pytorch.names import ConversionError, DetectedNetwork, Match, misfit, parameter_names
 from rgbd_jax.pytorch.torch_file import write_torch
-from rgbd_jax.pytorch.weights import (
-    MOMENTUM_PREFIX,
-    RECORD,
-    TrainedWeights,
-    detect_network,
-    parameter_names,
-    read_weights,
-)
+from rgbd_jax.pytorch.weights import MOMENTUM_PREFIX, RECORD, TrainedWeights, detect_network, read_weights
 
 TORCH_SUFFIXES, SAFETENSORS_SUFFIX = (".pth.tar", ".pth", ".pt"), ".safetensors"
 
@@ -120,9 +113,8 @@ def _modalities(detected: DetectedNetwork) -> list[str]:
 def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNetwork, source: str) -> None:
     """Writes weights as the kind of checkpoint that the suffix of `path` names; nothing is left after an error.
 
-    A model card is put into the folder of a converted checkpoint, or into the metadata of a safetensors file.
-
-    Tensors that are not of the network are left out. `source`, where the weights are from, is for the card.
+    Tensors that are not of the network are left out. A converted checkpoint and the metadata of a safetensors file get
+    a model card, which names the source.
 
     Raises:
         ConversionError: the suffix is unknown, or that kind of checkpoint cannot hold the weights.

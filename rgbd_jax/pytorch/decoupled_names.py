@@ -142,11 +142,7 @@ def family(names: Iterable[str]) -> str | None:
 
 
 def detect(shapes: Shapes, preferred: Mapping[str, Any]) -> DetectedNetwork:
-    """Returns the network that a state dict belongs to (see `NameTable.detect`).
-
-    Raises:
-        ConversionError: a tensor that it is recognised by is missing or misshapen, or the two streams differ.
-    """
+    """See `NameTable.detect`; a ConversionError says which tensor is missing or misshapen, or that streams differ."""
     fusion = family(shapes) == "fusion"
     prefixes = [f"{prefix}." for prefix in WORDS["modality"].values()] if fusion else [""]
     (model, frames), *others = [

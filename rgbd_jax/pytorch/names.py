@@ -190,6 +190,11 @@ def misfit(problems: Sequence[str]) -> ConversionError:
     return ConversionError("\n  ".join([f"{len(problems)} tensors do not fit the network:", *_first(problems, 30)]))
 
 
+def parameter_names(tensors: Mapping[str, Any]) -> list[str]:
+    """Returns the parameters of a state dict in its order, by which PyTorch numbers the optimizer's state."""
+    return [name for name in tensors if not name.endswith(BUFFERS)]
+
+
 def _first(lines: Sequence[str], count: int) -> list[str]:
     return [*lines[:count], *[f"and {len(lines) - count} more"] * (len(lines) > count)]
 

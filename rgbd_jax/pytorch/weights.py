@@ -18,7 +18,7 @@ from rgbd_jax.checkpoint.model_card import ModelCardData
 from rgbd_jax.checkpoint.workdir import CONFIG_FILE, read_class_names, read_config
 from rgbd_jax.model import FAMILIES, family_of
 from rgbd_jax.optim import learning_rate
-from rgbd_jax.pytorch.names import BUFFERS, COUNTER, ConversionError, DetectedNetwork
+from rgbd_jax.pytorch.names import COUNTER, ConversionError, DetectedNetwork, parameter_names
 from rgbd_jax.pytorch.torch_file import INCOMPLETE, read_torch
 
 MOMENTUM_PREFIX = "momentum_buffer."  # of the momentum buffers in a safetensors file
@@ -197,11 +197,6 @@ def _check_momentum(momentum: Mapping[str, Any], tensors: Mapping[str, np.ndarra
         raise ConversionError(f"{len(misfits)} momentum buffers do not fit their parameters: {'; '.join(misfits[:8])}")
 
 
-def parameter_names(tensors: Mapping[str, Any]) -> list[str]:
-    """Returns the parameters of a state dict in its order, by which PyTorch numbers the optimizer's state."""
-    return [name for name in tensors if not name.endswith(BUFFERS)]
-
-
 def _scalar(value: Any) -> Any:
     """Returns the number in place of a tensor of one number."""
     return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
@@ -250,7 +245,7 @@ def _listed(names: Any) -> str:
 
 
 def _from_converted(path: Path) -> TrainedWeights:
-    """Reads what `convert.save_converted` wrote."""
+    """Reads what `convert.write_weights` wrote."""
     items = ocp.args.Composite(weights=ocp.args.PyTreeRestore(), network=ocp.args.JsonRestore())
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
