@@ -20,6 +20,7 @@ from rgbd_jax.models.intermediates import Intermediates
 from rgbd_jax.models.mixing import Mixture
 from rgbd_jax.models.rngs import ClipRngs
 from rgbd_jax.models.unimodal import UnimodalNetwork
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
 
 # The last spatial features, and their mean over positions, through which alone the network depends on them.
 EXPLAINED = ("mixed_5c", "pooled_features")
@@ -63,6 +64,7 @@ UNIMODAL = Family(
     reference_protocol=(("large",), ("logits", "small"), ("logits", "medium"), ("medium", "small")),
     init_fields={"init_from": ""},
     explained=lambda modality: EXPLAINED,
+    name_table=DECOUPLED,
 )
 FUSION = Family(
     name="fusion",
@@ -75,6 +77,7 @@ FUSION = Family(
     reference_protocol=(("logits",), ("rgb", "depth"), ("rgb", "depth", "logits")),
     init_fields={"init_from": "", **{f"fusion.init_{name}_from": name for name in MODALITIES}},
     explained=lambda modality: (f"{modality}/{EXPLAINED[0]}", f"{modality}/{EXPLAINED[1]}"),
+    name_table=DECOUPLED,
 )
 FAMILIES = {family.name: family for family in (UNIMODAL, FUSION)}
 

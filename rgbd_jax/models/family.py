@@ -72,6 +72,7 @@ class Family:
         reference_protocol: the sums of heads of which the reference reports the highest accuracy.
         init_fields: config field of a checkpoint to start from -> the part of the parameters it is for, "" for all.
         explained: modality -> (features, pooled features), names of the intermediate values that Grad-CAM reads.
+        name_table: the weights' names in PyTorch, a `rgbd_jax.pytorch.names.NameTable`.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Family:
     reference_protocol: tuple[tuple[str, ...], ...]
     init_fields: Mapping[str, str]
     explained: Callable[[str], tuple[str, str]]
+    name_table: Any
 
     def metric_names(self) -> tuple[str, ...]:
         """Returns the names of the metrics that an evaluation gives."""
