@@ -60,6 +60,8 @@ class Predictor:
         self.trained = trained
         self.batch_size = batch_size
         self._intermediates = tuple(intermediates)
+        attention = trained.model.family.attention
+        self._attention = {name for modality in trained.model.modalities for name in attention(modality).values()}
         self._weights = jax.device_put((trained.params, trained.batch_stats))
         self._step = jax.jit(
             self._explain if explained else self._predict,
@@ -100,8 +102,7 @@ class Predictor:
         padded = {modality: np.pad(of_modality, padding) for modality, of_modality in frames.items()}
         outputs = jax.device_get(self._step(self._weights, padded))
         intermediates = {
-            # Layers of a branch are stacked along the first axis, clips along the second.
-            name: x[:, :clips] if name.endswith(("_tokens", "_attention")) else x[:clips]
+            name: x[:, :clips] if name in self._attention else x[:clips]  # layers b heads n n
             for name, x in outputs.pop("intermediates").items()
         }
         return Prediction(**jax.tree.map(lambda x: x[:clips], outputs), intermediates=intermediates)

@@ -72,6 +72,8 @@ class Family:
         reference_protocol: the sums of heads of which the reference reports the highest accuracy.
         init_fields: config field of a checkpoint to start from -> the part of the parameters it is for, "" for all.
         explained: modality -> (features, pooled features), names of the intermediate values that Grad-CAM reads.
+        attention: modality -> title -> name of an intermediate value, layers b heads n+1 n+1, the class token first.
+        frame_weights: (config, modality) -> title -> name of an intermediate value, b t c, weights of the features.
     """
 
     name: str
@@ -84,6 +86,8 @@ class Family:
     reference_protocol: tuple[tuple[str, ...], ...]
     init_fields: Mapping[str, str]
     explained: Callable[[str], tuple[str, str]]
+    attention: Callable[[str], Mapping[str, str]]
+    frame_weights: Callable[[ConfigDict, str], Mapping[str, str]]
 
     def metric_names(self) -> tuple[str, ...]:
         """Returns the names of the metrics that an evaluation gives."""

@@ -12,10 +12,11 @@ from rgbd_jax.checkpoint.provenance import provenance
 from rgbd_jax.checkpoint.workdir import write_config
 from rgbd_jax.data.splits import open_splits
 from rgbd_jax.evaluate import evaluate
+from rgbd_jax.inference import drawing
 from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.tools import report
-from rgbd_jax.tools.report.explanations import ClipsMissingError, explain, film_strip, strip_frames
+from rgbd_jax.tools.report.explanations import ClipsMissingError, explain
 from rgbd_jax.tools.report.page import render
 from rgbd_jax.tools.report.source import read_source
 from tests.report.made_scores import made_scores
@@ -90,14 +91,17 @@ def test_explanations_are_of_the_scored_clips(run, small_demo):
         logits = source.scores.heads["logits"][explanation.index].astype(np.float64)
         np.testing.assert_allclose(explanation.probabilities, np.exp(logits) / np.exp(logits).sum(), rtol=1e-4)
         part = explanation.modalities["rgb"]
-        np.testing.assert_allclose(part.weights, outputs["recoupling_weights"][i].mean(-1), rtol=1e-5)
+        np.testing.assert_allclose(
+            part.weights["recoupling weights"], outputs["recoupling_weights"][i].mean(-1), rtol=1e-5
+        )
         for branch, count in zip(("small", "medium", "large"), (2, 4, 6), strict=True):
             expected = outputs[f"{branch}_attention"][:, i].mean((0, 1))  # of depth heads n n
-            assert part.attention[branch].shape == (count + 1, count + 1)
-            np.testing.assert_allclose(part.attention[branch], expected, rtol=1e-5, atol=1e-7)
-    assert [title for title, _ in film_strip(explanations[0].modalities["rgb"])] == ["", "motion", "Grad-CAM"]
-    assert strip_frames(8) == list(range(8))
-    assert strip_frames(64) == [4, 12, 20, 28, 36, 44, 52, 60]
+            attention = part.attention[f"{branch} branch"]
+            assert attention.shape == (count + 1, count + 1)
+            np.testing.assert_allclose(attention, expected, rtol=1e-5, atol=1e-7)
+    assert [title for title, _ in explanations[0].modalities["rgb"].film_strip()] == ["", "Grad-CAM", "motion"]
+    assert drawing.strip_frames(8) == list(range(8))
+    assert drawing.strip_frames(64) == [4, 12, 20, 28, 36, 44, 52, 60]
 
 
 def test_missing_clips_are_left_out_and_the_page_says_why(run, tmp_path):
