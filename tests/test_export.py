@@ -120,7 +120,9 @@ def exported(request, small_demo, tmp_path_factory) -> Exported:
     for name, clips in frames.items():
         np.save(folder / f"{name}.npy", clips)
     file, platforms = folder / "new" / "network.zip", ("cpu", "cuda", "tpu")
-    result = export.export(folder / "run", file, None, "best", platforms, check=modality == "rgb")  # it takes time
+    result = export.export(
+        load_trained(folder / "run"), file, "best", platforms, check=modality == "rgb"
+    )  # it takes time
     assert result.get("largest_difference", 0) < 1e-5
     assert ("largest_difference" in result) == (modality == "rgb")
     assert [entry.name for entry in file.parent.iterdir()] == ["network.zip"]
@@ -148,7 +150,7 @@ def test_stablehlo_runs_without_this_package(exported, tmp_path):
 @pytest.mark.skipif(not WITH_ONNX, reason="the packages of requirements-onnx.txt are not installed")
 def test_onnx_runs_without_this_package(exported, tmp_path):
     file = tmp_path / "network.onnx"
-    assert export.export(exported.workdir, file)["largest_difference"] < 1e-5
+    assert export.export(load_trained(exported.workdir), file)["largest_difference"] < 1e-5
     assert_same_outputs(file, exported, tmp_path, [1, 3])
     assert not [text for text in exported.private if text.encode() in file.read_bytes()]
 

@@ -9,6 +9,7 @@ from rgbd_jax.configs import demo
 
 from rgbd_jax.data.loader import eval_batches
 from rgbd_jax.data.source import open_split
+from rgbd_jax.inference.drawing import heat_picture
 from rgbd_jax.models.heat_map import heat_maps
 from rgbd_jax.tools.preview import GAP, RULE, TEXT_WIDTH, add_arguments, draw_preview, run
 from tests.conftest import ROOT
@@ -37,7 +38,7 @@ def test_every_clip_has_its_frames_and_heat_maps_in_their_places(train):
             for column in (0, 3, 7):
                 frame, row = 2 * column + 1, 4 * clip + 2 * index  # 8 of 16 frames
                 np.testing.assert_array_equal(cell(row, column), seen[modality][clip, frame])
-                np.testing.assert_array_equal(cell(row + 1, column), np.rint(heat[frame] * 127.5).repeat(3, axis=-1))
+                np.testing.assert_array_equal(cell(row + 1, column), heat_picture(heat[frame, ..., 0]))
 
 
 def test_the_seed_decides_the_sample_and_the_training_transform(train):

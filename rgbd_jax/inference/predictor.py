@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,24 +18,17 @@ from rgbd_jax.models.family import Output, Tree
 
 # Explanations are asked for a few clips: less optimised machine code is ready in half the time.
 EXPLAINED_ON_CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+EMPTY: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Outputs of the model for some clips.
+    """Outputs of the model for some clips; evidence and intermediate values only where they are requested."""
 
-    Attributes:
-        heads: head -> logits, float32 b k; "logits" decides.
-        heat_map: modality -> motion heat map, float32 b t h w, in [0, 2]; empty without explanation, and without FRP.
-        class_activation_map: modality -> evidence for the predicted class, float32 b t h2 w2, at least 0; empty
-            without explanation.
-        intermediates: name -> the intermediate results that were requested.
-    """
-
-    heads: Mapping[str, Float[np.ndarray, "b k"]]
-    heat_map: Mapping[str, Float[np.ndarray, "b t h w"]] = dataclasses.field(default_factory=dict)
-    class_activation_map: Mapping[str, Float[np.ndarray, "b t h2 w2"]] = dataclasses.field(default_factory=dict)
-    intermediates: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    heads: Mapping[str, Float[np.ndarray, "b k"]]  # "logits" decides
+    heat_map: Mapping[str, Float[np.ndarray, "b t h w"]] = EMPTY  # modality -> motion, in [0, 2]; empty without FRP
+    class_activation_map: Mapping[str, Float[np.ndarray, "b t h2 w2"]] = EMPTY  # modality -> Grad-CAM, at least 0
+    intermediates: Mapping[str, np.ndarray] = EMPTY
 
     @property
     def probabilities(self) -> Float[np.ndarray, "b k"]:
@@ -55,10 +49,7 @@ class Predictor:
     def __init__(
         self, trained: TrainedModel, *, batch_size: int, explained: bool = False, intermediates: Sequence[str] = ()
     ):
-        if batch_size < 1:
-            raise ValueError(f"the batch size is {batch_size}; expected at least 1")
-        self.trained = trained
-        self.batch_size = batch_size
+        self.trained, self.batch_size = trained, batch_size
         self._intermediates = tuple(intermediates)
         attention = trained.model.family.attention
         self._attention = {name for modality in trained.model.modalities for name in attention(modality).values()}
@@ -95,11 +86,11 @@ class Predictor:
         self(dict.fromkeys(self.trained.model.modalities, black))
 
     def _one_view(self, frames: Mapping[str, UInt8[np.ndarray, "b t h w 3"]]) -> Prediction:
-        (clips,) = {len(of_modality) for of_modality in frames.values()}
+        (clips,) = {len(x) for x in frames.values()}
         if not 1 <= clips <= self.batch_size:
             raise ValueError(f"the batch has {clips} clips; expected 1 to {self.batch_size}")
-        padding = [(0, self.batch_size - clips)] + 4 * [(0, 0)]
-        padded = {modality: np.pad(of_modality, padding) for modality, of_modality in frames.items()}
+        padding = [(0, self.batch_size - clips), *4 * [(0, 0)]]
+        padded = {modality: np.pad(x, padding) for modality, x in frames.items()}
         outputs = jax.device_get(self._step(self._weights, padded))
         intermediates = {
             name: x[:, :clips] if name in self._attention else x[:clips]  # layers b heads n n
@@ -108,9 +99,10 @@ class Predictor:
         return Prediction(**jax.tree.map(lambda x: x[:clips], outputs), intermediates=intermediates)
 
     def _predict(self, weights: tuple[Tree, Tree], frames: Mapping[str, Array]) -> dict[str, Any]:
-        model, schedule = self.trained.model, self.trained.schedule
-        inputs = model.inputs({"frames": frames})
-        return self._outputs(model.apply(*weights, inputs, schedule, intermediates=self._intermediates)[0])
+        model = self.trained.model
+        inputs, names = model.inputs({"frames": frames}), self._intermediates
+        output, _ = model.apply(*weights, inputs, self.trained.schedule, intermediates=names)
+        return self._outputs(output)
 
     def _explain(self, weights: tuple[Tree, Tree], frames: Mapping[str, Array]) -> dict[str, Any]:
         """Adds heat maps and Grad-CAM (Selvaraju et al. 2017) at the last spatial features, frame by frame.

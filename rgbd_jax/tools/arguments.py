@@ -16,10 +16,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_trained_model(parser: argparse.ArgumentParser, workdir: str = "--workdir", **options: bool) -> None:
+def add_trained_model(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
     """Adds the arguments that name a trained model."""
     kinds = "a run, a converted checkpoint, or a PyTorch or safetensors file"
-    parser.add_argument(workdir, metavar="WORKDIR", help=kinds, **options)
+    if positional:
+        parser.add_argument("workdir", metavar="WORKDIR", help=kinds)
+    else:
+        parser.add_argument("--workdir", required=True, metavar="PATH", help=kinds)
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="of a run (default: best)")
     config = "the experiment's config, which a run records and other files do not"
     parser.add_argument("--config", metavar="FILE[:MODALITY]", help=config)
