@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from rgbd_jax.config_rules import check_config, check_divisible
@@ -63,16 +64,11 @@ def plan(config: ConfigDict, num_classes: int | None, device_count: int = 0) -> 
         unit = len(devices) * config.train.microbatches
         largest = largest_batch(lambda size: step(size)["memory"]["total"], batch_size, unit, limit)
     fits = result["memory"]["total"] <= (math.inf if limit is None else limit)
+    fields = ("modality", "train.batch_size", "train.microbatches", "sharding.parameter_shards", "model.dtype")
+    flat = flatten_dict(config.to_dict(), sep=".")
     return {
         "device": {"kind": devices[0].device_kind, "count": len(devices), "memory": limit},
-        "settings": {
-            "modality": config.modality,
-            "train.batch_size": batch_size,
-            "train.microbatches": config.train.microbatches,
-            "sharding.parameter_shards": config.sharding.parameter_shards,
-            "model.dtype": config.model.dtype,
-            **{f"remat.{name}": value for name, value in config.remat.items()},
-        },
+        "settings": {name: flat[name] for name in (*fields, *(name for name in flat if name.startswith("remat.")))},
         **result,
         "memory": {name: size for name, size in result["memory"].items() if size < math.inf},
         "fits": fits,
@@ -188,26 +184,27 @@ def _advice(config: ConfigDict, devices: list[jax.Device], largest: int | None) 
 
 def table(result: dict[str, Any]) -> str:
     """Returns a plan as a table."""
-    device = result["device"]
-    rows = [
-        ("parameters", f"{result['parameters']:,}"),
-        ("memory of each device", ""),
-        *((f"  {name}", _mib(size)) for name, size in result["memory"].items()),
-        ("  available", f"{_mib(device['memory'])}: the step {'fits' if result['fits'] else 'does not fit'}"),
-        *(("    lower it by", advice) for advice in result["advice"]),
-        ("largest batch that fits", "unknown" if result["largest_batch"] is None else str(result["largest_batch"])),
-        ("FLOPs of a step", "unknown" if result["flops"] is None else f"{result['flops'] / 1e9:,.1f} GFLOP"),
-        ("bytes accessed", _mib(result["bytes_accessed"])),
-        *(
-            (row["kind"], f"{row['operations']} operations, {row['tensors']} tensors, {_mib(row['bytes'])}")
-            for row in result["collectives"]
-        ),
-    ]
+
+    def mib(size: float | None) -> str:
+        return "unknown" if size is None else f"{size / 2**20:,.1f} MiB"
+
+    device, flops, largest = result["device"], result["flops"], result["largest_batch"]
+    rows = {
+        "parameters": f"{result['parameters']:,}",
+        "memory of each device": "",
+        **{f"  {name}": mib(size) for name, size in result["memory"].items()},
+        "  available": f"{mib(device['memory'])}: the step {'fits' if result['fits'] else 'does not fit'}",
+        **({"    lower it by": "\n".join(result["advice"])} if result["advice"] else {}),
+        "largest batch that fits": "unknown" if largest is None else str(largest),
+        "FLOPs of a step": "unknown" if flops is None else f"{flops / 1e9:,.1f} GFLOP",
+        "bytes accessed": mib(result["bytes_accessed"]),
+    }
+    for row in result["collectives"]:
+        rows[row["kind"]] = f"{row['operations']} operations, {row['tensors']} tensors, {mib(row['bytes'])}"
+    width = max(map(len, rows))
     settings = ", ".join(f"{name}={value}" for name, value in result["settings"].items())
     title = f"{device['count']} x {device['kind']}; {settings}\nThe compiler's estimates for one device:"
-    width = max(len(name) for name, _ in rows)
-    return "\n".join([title, *(f"{name:{width}}  {value}".rstrip() for name, value in rows)])
-
-
-def _mib(number: float | None) -> str:
-    return "unknown" if number is None else f"{number / 2**20:,.1f} MiB"
+    lines = [
+        f"{name:{width}}  {value}".rstrip().replace("\n", "\n" + " " * (width + 2)) for name, value in rows.items()
+    ]
+    return "\n".join([title, *lines])

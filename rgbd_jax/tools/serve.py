@@ -66,11 +66,10 @@ def _serve(trained: "TrainedModel", folder: Path, args: argparse.Namespace) -> N
     from rgbd_jax.tools.page.uploads import Limits
 
     examples = {}
-    if args.examples > 0:
-        try:
-            examples = find_examples(trained, args.examples, args.data_dir)
-        except ValueError as error:
-            log.info("the page has no example clips: %s (--data_dir)", error)
+    try:
+        examples = find_examples(trained, args.examples, args.data_dir) if args.examples > 0 else {}
+    except ValueError as error:
+        log.info("the page has no example clips: %s (--data_dir)", error)
     log.info("compiling the model")
     page = DemoPage(trained, Limits(args.max_megabytes, args.max_frames, args.max_side), examples, folder)
     try:
