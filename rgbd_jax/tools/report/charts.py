@@ -3,7 +3,7 @@
 import html
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,6 @@ from rgbd_jax.tools.report.summary import (
 BLUE, ORANGE, GREEN, RED, PURPLE, _, _, GREY, *_ = qualitative.D3
 MAX_ROWS = 30  # classes of a chart with a row for each class, and of a confusion matrix that begins with its diagonal
 MAX_LABELLED = 16  # classes of a confusion matrix with numbers in its cells
-MENU = {"xanchor": "left", "y": 1.02, "yanchor": "bottom"}
 LAYOUT = {
     "template": "plotly_white",
     "colorway": qualitative.D3,
@@ -86,8 +85,9 @@ def _bars(x: str, bars: Sequence[tuple[str, float, str, str]]) -> go.Figure:
     return _name_rows(figure, titles).update_xaxes(range=[0, 1.35 * max(values)])
 
 
-def _button(method: str, label: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {"method": method, "label": label, "args": [arguments]}
+def _menu(x: float, method: str, choices: Iterable[tuple[str, Mapping[str, Any]]], **options: Any) -> dict[str, Any]:
+    buttons = [{"method": method, "label": label, "args": [arguments]} for label, arguments in choices]
+    return {"x": x, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "buttons": buttons, **options}
 
 
 def confusion_chart(predictions: Predictions) -> go.Figure:
@@ -98,7 +98,7 @@ def confusion_chart(predictions: Predictions) -> go.Figure:
     names = np.array([f"{label} {plain(name, 24)}" for label, name in enumerate(predictions.class_names)])
     figure = _figure("predicted class", "true class", height=800)
     views = {"normalised by row": (rates, ".0%"), "number of clips": (counts, ".0f")}
-    buttons = []
+    traces: list[tuple[str, dict]] = []
     for (title, (values, form)), errors_only in itertools.product(views.items(), (False, True)):
         shown = np.where(errors_only & np.eye(k, dtype=bool), np.nan, values).astype(np.float32)
         rate = "" if values is counts else ", %{z:.1%} of the class"
@@ -107,31 +107,25 @@ def confusion_chart(predictions: Predictions) -> go.Figure:
         if k <= MAX_LABELLED:
             text = [[format(value, form) if value > 0 else "" for value in row] for row in shown]
             style |= {"text": text, "texttemplate": "%{text}"}
-        style |= {"colorbar": {"tickformat": form, "thickness": 10}, "visible": len(figure.data) == many}
+        style |= {"colorbar": {"tickformat": form, "thickness": 10}, "visible": len(traces) == many}
         style |= {"hovertemplate": hover, "hoverongaps": False, "colorscale": "Blues"}
         figure.add_heatmap(z=shown, x=names, y=names, customdata=counts.astype(np.int32), **style)
-        visible = [number == len(figure.data) - 1 for number in range(2 * len(views))]
-        buttons.append(_button("restyle", f"{title}, errors only" if errors_only else title, {"visible": visible}))
+        visible = [number == len(traces) for number in range(2 * len(views))]
+        traces.append((f"{title}, errors only" if errors_only else title, {"visible": visible}))
     orders = {
-        "in label order": np.arange(k),
-        "lowest accuracy first": predictions.worst_classes(),
-        "most clips first": np.argsort(-counts.sum(1), kind="stable"),
+        "in label order": names,
+        "lowest accuracy first": names[predictions.worst_classes()],
+        "most clips first": names[np.argsort(-counts.sum(1), kind="stable")],
     }
-    order_buttons = [
-        _button("relayout", title, dict.fromkeys(("xaxis.categoryarray", "yaxis.categoryarray"), names[order].tolist()))
-        for title, order in orders.items()
-    ]
+    arrays = ("xaxis.categoryarray", "yaxis.categoryarray")
     ranges = {f"all {k} classes": k, **{f"first {n} classes": n for n in (10, 25, 50, 100) if n < k}}
-    range_buttons = [
-        _button("relayout", title, {"xaxis.range": [-0.5, n - 0.5], "yaxis.range": [n - 0.5, -0.5]})
-        for title, n in ranges.items()
-    ]
+    axes = [(title, {"xaxis.range": [-0.5, n - 0.5], "yaxis.range": [n - 0.5, -0.5]}) for title, n in ranges.items()]
     menus = [
-        {**MENU, "x": 0, "buttons": buttons, "active": int(many)},
-        {**MENU, "x": 0.38, "buttons": order_buttons, "active": int(many)},
-        {**MENU, "x": 0.7, "buttons": range_buttons},
+        _menu(0, "restyle", traces, active=int(many)),
+        _menu(0.38, "relayout", [(x, dict.fromkeys(arrays, orders[x].tolist())) for x in orders], active=int(many)),
+        _menu(0.7, "relayout", axes),
     ]
-    order = names[list(orders.values())[many]]
+    order = list(orders.values())[many]
     figure.update_xaxes(categoryarray=order, constrain="domain", tickangle=-60)
     return figure.update_yaxes(categoryarray=order, range=[k - 0.5, -0.5]).update_layout(updatemenus=menus)
 
@@ -271,8 +265,8 @@ def attention_chart(clips: Sequence[ClipExplanation], titles: Sequence[str], mod
     figure.update_xaxes(type="category", title="attends to", row=1).update_xaxes(title="frame of the input", row=2)
     figure.update_yaxes(type="category", autorange="reversed", row=1).update_yaxes(tickformat=".0%", row=2)
     names = [f"mean of all {len(clips)} clips", *(plain(title, 70) for title in titles)]
-    buttons = [_button("restyle", name, {"z": z, "y": y}) for name, (z, y) in zip(names, choices, strict=True)]
-    menus = [{**MENU, "x": 0, "y": 1.08, "buttons": buttons}]
+    choice = [(name, {"z": z, "y": y}) for name, (z, y) in zip(names, choices, strict=True)]
+    menus = [_menu(0, "restyle", choice, y=1.08)]
     legend = {"orientation": "h", "y": -0.12, "yanchor": "top"}
     return figure.update_layout({**LAYOUT, "height": 720, "margin": {"t": 80}, "legend": legend, "updatemenus": menus})
 

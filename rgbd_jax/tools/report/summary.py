@@ -181,7 +181,7 @@ def findings(source: Source, predictions: Predictions, compared: Sequence[Compar
     """Yields the id of a section and a sentence about what stands out in it."""
     names, confusion, accuracy = predictions.class_names, predictions.confusion, predictions.accuracy
     clips, predicted, correct = confusion.sum(1), confusion.sum(0), np.diag(confusion)
-    errors = int((~predictions.correct).sum())
+    errors, top1 = int((~predictions.correct).sum()), float(predictions.correct.mean())
     if not errors:
         yield "classes", "Every clip is predicted correctly."
         return
@@ -195,28 +195,27 @@ def findings(source: Source, predictions: Predictions, compared: Sequence[Compar
         yield "classes", f"“{names[i]}” has the lowest accuracy: {correct[i]} of {clips[i]} clips ({accuracy[i]:.1%})."
     if (half := int((accuracy[enough] < 0.5).sum())) > 1:
         yield "classes", f"{half} of {len(enough)} classes have an accuracy below 50 %."
-    often = enough[predicted[enough] > 1.5 * clips[enough]]
-    if len(often):
+    if len(often := enough[predicted[enough] > 1.5 * clips[enough]]):
         i = often[(predicted - clips)[often].argmax()]
         rate = f"{correct[i]} of {predicted[i]} predictions are correct ({predictions.precision[i]:.1%})"
         yield "classes", f"“{names[i]}” is predicted too often: {rate}."
-    never = [f"“{names[i]}”" for i in np.flatnonzero((clips > 0) & (predicted == 0))]
-    if never:
+    if never := [f"“{names[i]}”" for i in np.flatnonzero((clips > 0) & (predicted == 0))]:
         some = ", ".join([*never[:3], "…"] if len(never) > 3 else never)
         yield "classes", f"Never predicted: {len(never)} {'class' if len(never) == 1 else 'classes'} ({some})."
-    confident = int((predictions.confidence[~predictions.correct] >= CONFIDENT).sum())
-    if confident:
+    if confident := int((predictions.confidence[~predictions.correct] >= CONFIDENT).sum()):
         advice = "check them for wrong labels, and for what the input does not show"
         yield "clips", f"{confident} of {errors} errors have a confidence of {CONFIDENT:.0%} or more: {advice}."
     if len(names) > 10:
         second = int((rank_of_label(predictions.probabilities, predictions.labels) == 1).sum())
         yield "clips", f"In {second} of {errors} errors ({second / errors:.0%}) the true class has the second rank."
-    best, top1, *_ = max(head_rows(source.scores.heads, predictions), key=lambda row: row[1])
-    if top1 > (final := predictions.correct.mean()):
-        yield "heads", f"{best} reaches a top-1 accuracy of {top1:.1%}, more than the final prediction ({final:.1%})."
-    runs = [row for row in compared if row.kind == "run"]
-    if len(runs) > 1:
-        run = max(runs, key=lambda run: run.top1)
+    best, best_top1, *_ = max(head_rows(source.scores.heads, predictions), key=lambda row: row[1])
+    if best_top1 > top1:
+        yield (
+            "heads",
+            f"{best} reaches a top-1 accuracy of {best_top1:.1%}, more than the final prediction ({top1:.1%}).",
+        )
+    if compared and compared[-1].kind == "late fusion":
+        run = max((row for row in compared if row.kind == "run"), key=lambda run: run.top1)
         fused = f"Late fusion of the runs reaches a top-1 accuracy of {compared[-1].top1:.1%}"
         yield "comparison", f"{fused}, the best single run ({run.name}) {run.top1:.1%}."
     train, validation = (source.curves or {"train": {}, "validation": {}}).values()
