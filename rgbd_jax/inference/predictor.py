@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from rgbd_jax.models.family import Output, Tree
 
 # Explanations are asked for a few clips: less optimised machine code is ready in half the time.
 EXPLAINED_ON_CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
-EMPTY: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +24,10 @@ class Prediction:
     """Outputs of the model for some clips; evidence and intermediate values only where they are requested."""
 
     heads: Mapping[str, Float[np.ndarray, "b k"]]  # "logits" decides
-    heat_map: Mapping[str, Float[np.ndarray, "b t h w"]] = EMPTY  # modality -> motion, in [0, 2]; empty without FRP
-    class_activation_map: Mapping[str, Float[np.ndarray, "b t h2 w2"]] = EMPTY  # modality -> Grad-CAM, at least 0
-    intermediates: Mapping[str, np.ndarray] = EMPTY
+    # Modality -> motion heat maps in [0, 2] (empty without FRP), and Grad-CAM, at least 0.
+    heat_map: Mapping[str, Float[np.ndarray, "b t h w"]] = dataclasses.field(default_factory=dict)
+    class_activation_map: Mapping[str, Float[np.ndarray, "b t h2 w2"]] = dataclasses.field(default_factory=dict)
+    intermediates: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def probabilities(self) -> Float[np.ndarray, "b k"]:
