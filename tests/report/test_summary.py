@@ -86,11 +86,11 @@ def test_heads_beside_the_final_prediction():
     heads, labels = scores.heads, scores.labels
     rows = summary.head_rows(heads, Predictions(scores))
     assert [row[0] for row in rows] == ["final prediction", "small branch", "medium branch", "large branch"]
-    final = heads["logits"].argmax(1) == labels
-    for name, (_, top1, better, worse) in zip(("logits", "small", "medium", "large"), rows, strict=True):
-        hits = list(zip((heads[name].argmax(1) == labels).tolist(), final.tolist(), strict=True))
-        assert top1 == pytest.approx(sum(one for one, _ in hits) / 200)
-        assert (better, worse) == (hits.count((True, False)), hits.count((False, True)))
+    correct = {name: (logits.argmax(1) == labels) for name, logits in heads.items()}
+    for name, (_, top1, better, worse) in zip(heads, rows, strict=True):
+        assert top1 == pytest.approx(correct[name].mean())
+        assert better == sum(correct[name] & ~correct["logits"])
+        assert worse == sum(correct["logits"] & ~correct[name])
     alike = summary.agreement(heads)
     same = heads["small"].argmax(1) == heads["large"].argmax(1)
     assert alike[1, 3] == alike[3, 1] == pytest.approx(same.mean())
