@@ -1,11 +1,11 @@
-r"""The demo: 12 hand motions rendered on the spot, and a network small enough for a laptop.
+r"""The demo: 12 rendered hand motions, and a network small enough for a laptop.
 
     python -m rgbd_jax.main --config configs/demo.py --workdir runs/demo
     python -m rgbd_jax.main --config configs/demo.py:depth --workdir runs/demo_depth
     python -m rgbd_jax.main --config configs/demo.py:fusion --workdir runs/demo_fusion \
         --config.fusion.init_rgb_from=runs/demo --config.fusion.init_depth_from=runs/demo_depth
 
-`./scripts/demo.sh fusion` runs all three. Each stream alone can reach 91.7 %, both together 100 %.
+`./scripts/demo.sh fusion` runs all three. Each modality alone can reach 91.7 %, both together 100 %.
 """
 
 from ml_collections import ConfigDict
@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from rgbd_jax.config import default_config
 
 
-def get_config(stream: str = "rgb") -> ConfigDict:
-    """Returns the config of the demo for a stream, "rgb", "depth" or "fusion"."""
-    config = default_config(stream)
+def get_config(modality: str = "rgb") -> ConfigDict:
+    """Returns the config of the demo for "rgb", "depth" or "fusion"."""
+    config = default_config(modality)
     config.clip.frames = 16
     config.clip.size = 64
 
@@ -40,9 +40,9 @@ def get_config(stream: str = "rgb") -> ConfigDict:
     config.schedule.warm_up_epochs = 2
     config.loss.sharpness = False
     config.train.batch_size = 20
-    config.train.epochs = 16 if stream == "depth" else 20
+    config.train.epochs = 16 if modality == "depth" else 20
     config.eval.batch_size = 48
-    if stream == "fusion":  # both streams know the classes already
+    if modality == "fusion":  # both modalities are trained already
         config.schedule.learning_rate = 1e-3
         config.schedule.warm_up_epochs = 1
         config.train.epochs = 5

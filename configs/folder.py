@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from rgbd_jax.config import default_config
 
 
-def get_config(stream: str = "rgb") -> ConfigDict:
-    """Returns the config for a folder of clips and a stream, "rgb", "depth" or "fusion"."""
-    config = default_config(stream)
+def get_config(modality: str = "rgb") -> ConfigDict:
+    """Returns the config for a folder of clips and "rgb", "depth" or "fusion"."""
+    config = default_config(modality)
     config.data.dataset = "rgbd_folder"
-    config.data.transforms.flip_probability = 0.0  # a flipped "swipe left" is a swipe right: turn it on if that is fine
+    config.data.transforms.flip_probability = 0.0  # a flipped "swipe left" is a swipe right: raise it if that is fine
     return config

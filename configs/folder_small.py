@@ -1,4 +1,4 @@
-r"""Your own clips and a network small enough for a laptop, to see in minutes that all is well (docs/own_data.md).
+r"""Your own clips and a network small enough for a laptop, for a test in minutes (docs/own_data.md).
 
     python -m rgbd_jax.main --config configs/folder_small.py --workdir runs/small --config.data.raw_dir=RAW
     python -m rgbd_jax.main --config configs/folder_small.py:depth --workdir runs/small_depth --config.data.raw_dir=RAW
@@ -16,10 +16,10 @@ from rgbd_jax.configs import demo
 from rgbd_jax.config import default_config
 
 
-def get_config(stream: str = "rgb") -> ConfigDict:
-    """Returns the small config for a folder of clips and a stream, "rgb", "depth" or "fusion"."""
-    config = demo.get_config(stream)
+def get_config(modality: str = "rgb") -> ConfigDict:
+    """Returns the small config for a folder of clips and "rgb", "depth" or "fusion"."""
+    config = demo.get_config(modality)
     config.data.dataset = "rgbd_folder"
-    config.data.depth = default_config(stream).data.depth
+    config.data.depth = default_config(modality).data.depth
     config.data.transforms.resize = (96, 72)  # of frames that are 4:3
     return config

@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from rgbd_jax.configs import ntu_cs
 
 
-def get_config(stream: str = "rgb") -> ConfigDict:
-    """Returns the config of NTU RGB+D 60, cross-view, for a stream, "rgb", "depth" or "fusion"."""
-    config = ntu_cs.get_config(stream)
+def get_config(modality: str = "rgb") -> ConfigDict:
+    """Returns the config of NTU RGB+D 60, cross-view: "rgb", "depth" or "fusion"."""
+    config = ntu_cs.get_config(modality)
     config.data.train_split = "cv_train"
     config.data.eval_split = "cv_validation"
     return config

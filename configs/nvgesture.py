@@ -1,12 +1,12 @@
-r"""NvGesture, 25 classes, as it comes or from frames laid out for the reference (see datasets/nvgesture/README.md).
+r"""NvGesture, 25 classes, as distributed or as frames for the reference (see datasets/nvgesture/README.md).
 
     python -m rgbd_jax.main --config configs/nvgesture.py --workdir runs/nv_rgb --config.data.raw_dir=NVGESTURE
     python -m rgbd_jax.main --config configs/nvgesture.py:depth --workdir runs/nv_depth --config.data.raw_dir=NVGESTURE
     python -m rgbd_jax.main --config configs/nvgesture.py:fusion --workdir runs/nv_fusion \
         --config.fusion.init_rgb_from=runs/nv_rgb --config.fusion.init_depth_from=runs/nv_depth
 
-The paper's recipe, quirks of its schedule and of its fusion included: 8 devices times 6 clips, 100 epochs, 1050 clips
-to train on; the two streams start from Jester weights (`--config.init_from`, see docs/from_pytorch.md).
+The paper's recipe, including quirks of its schedule and fusion: 8 devices times 6 clips, 100 epochs, 1050 clips
+to train on; both modalities start from Jester weights (`--config.init_from`, see docs/from_pytorch.md).
 
 Published top-1, pre-trained on Jester: RGB 89.58 %, depth 90.62 %, fusion 91.70 %. Neither the accuracy nor the time
 has been measured with this package; one epoch is 21 steps of 48 clips of 420 GFLOP each, for fusion twice that.
@@ -17,11 +17,11 @@ from ml_collections import ConfigDict
 from rgbd_jax.config import default_config
 
 
-def get_config(stream: str = "rgb") -> ConfigDict:
-    """Returns the config of NvGesture for a stream, "rgb", "depth" or "fusion"."""
-    config = default_config(stream)
+def get_config(modality: str = "rgb") -> ConfigDict:
+    """Returns the config of NvGesture for "rgb", "depth" or "fusion"."""
+    config = default_config(modality)
     config.data.dataset = "nvgesture"
-    config.data.depth.colour_map = "grey"  # the reference sees the videos' depth as grey pictures
+    config.data.depth.colour_map = "grey"  # the reference was trained on grey depth
     config.data.transforms.resize = (256, 256)
     config.data.transforms.reference_nvgesture_crop = True
     config.data.transforms.flip_probability = 0.0

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,10 @@ def run(command: ModuleType, prog: str, argv: Sequence[str]) -> None:
     _set_up(args.verbose)
     try:
         command.run(args)
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         log.debug("traceback:", exc_info=True)
         sys.exit(f"error: {error}")

@@ -21,6 +21,7 @@ from rgbd_jax.parallel.mesh import FSDP, by_clip, replicated, state_sharding, st
 Batch = Mapping[str, Any]
 Metrics = Mapping[str, Float[Array, ""]]
 TrainStep = Callable[["TrainState", Batch, ScheduleValues], tuple["TrainState", Metrics]]
+GradFn = Callable[[Tree, Batch], tuple[tuple[Float[Array, ""], Any], Tree]]
 EvaluationStep = Callable[[Tree, Tree, Batch, ScheduleValues], Mapping[str, Any]]
 
 # XLA's older emitters of machine code: steps take 0.95 times, compilation 0.92 times as long (docs/performance.md).
@@ -84,7 +85,8 @@ def train_step(model: Model, state: TrainState, batch: Batch, schedule: Schedule
         return losses["loss"], (batch_stats, {**losses, "top1": top1})
 
     params, reduce = jax.vjp(lambda params: collectives.gather(params, shapes), state.params)
-    grads, (batch_stats, measured) = accumulate_gradients(loss_fn, params, batch, config.train.microbatches)
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    grads, (batch_stats, measured) = accumulate_gradients(grad_fn, params, batch, config.train.microbatches)
     (grads,) = reduce(grads)  # the sum over devices
     grads = jax.tree.map(lambda x: x / collectives.device_count(), grads)
     if not config.model.sync_batch_norm:
@@ -99,23 +101,24 @@ def train_step(model: Model, state: TrainState, batch: Batch, schedule: Schedule
     return TrainState(state.step + 1, params, batch_stats, opt_state), {**measured, "gradient_norm": norm}
 
 
-def accumulate_gradients(
-    loss_fn: Callable[[Tree, Batch], tuple[Float[Array, ""], tuple[Tree, Metrics]]],
-    params: Tree,
-    batch: Batch,
-    microbatches: int,
-) -> tuple[Tree, tuple[Tree, Metrics]]:
-    """Returns the means over microbatches of the gradient and of the auxiliary outputs of a loss.
+def accumulate_gradients(grad_fn: GradFn, params: Tree, batch: Batch, microbatches: int) -> tuple[Tree, Any]:
+    """Returns the means over microbatches of the gradient and of the auxiliary outputs.
 
     Clip i is in microbatch i modulo their number, so that a microbatch has the same clips on any number of devices.
+
+    Args:
+        grad_fn: `jax.value_and_grad` of a loss with auxiliary outputs.
+        params: the parameters.
+        batch: arrays whose first axis is the clip.
+        microbatches: number of equal parts, processed in sequence.
     """
-    grad_fn = jax.grad(loss_fn, has_aux=True)
     if microbatches == 1:
-        return grad_fn(params, batch)
+        (_, aux), grads = grad_fn(params, batch)
+        return grads, aux
     parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0), batch)  # parts b ...
 
-    def add(total: Tree, part: Batch) -> tuple[Tree, tuple[Tree, Metrics]]:
-        grads, aux = grad_fn(params, part)
+    def add(total: Tree, part: Batch) -> tuple[Tree, Any]:
+        (_, aux), grads = grad_fn(params, part)
         return jax.tree.map(jnp.add, total, grads), aux
 
     total, aux = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)

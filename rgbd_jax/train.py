@@ -51,7 +51,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         FileNotFoundError: data are missing.
         OSError: something cannot be written; the last checkpoint is intact.
         NonFiniteLossError: the training diverged; names the step.
-        PreemptedError: the run was asked to stop, and has saved.
+        PreemptedError: the run was preempted, and has saved.
     """
     started = time.monotonic()
 

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Makes or brings up to date .venv in the checkout, from requirements.lock; does nothing if it is up to date.
+# Creates or updates .venv in the checkout from requirements.lock; does nothing if it is up to date.
 #   ./scripts/setup.sh         for CPUs
-#   ./scripts/setup.sh cuda    JAX for NVIDIA GPUs too; `tpu` for TPUs. It is remembered: later calls need not say it
+#   ./scripts/setup.sh cuda    JAX for NVIDIA GPUs too; `tpu` for TPUs; later calls remember it
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 for extra in "$@"; do
   if [ "$extra" != cuda ] && [ "$extra" != tpu ]; then
-    echo "error: nothing is called '$extra' here; expected nothing, cuda or tpu" >&2
+    echo "error: unknown argument '$extra'; expected cuda, tpu or none" >&2
     exit 1
   fi
 done
 extras=$(printf '%s\n' "$@" $(cat .venv/extras 2>/dev/null) | sort -u | xargs | tr ' ' ',')
 
 stamp=.venv/installed.lock
-wanted=$(echo "$extras" && cat requirements.lock pyproject.toml)
-if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+expected=$(echo "$extras" && cat requirements.lock pyproject.toml)
+if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$expected" ]; then
   exit 0
 fi
 
@@ -34,7 +34,7 @@ fi
 echo "setting up .venv from requirements.lock${extras:+, with $extras} (once, a minute or two)" >&2
 [ -x .venv/bin/python ] || "$python" -m venv --clear .venv
 .venv/bin/python -m pip install -qq --require-hashes --requirement requirements.lock >&2
-# For what is not in the lock: the same versions without hashes, of which pip takes those of all packages or of none.
+# For packages outside the lock: the same versions without hashes, which pip requires for all packages or for none.
 sed -n 's/^\([A-Za-z0-9].*[^ ]\) *\\$/\1/p' requirements.lock >.venv/constraints.txt
 if [ -n "$extras" ]; then
   .venv/bin/python -m pip install -qq --editable ".[$extras]" --constraint .venv/constraints.txt >&2
@@ -42,4 +42,4 @@ else
   .venv/bin/python -m pip install -qq --no-deps --editable . >&2
 fi
 echo "$extras" | tr ',' '\n' >.venv/extras
-printf '%s' "$wanted" >"$stamp"
+printf '%s' "$expected" >"$stamp"

@@ -18,9 +18,17 @@ ROOT = Path(__file__).parents[1]
 # Files whose tiny networks take longer to compile than to run: XLA optimises less in them, which saves a quarter of
 # their time. Numbers are held against recorded ones, and against other devices, in other files.
 OPTIMISED_LESS = {
-    "test_activation.py", "test_demo_page.py", "test_export.py", "test_mixing.py", "test_predict.py", "test_report.py",
-    "test_resume.py", "test_scores.py", "test_start.py", "test_train.py",
-}  # fmt: skip
+    "test_activation.py",
+    "test_demo_page.py",
+    "test_export.py",
+    "test_mixing.py",
+    "test_predict.py",
+    "test_report.py",
+    "test_resume.py",
+    "test_scores.py",
+    "test_initial_state.py",
+    "test_train.py",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,12 +1,11 @@
-"""Runs the commands of README and docs as they stand there, one after the other, as a new user would.
+"""Runs the commands of README and docs in order, as a new user would.
 
-    ./scripts/setup.sh && .venv/bin/python -m tests.run_docs --logs /tmp/logs    # in a fresh clone
+    ./scripts/setup.sh && .venv/bin/python -m tests.run_docs --logs LOGS    # in a fresh clone
 
-Blocks of shell and Python run in the checkout, page by page in order: later ones take runs of earlier ones. What pages
-take for granted is made before: `clip.mp4`, authors' files with random weights, a few clips in the layout of each data
-set. Where a command runs with something else than it says, that is told: trainings of the paper's network take an epoch
-of small frames. What cannot run on any machine is listed with the reason: `tests/test_docs.py` parses those commands
-too. It takes three hours on two busy cores; one line a command goes to stdout, and the exit status is 1 if one failed.
+Blocks of shell and Python run in the checkout; later pages use the runs of earlier ones. What pages presuppose is made
+first. Trainings of the paper's network run for one epoch on small
+frames, and what cannot run on any machine is listed with the reason; both are printed. It takes three hours on two busy
+cores; one line a command goes to stdout, and the exit status is 1 if a command failed.
 """
 
 import argparse
@@ -22,156 +21,195 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests import made_for_docs, made_raw_data
-from tests.conftest import ROOT
+import cv2
+import numpy as np
+from rgbd_jax.configs import nvgesture
+from rgbd_jax.datasets.rgbd_demo.clips import make_pair
+from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES
 
-PAGES = (
-    "README.md", "docs/quick_start.md", "docs/predict.md", "docs/report.md", "docs/demo_page.md", "docs/export.md",
-    "docs/own_data.md", "docs/data.md", "docs/from_pytorch.md", "docs/recipes.md", "docs/evaluation.md",
-    "docs/checkpoints.md", "docs/multi_host.md", "docs/scaling.md", "CONTRIBUTING.md",
-)  # fmt: skip
-TRAINED_SMALL = r"--config configs/(?:ntu\w*|nvgesture|thu_read|isogd|jester|folder)\.py(?::\w+)?"
-# What a command has in it -> why it is not run.
+from rgbd_jax.inference.video import write_video
+from rgbd_jax.pytorch.torch_file import write_torch
+from tests import made_raw_data
+from tests.conftest import ROOT
+from tests.pytorch.networks import checkpoint, manifest_of, random_state_dict
+
+LINKS = re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs/README.md").read_text())
+PAGES = ["README.md", *dict.fromkeys(f"docs/{name}" for name in LINKS)]
+LARGE = r"--config configs/(?:ntu\w*|nvgesture|thu_read|isogd|jester|folder)\.py(?::\w+)?"
+# Pattern of a command -> why it is not run.
 NOT_RUN = {
-    r"test\.sh": "the whole suite; what CI runs",
-    r"^tensorboard": "another package, which the comment says",
+    r"test\.sh": "the whole suite",
+    r"^tensorboard": "another package",
     r"camera:0": "needs a camera",
     r"sbatch|tpu_pod|^ssh|--coordinator=host": "needs other machines",
     r"FlinkRunner|\[beam\]": "needs a Beam cluster",
-    r"uv pip compile": "changes the lock file",
 }
-# What a command says -> what it runs with.
-SMALL = (
-    "--config.clip.size=64 --config.train.batch_size=4 --config.eval.batch_size=4 --config.train.epochs=1 "
-    "--config.schedule.warm_up_epochs=0"
-)
+# Pattern of a command -> what it runs with.
 RUN_WITH = {
     r"ffmpeg .*? - \|": "cat long.mkv |",
-    rf"({TRAINED_SMALL})(?!.*--mode=plan)": rf"\1 {SMALL}",
-    r"(--config\.continue_from=\S+)": r"\1 --config.train.epochs=2",  # it was there after one
+    rf"({LARGE})": r"\1 --config.clip.size=64 --config.train.batch_size=4 --config.eval.batch_size=4 "
+    "--config.train.epochs=1 --config.schedule.warm_up_epochs=0",
+    r"(--config\.continue_from=\S+)": r"\1 --config.train.epochs=2",  # the checkpoint is of one
 }
-# What pages make, and do not expect to be there.
-MADE = (
-    "checkpoints", "clips", "drawn", "drawn.mp4", "demo.zip", "mine.zip", "mine.onnx", "mine.pth.tar", "nv.zip",
-    "jester.pth.tar", "jester.safetensors", "nv_rgb.pth.tar", "sheet.png", "runs/small", "runs/two",
-    "runs/mine",
-)  # fmt: skip
-# Page -> converted checkpoints that it takes for granted.
+# What pages write, and expect to be absent.
+WRITTEN = "checkpoints clips drawn *.mp4 *.zip *.onnx *.pth.tar *.safetensors sheet.png runs/small runs/two runs/mine"
+# Page -> converted checkpoint that it presupposes, and its source.
 CONVERTED = {
-    "docs/demo_page.md": {"checkpoints/nvgesture": "depth.pth.tar"},
-    "docs/evaluation.md": {"checkpoints/jester": "model_best.pth.tar"},
+    "docs/demo_page.md": ("checkpoints/nvgesture", "depth.pth.tar"),
+    "docs/evaluation.md": ("checkpoints/jester", "model_best.pth.tar"),
 }
-READY = re.compile(r"the page is ready at (\S+) \(up to")
+# Runs that pages name before they train them, copied from the demo's.
+RUNS = ("runs/mine", "runs/nv_rgb")
+CONTINUED = "Checkpoints/I3DWTrans-NvGesture-M/checkpoint.pth.tar"
+# Files like the authors', with random weights.
+CHECKPOINTS = {
+    "model_best.pth.tar": "rgb",
+    "model_best-Nv-M.pth.tar": "rgb",
+    "depth.pth.tar": "depth",
+    CONTINUED: "rgb",
+}
+READY = re.compile(r"the page is ready at (\S+)")
 
 
 def main() -> None:
-    """Runs what the command line asks for."""
+    """Runs the pages of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pages", nargs="*", default=PAGES, help="in order; all if none is named")
-    parser.add_argument("--logs", type=Path, required=True, help="folder for what the commands say")
-    arguments = parser.parse_args()
-    arguments.logs.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    for page in arguments.pages:
+    parser.add_argument("pages", nargs="*", default=PAGES, help="in order (default: all)")
+    parser.add_argument("--logs", type=Path, required=True, help="folder for the output of the commands")
+    args = parser.parse_args()
+    args.logs.mkdir(parents=True, exist_ok=True)
+    failed = False
+    for page in args.pages:
         for number, (language, statement) in enumerate(statements((ROOT / page).read_text())):
             if number == 0:
                 prepare(page)
-            made_for_docs.runs(ROOT)
-            log = arguments.logs / f"{page.replace('/', '_')}.{number:02}.log"
+            copy_runs()
             started = time.monotonic()
-            status = run(language, statement, log)
-            failed += status == "FAILED"
-            told = " ".join(re.sub(r"\s#\s.*", "", statement).split())[:100]
-            print(f"{page:22} {status:7} {time.monotonic() - started:6.1f} s  {told}", flush=True)
-    sys.exit(failed > 0)
+            status = run(language, statement, args.logs / f"{page.replace('/', '_')}.{number:02}.log")
+            failed |= status == "FAILED"
+            shown = " ".join(re.sub(r"\s#\s.*", "", statement).split())[:100]
+            print(f"{page:22} {status:7} {time.monotonic() - started:6.1f} s  {shown}", flush=True)
+    sys.exit(failed)
+
+
+def prepare(page: str) -> None:
+    """Makes what a page presupposes, and removes what it writes."""
+    for path in (path for pattern in WRITTEN.split() for path in ROOT.glob(pattern)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    make_clips()
+    make_checkpoints()
+    made_raw_data.write(ROOT)
+    if page in CONVERTED:
+        target, source = CONVERTED[page]
+        subprocess.run([sys.executable, "-m", "rgbd_jax", "convert", source, target], cwd=ROOT, check=True)
+
+
+def make_clips() -> None:
+    """Makes videos, folders of frames, an array for an exported network, and raw clips in RAW."""
+    made = [clip for pair in (0, 1) for clip in make_pair(0, "validation", pair, 0)]
+    encoded = [np.frombuffer(frame, np.uint8) for clip in made for frame in clip.rgb]
+    frames = [cv2.cvtColor(cv2.imdecode(frame, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB) for frame in encoded]
+    write_video(ROOT / "clip.mp4", frames[: len(made[0].rgb)], 15)
+    write_video(ROOT / "long.mp4", frames, 15)
+    made_raw_data.video_of(ROOT / "long.mkv", [cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) for frame in frames])
+    np.save(ROOT / "clips.npy", np.random.default_rng(0).integers(0, 256, (2, 16, 64, 64, 3), np.uint8))
+    for number, clip in enumerate(made, 1):
+        write_frames(ROOT / f"clips/wave_{number:03}", clip.rgb, "jpg")
+    shutil.rmtree(ROOT / "RAW", ignore_errors=True)
+    for split, count in {"train": 5, "validation": 2}.items():
+        for clip in (clip for i in range(count) for pair in (0, 1) for clip in make_pair(0, split, pair, i)):
+            name = f"{split}/{CLASS_NAMES[clip.label]}/{clip.name}"
+            write_frames(ROOT / "RAW/rgb" / name, clip.rgb, "jpg")
+            write_frames(ROOT / "RAW/depth" / name, clip.depth, "png")
+
+
+def write_frames(folder: Path, frames: list[bytes], suffix: str) -> None:
+    """Writes the frames of a clip."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(frames):
+        (folder / f"{number:06}.{suffix}").write_bytes(frame)
+
+
+def make_checkpoints() -> None:
+    """Makes the files of `CHECKPOINTS`."""
+    for name, modality in CHECKPOINTS.items():
+        tensors = random_state_dict(manifest_of(nvgesture.get_config(modality), 25))
+        (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
+        write_torch(ROOT / name, checkpoint(tensors, epoch=1 if name == CONTINUED else 100))
+
+
+def copy_runs() -> None:
+    """Copies the demo's run, once it exists, to the names of `RUNS`."""
+    for name in RUNS:
+        if (ROOT / "runs/demo").exists() and not (ROOT / name).exists():
+            shutil.copytree(ROOT / "runs/demo", ROOT / name)
 
 
 def statements(page: str) -> Iterator[tuple[str, str]]:
-    """Yields the language ("sh" or "python") and the text of each statement; blocks of Python are one."""
+    """Yields language ("sh" or "python") and text of each statement; a block of Python is one, and so is a loop."""
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
         if language == "python":
             yield language, block
-        elif language == "sh" or block.startswith("$ "):
-            lines = block.replace("\\\n", " ").splitlines()
-            if language != "sh":
-                lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-            yield from (("sh", statement) for statement in whole(lines))
-
-
-def whole(lines: list[str]) -> Iterator[str]:
-    """Yields lines, those of a loop together."""
-    pending: list[str] = []
-    for line in filter(None, lines):
-        pending.append(line)
-        text = "\n".join(pending)
-        if subprocess.run(["bash", "-n", "-c", text], capture_output=True, check=False).returncode == 0:
-            yield text
-            pending = []
-    if pending:
-        raise ValueError(f"bash does not take {pending}")
+            continue
+        lines = block.replace("\\\n", " ").splitlines()
+        if not language:
+            lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        pending = ""
+        for line in filter(None, lines if language in ("", "sh") else ()):
+            pending += f"{line}\n"
+            if subprocess.run(["bash", "-n", "-c", pending], capture_output=True, check=False).returncode == 0:
+                yield "sh", pending
+                pending = ""
 
 
 def run(language: str, statement: str, log: Path) -> str:
-    """Runs a statement in the checkout; returns "ok", "FAILED" or why it was not run."""
+    """Runs a statement in the checkout; returns "ok", "FAILED" or why it is not run."""
+    command = [sys.executable, "-c", statement]
     if language == "sh":
         for pattern, reason in NOT_RUN.items():
             if re.search(pattern, statement):
                 return f"not run: {reason};"
-        for pattern, instead in RUN_WITH.items():
-            statement, count = re.subn(pattern, instead, statement)
+        remove_large_runs(statement)
+        for pattern, replacement in RUN_WITH.items():
+            statement, count = re.subn(pattern, replacement, statement)
             if count:
-                told = instead.removeprefix(r"\1 ")
-                print(f"{'':22} with     {told}", flush=True)
-        begin_anew(statement)
-    command = ["bash", "-euo", "pipefail", "-c", statement] if language == "sh" else [sys.executable, "-c", statement]
+                print(f"{'':22} with     {replacement}", flush=True)
+        command = ["bash", "-euo", "pipefail", "-c", statement]
     environment = {**os.environ, "PATH": f"{ROOT}/.venv/bin{os.pathsep}{os.environ['PATH']}"}
-    with log.open("w") as said:
-        said.write(f"{statement}\n\n")
-        said.flush()
-        if "rgbd_jax.tools.serve " in statement:
-            return serve(command, environment, log)
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=said, stderr=said, check=False)
-    return "ok" if done.returncode == 0 else "FAILED"
+    with log.open("w") as output:
+        print(statement, file=output, flush=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+        if "rgbd_jax serve " in statement:
+            return "ok" if page_is_served(process, log) else "FAILED"
+        return "FAILED" if process.wait() else "ok"
 
 
-def begin_anew(statement: str) -> None:
-    """Removes the workdirs of trainings of the paper's network: an earlier page may have left one of the same name."""
+def remove_large_runs(statement: str) -> None:
+    """Removes workdirs that an earlier page wrote and this statement trains, of the paper's network."""
     for line in statement.splitlines():
-        if re.search(TRAINED_SMALL, line) and "--mode=" not in line:
+        if re.search(LARGE, line) and "--mode=" not in line:
             for name in re.findall(r"--workdir \"?([^\s\";]+)", line):
                 for workdir in ROOT.glob(re.sub(r"\$\{?\w+\}?", "*", name)):
                     shutil.rmtree(workdir)
 
 
-def serve(command: list[str], environment: dict[str, str], log: Path) -> str:
-    """Starts a server, asks it for its page, and stops it as Ctrl-C does."""
-    with log.open("a") as said:
-        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True)
-        for _ in range(300):
-            if READY.search(log.read_text()) or server.poll() is not None:
-                break
-            time.sleep(1)
+def page_is_served(server: subprocess.Popen, log: Path) -> bool:
+    """Waits for a server's page, requests it, and stops the server as Ctrl-C does."""
+    ready, served = None, False
+    for _ in range(300):
         ready = READY.search(log.read_text())
-        there = False
-        if ready:
-            with contextlib.suppress(OSError), urllib.request.urlopen(ready[1], timeout=60) as answer:
-                there = answer.status == 200 and b"</html>" in answer.read()
+        if ready or server.poll() is not None:
+            break
+        time.sleep(1)
+    if ready:
+        with contextlib.suppress(OSError), urllib.request.urlopen(ready[1], timeout=60) as answer:
+            served = answer.status == 200 and b"</html>" in answer.read()
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGINT)
-        stopped = server.wait(timeout=60)
-        said.write(f"\nthe page was there: {there}; stopped with {stopped}\n")
-    return "ok" if there else "FAILED"
-
-
-def prepare(page: str) -> None:
-    """Makes what a page takes for granted, anew, and removes what it makes."""
-    for name in MADE:
-        path = ROOT / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    made_for_docs.clips(ROOT)
-    made_for_docs.checkpoints(ROOT)
-    made_raw_data.write(ROOT)
-    for target, source in CONVERTED.get(page, {}).items():
-        subprocess.run([sys.executable, "-m", "rgbd_jax.pytorch", source, target], cwd=ROOT, check=True)
+    server.wait(timeout=60)
+    return served
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def test_a_file_appears_with_its_folder_when_it_is_complete(tmp_path):
         (FileExistsError("there already: give another name"), "there already: give another name"),
         (KeyboardInterrupt("stopped"), "stopped"),
     ],
-)  # fmt: skip
+)
 def test_after_an_error_the_file_is_as_before(tmp_path, error, told):
     path = tmp_path / "file.txt"
     path.write_text("old")

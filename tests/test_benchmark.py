@@ -11,9 +11,14 @@ from benchmarking.sides import seconds_in_turn, spread
 from tests.conftest import ROOT
 
 SMALL = (
-    "--config=configs/demo.py", "--batch=2", "--repeats=2", "--config.clip.frames=12", "--config.clip.size=32",
-    "--config.model.width=0.125", "--config.model.branch_frames=(3, 6, 9)",
-)  # fmt: skip
+    "--config=configs/demo.py",
+    "--batch=2",
+    "--repeats=2",
+    "--config.clip.frames=12",
+    "--config.clip.size=32",
+    "--config.model.width=0.125",
+    "--config.model.branch_frames=(3, 6, 9)",
+)
 # A checkout that imports what need not be installed, and whose network has none of ours' weights.
 OTHER_NETWORK = """
 import torch, visdom

@@ -78,7 +78,7 @@ def test_a_config_opens_with_its_commands_and_published_accuracies(name):
 
 
 def test_jester_has_no_depth():
-    with pytest.raises(ValueError, match="Jester has colour frames alone"):
+    with pytest.raises(ValueError, match="Jester has colour frames only"):
         module("jester").get_config("depth")
 
 

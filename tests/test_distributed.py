@@ -91,9 +91,11 @@ def ended(processes, seconds=60):
 
 def test_slurm_needs_no_flags(tmp_path):
     shared = {
-        "SLURM_JOB_ID": str(free_port() % 2**12), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
+        "SLURM_JOB_ID": str(free_port() % 2**12),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
         "SLURM_STEP_NUM_NODES": "1",
-    }  # fmt: skip
+    }
     tasks = [{**shared, "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)} for task in range(2)]
     status, stderr = ended(workers(tmp_path, "end", tasks))
     assert status == [0, 0], stderr

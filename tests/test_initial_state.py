@@ -199,8 +199,9 @@ def test_what_fits_is_taken_and_the_rest_is_told(stranger, caplog, blocks):
     np.testing.assert_array_equal(
         large["position_embedding"], scratch["temporal"]["large"]["position_embedding"]
     )  # of 6 frames, not 5
-    np.testing.assert_array_equal(params["temporal"]["medium"]["position_embedding"],
-                                  tensors["dtn.pos_embedding_media"][0])  # fmt: skip
+    np.testing.assert_array_equal(
+        params["temporal"]["medium"]["position_embedding"], tensors["dtn.pos_embedding_media"][0]
+    )
     norms = large["transformer"]["layers"]["attention_norm"]["scale"]
     for block in range(blocks):
         name = f"dtn.multi_scale_transformers.{block}.transformer_enc_large.layers.0.0.norm.weight"
@@ -291,10 +292,12 @@ def test_trainings_that_cannot_be_continued(tmp_path, stranger):
     refused(config, "config.train.epochs=7, but 7 epochs", path)
     config.train.epochs = 20
     refused(
-        config, f"{path} is of another network than the config's", "config.model.temporal_blocks=1, but the checkpoint",
+        config,
+        f"{path} is of another network than the config's",
+        "config.model.temporal_blocks=1, but the checkpoint",
         "config.model.branch_frames=(2, 4, 6), but the checkpoint has (2, 4, 5)",
         "config.model.num_classes=12, but the checkpoint has 5",
-    )  # fmt: skip
+    )
     config.init_from = path
     refused(config, "config.continue_from, config.init_from exclude each other")
     config.init_from = ""
@@ -307,8 +310,9 @@ def test_trainings_that_cannot_be_continued(tmp_path, stranger):
     config.optimizer.name = "sgd"
     start = initial_state(Model(config, 12))
     assert (start.epoch, start.notes) == (
-        7, {"continued_from": good, "best_accuracy_there": 0.625, "learning_rate_there": 0.005},
-    )  # fmt: skip
+        7,
+        {"continued_from": good, "best_accuracy_there": 0.625, "learning_rate_there": 0.005},
+    )
     write_torch(good, {"model": contents["model"]})
     refused(config, "does not record how many epochs are done; use config.init_from")
     config.continue_from = str(tmp_path / "absent")
@@ -342,9 +346,16 @@ def test_momentum_of_both_streams_is_taken_over(tmp_path):
 def test_command_line_says_it_in_one_line_and_writes_nothing(small_demo, tmp_path):
     (tmp_path / "page.pth.tar").write_text("<!DOCTYPE html><html>")
     command = [
-        sys.executable, "-m", "rgbd_jax.main", "--config", "configs/demo.py", "--workdir", tmp_path / "run",
-        f"--config.data.data_dir={small_demo}", f"--config.init_from={tmp_path / 'page.pth.tar'}",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "rgbd_jax.main",
+        "--config",
+        "configs/demo.py",
+        "--workdir",
+        tmp_path / "run",
+        f"--config.data.data_dir={small_demo}",
+        f"--config.init_from={tmp_path / 'page.pth.tar'}",
+    ]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert (finished.returncode, finished.stdout) == (1, "")
     assert "Traceback" not in finished.stderr

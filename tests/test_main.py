@@ -13,10 +13,18 @@ from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
 TINY = (
-    "clip.frames=8", "clip.size=32", "model.width=0.125", "model.branch_frames=(2, 4, 6)", "model.temporal_blocks=1",
-    "model.recoupling_hidden=16", "train.batch_size=16", "train.epochs=2", "train.log_every_steps=1",
-    "schedule.warm_up_epochs=0", "eval.batch_size=16",
-)  # fmt: skip
+    "clip.frames=8",
+    "clip.size=32",
+    "model.width=0.125",
+    "model.branch_frames=(2, 4, 6)",
+    "model.temporal_blocks=1",
+    "model.recoupling_hidden=16",
+    "train.batch_size=16",
+    "train.epochs=2",
+    "train.log_every_steps=1",
+    "schedule.warm_up_epochs=0",
+    "eval.batch_size=16",
+)
 
 
 def run(*arguments, config="configs/demo.py"):
@@ -93,9 +101,12 @@ def test_faulty_clips_stop_before_anything_is_written(tmp_path):
     for split in ("train", "validation"):
         (raw / f"{split}.txt").write_text("wave 1 0\nwave two 1\n")
     finished = run(
-        "--workdir", tmp_path / "run", f"--config.data.raw_dir={raw}", f"--config.data.data_dir={tmp_path / 'data'}",
+        "--workdir",
+        tmp_path / "run",
+        f"--config.data.raw_dir={raw}",
+        f"--config.data.data_dir={tmp_path / 'data'}",
         config="configs/folder.py",
-    )  # fmt: skip
+    )
     assert_refused(finished, f"{raw / 'train.txt'}:2", f"{raw / 'validation.txt'}:2")
     assert not (tmp_path / "run").exists()
     assert not list((tmp_path / "data").rglob("*.array_record*"))

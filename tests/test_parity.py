@@ -82,20 +82,31 @@ class Case:
         for name, value in detected.model.items():
             setattr(config.model, name, value)
         config.model.update(
-            num_classes=meta["num_classes"], temporal_blocks=meta["N"], knn_attention=meta["knn_attention"],
-            recoupling=meta["recoupling"], recoupling_heads=meta["SEHeads"], frp=meta["frp"],
-            random_branch_frames=False, dropout=0.0, recoupling_dropout=0.0, dtype=dtype,
-        )  # fmt: skip
+            num_classes=meta["num_classes"],
+            temporal_blocks=meta["N"],
+            knn_attention=meta["knn_attention"],
+            recoupling=meta["recoupling"],
+            recoupling_heads=meta["SEHeads"],
+            frp=meta["frp"],
+            random_branch_frames=False,
+            dropout=0.0,
+            recoupling_dropout=0.0,
+            dtype=dtype,
+        )
         config.fusion.update(reference_layout=True, cross_modal_dropout=0.0, modality_dropout=0.0)
         config.loss.update(
-            label_smoothing=meta["label_smoothing"], distillation_temperature=meta["temper"],
+            label_smoothing=meta["label_smoothing"],
+            distillation_temperature=meta["temper"],
             reference_device_batch=meta["batch"],
-        )  # fmt: skip
+        )
         if meta["kind"] == "unimodal":
             config.loss.update(
-                branch_weights=tuple(map(float, meta["loss_lambda"])), multi_branch=meta["multi_loss"],
-                distillation=meta["distill"], sharpness=meta["sharpness"], temperature=tuple(meta["temp"]),
-            )  # fmt: skip
+                branch_weights=tuple(map(float, meta["loss_lambda"])),
+                multi_branch=meta["multi_loss"],
+                distillation=meta["distill"],
+                sharpness=meta["sharpness"],
+                temperature=tuple(meta["temp"]),
+            )
         config.optimizer.update(
             momentum=meta["momentum"], weight_decay=meta["weight_decay"], gradient_clip=meta["grad_clip"]
         )

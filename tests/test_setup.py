@@ -72,4 +72,4 @@ def test_constraints_are_the_locked_versions_without_hashes(set_up):
 def test_an_extra_that_does_not_exist_is_refused(set_up):
     done, asked = set_up("cuda12")
     assert (done.returncode, asked) == (1, [])
-    assert done.stderr == "error: nothing is called 'cuda12' here; expected nothing, cuda or tpu\n"
+    assert done.stderr == "error: unknown argument 'cuda12'; expected cuda, tpu or none\n"

@@ -1,1 +1,1 @@
-"""What a run leaves on disk and how it goes on from there: checkpoints, figures, config, requests to stop."""
+"""Files of a run: checkpoints, metrics, config, provenance and model card."""

@@ -23,7 +23,7 @@ log = logging.getLogger("rgbd_jax")
 
 @dataclasses.dataclass(frozen=True)
 class ModelCardData:
-    """What is known of weights; the card says "not recorded" of everything else.
+    """What is known of weights; the card shows "not recorded" for everything else.
 
     Attributes:
         config: the experiment's config, or those of its fields that are known.

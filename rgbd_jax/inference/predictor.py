@@ -15,7 +15,7 @@ from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.metrics import average_views, softmax
 from rgbd_jax.models.family import Output, Tree
 
-# Explanations are asked for a few clips: less optimised machine code is ready in half the time.
+# Few clips are explained: less optimised machine code is ready in half the time.
 EXPLAINED_ON_CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 

@@ -8,12 +8,12 @@ from typing import Self
 import jax
 from jax.experimental import multihost_utils
 
-# Exit status of a run that was asked to stop and has saved: EX_TEMPFAIL of sysexits.h, "try again later".
+# Exit status of a preempted run that has saved: EX_TEMPFAIL of sysexits.h, "try again later".
 PREEMPTED = 75
 
 
 class PreemptedError(Exception):
-    """The run was asked to stop and has saved its state; the same command resumes it."""
+    """The run was preempted and has saved its state; the same command resumes it."""
 
 
 class PreemptionSync:

@@ -1,4 +1,4 @@
-"""Plans a training: what the compiler says of a step on this machine's devices, and the largest batch that fits.
+"""Plans a training: the compiler's estimates of a step on this machine's devices, and the largest batch that fits.
 
     python -m rgbd_jax plan --config configs/ntu_cs.py
     python -m rgbd_jax plan --config configs/ntu_cs.py --device_count 8      # simulated devices of the CPU
