@@ -114,10 +114,9 @@ def load_runs(workdirs: Sequence[Path], split: str) -> Runs:
     logits: list[Float[np.ndarray, "n k"]] = []
     for file, workdir in zip(files, workdirs, strict=True):
         if not file.exists():
-            raise FileNotFoundError(
-                f"{file} does not exist; write it with `python -m rgbd_jax.main --config CONFIG --workdir {workdir} "
-                f"--mode=eval --config.data.eval_split='{split}'`"
-            )
+            command = f"python -m rgbd_jax.main --config CONFIG --workdir {workdir} --mode=eval"
+            advice = f"write it with `{command} --config.data.eval_split='{split}'`"
+            raise FileNotFoundError(f"{file} does not exist; {advice}")
         loaded.append(scores := Scores.load(file))
         if scores.split != split:
             raise ValueError(f"{file} holds the scores of split {scores.split!r}; evaluate split {split!r} again")
@@ -126,10 +125,8 @@ def load_runs(workdirs: Sequence[Path], split: str) -> Runs:
         index = {name: i for i, name in enumerate(scores.names)}
         logits.append(scores.heads["logits"][[index[name] for name in loaded[0].names]].astype(np.float64))
         if bad := [loaded[0].names[i] for i in np.flatnonzero(~np.isfinite(logits[-1]).all(axis=1))]:
-            raise ValueError(
-                f"{file}: the logits of {_some(bad)} are not finite; the training diverged, so evaluate an earlier "
-                "checkpoint or train again"
-            )
+            advice = "the training diverged, so evaluate an earlier checkpoint or train again"
+            raise ValueError(f"{file}: the logits of {_some(bad)} are not finite; {advice}")
     return Runs(files, tuple(loaded), loaded[0].names, loaded[0].labels, np.stack(logits))
 
 
@@ -158,7 +155,7 @@ def search_weights(probabilities: Float[np.ndarray, "r n k"], labels: Int[np.nda
         # Rounding must not decide between weights that are equally good.
         return -float(hits), round(-float(np.mean(np.log(true))), 9), round(distance, 9), tuple(weights)
 
-    steps = next(steps for steps in GRIDS if steps == 1 or math.comb(steps + runs - 1, runs - 1) <= GRID_POINTS)
+    steps = next((n for n in GRIDS if math.comb(n + runs - 1, runs - 1) <= GRID_POINTS), 1)
     candidates: list[tuple[float, ...]] = [(1 / runs,) * runs]
     for bars in itertools.combinations(range(steps + runs - 1), runs - 1):  # all multiples of 1 / steps that sum to 1
         edges = (-1, *bars, steps + runs - 1)

@@ -88,7 +88,7 @@ def compile_step(config: ConfigDict, num_classes: int, devices: list[jax.Device]
     shapes, batch = state_shapes(model), batch_shapes(config, batch_size)
     train_step: Any = compile_train_step(model, mesh)
     lowered = train_step.lower(shapes, batch, ScheduleValues(number, number, number))
-    result = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params))}
+    result: dict[str, Any] = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params))}
     try:
         program = lowered.compile(compiler_options=_CPU_OPTIONS if devices[0].platform == "cpu" else None)
     except jax.errors.JaxRuntimeError as error:
@@ -102,13 +102,9 @@ def compile_step(config: ConfigDict, num_classes: int, devices: list[jax.Device]
         "outputs": sizes.output_size_in_bytes - sizes.alias_size_in_bytes,  # the rest reuses the arguments' memory
         "program": sizes.generated_code_size_in_bytes,
     }
-    return {
-        **result,
-        "memory": {**memory, "total": sum(memory.values())},
-        "flops": costs.get("flops"),
-        "bytes_accessed": costs.get("bytes accessed"),
-        "collectives": collectives(program.as_text() or ""),
-    }
+    memory["total"] = sum(memory.values())
+    result |= {"memory": memory, "flops": costs.get("flops"), "bytes_accessed": costs.get("bytes accessed")}
+    return {**result, "collectives": collectives(program.as_text() or "")}
 
 
 def batch_shapes(config: ConfigDict, clips: int) -> dict[str, Any]:
@@ -155,10 +151,9 @@ def _devices(count: int) -> list[jax.Device]:
             jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices()
     if not 0 <= count <= len(devices):
-        raise ValueError(
-            f"--device_count={count}, but this machine has {len(devices)} {devices[0].platform} devices: give at most "
-            "as many, or set JAX_PLATFORMS=cpu for simulated ones"
-        )
+        found = f"this machine has {len(devices)} {devices[0].platform} devices"
+        advice = "give at most as many, or set JAX_PLATFORMS=cpu for simulated ones"
+        raise ValueError(f"--device_count={count}, but {found}: {advice}")
     return devices[: count or None]
 
 

@@ -55,16 +55,14 @@ class Predictions:
 
     def confident_errors(self, limit: int) -> list[int]:
         """Returns up to `limit` incorrect clips, the most confident first."""
-        wrong = np.flatnonzero(~self.correct)
-        return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:limit].tolist()
+        return [clip for clip in np.argsort(-self.confidence, kind="stable").tolist() if not self.correct[clip]][:limit]
 
     def correct_examples(self, errors: Sequence[int], limit: int) -> list[int]:
         """Returns up to `limit` correct clips: the most confident of each class among the errors, then of all."""
-        correct = np.flatnonzero(self.correct)
-        ranked = correct[np.argsort(-self.confidence[correct], kind="stable")]
-        classes = dict.fromkeys(self.labels[errors].tolist() if errors else ())
-        examples = [clip for label in classes for clip in ranked[self.labels[ranked] == label][:1].tolist()]
-        return list(dict.fromkeys([*examples, *ranked.tolist()]))[:limit]
+        ranked = [clip for clip in np.argsort(-self.confidence, kind="stable").tolist() if self.correct[clip]]
+        best = {self.labels[clip]: clip for clip in reversed(ranked)}  # of each class
+        examples = [best[label] for label in (self.labels[clip] for clip in errors) if label in best]
+        return list(dict.fromkeys([*examples, *ranked]))[:limit]
 
     def confused_pairs(self) -> list[tuple[int, int, int, int]]:
         """Returns true class, predicted class, clips, and clips the other way round, the most frequent pairs first."""
