@@ -19,11 +19,17 @@ from rgbd_jax.models.initializers import initial_values
 from rgbd_jax.models.intermediates import Intermediates
 from rgbd_jax.models.mixing import Mixture
 from rgbd_jax.models.rngs import ClipRngs
+from rgbd_jax.models.temporal import BRANCHES
 from rgbd_jax.models.unimodal import UnimodalNetwork
 from rgbd_jax.pytorch.decoupled_names import DECOUPLED
 
 # The last spatial features, and their mean over positions, through which alone the network depends on them.
 EXPLAINED = ("mixed_5c", "pooled_features")
+ATTENTION = {f"{branch} branch": f"{branch}_attention" for branch in BRANCHES}
+
+
+def _frame_weights(config: ConfigDict, prefix: str = "") -> dict[str, str]:
+    return {"recoupling weights": f"{prefix}recoupling_weights"} if config.model.recoupling else {}
 
 
 def unimodal_schedule(config: ConfigDict, epoch: float) -> tuple[float, float]:
@@ -65,6 +71,8 @@ UNIMODAL = Family(
     init_fields={"init_from": ""},
     explained=lambda modality: EXPLAINED,
     name_table=DECOUPLED,
+    attention=lambda modality: ATTENTION,
+    frame_weights=lambda config, modality: _frame_weights(config),
 )
 FUSION = Family(
     name="fusion",
@@ -78,6 +86,8 @@ FUSION = Family(
     init_fields={"init_from": "", **{f"fusion.init_{name}_from": name for name in MODALITIES}},
     explained=lambda modality: (f"{modality}/{EXPLAINED[0]}", f"{modality}/{EXPLAINED[1]}"),
     name_table=DECOUPLED,
+    attention=lambda modality: {title: f"{modality}/{name}" for title, name in ATTENTION.items()},
+    frame_weights=lambda config, modality: _frame_weights(config, f"{modality}/"),
 )
 FAMILIES = {family.name: family for family in (UNIMODAL, FUSION)}
 

@@ -9,6 +9,7 @@ from rgbd_jax.configs import demo
 
 from rgbd_jax.data.loader import eval_batches
 from rgbd_jax.data.source import open_split
+from rgbd_jax.inference.drawing import heat_picture
 from rgbd_jax.models.heat_map import heat_maps
 from rgbd_jax.tools.preview import GAP, RULE, TEXT_WIDTH, add_arguments, draw_preview, run
 from tests.conftest import ROOT
@@ -31,22 +32,21 @@ def test_every_clip_has_its_frames_and_heat_maps_in_their_places(train):
         top, left = row * (SIZE + GAP) + row // 4 * RULE, TEXT_WIDTH + column * (SIZE + GAP)
         return sheet[top : top + SIZE : 2, left : left + SIZE : 2]
 
-    for clip in (0, 17, len(train) - 1):
+    for clip in (0, len(train) - 1):
         for index, modality in enumerate(("rgb", "depth")):
             heat = np.asarray(heat_maps(seen[modality][clip : clip + 1], 4))[0]
-            for column in (0, 3, 7):
+            for column in (0, 7):
                 frame, row = 2 * column + 1, 4 * clip + 2 * index  # 8 of 16 frames
                 np.testing.assert_array_equal(cell(row, column), seen[modality][clip, frame])
-                np.testing.assert_array_equal(cell(row + 1, column), np.rint(heat[frame] * 127.5).repeat(3, axis=-1))
+                np.testing.assert_array_equal(cell(row + 1, column), heat_picture(heat[frame, ..., 0]))
 
 
 def test_the_seed_decides_the_sample_and_the_training_transform(train):
-    config = demo.get_config("rgb")
-    settings = [{"seed": seed, "augmented": augmented} for seed in (0, 1) for augmented in (False, True)]
-    sheets = [draw_preview(train, config, clips=3, **each) for each in settings]
-    for each, sheet in zip(settings, sheets, strict=True):
-        np.testing.assert_array_equal(draw_preview(train, config, clips=3, **each), sheet)
-    plain, augmented, other, _ = sheets
+    def draw(seed, *, augmented):
+        return draw_preview(train, demo.get_config("rgb"), clips=3, seed=seed, augmented=augmented)
+
+    plain, augmented, other = draw(0, augmented=False), draw(0, augmented=True), draw(1, augmented=False)
+    np.testing.assert_array_equal(draw(0, augmented=True), augmented)
     assert np.array_equal(plain[:, :TEXT_WIDTH], augmented[:, :TEXT_WIDTH])  # the same clips
     assert not np.array_equal(plain, augmented)
     assert not np.array_equal(plain[:, :TEXT_WIDTH], other[:, :TEXT_WIDTH])
@@ -62,7 +62,6 @@ def test_command(small_demo, tmp_path, capsys, train):
     assert capsys.readouterr().out == f"{out}: 2 of 48 clips of train\n"
     sheet = draw_preview(train, demo.get_config("fusion"), clips=2)  # of all modalities that there are
     np.testing.assert_array_equal(cv2.imread(str(out))[..., ::-1], sheet)
-    with pytest.raises(ValueError, match="--out=sheet"):
-        run(parser.parse_args([*options, "--out=sheet.gif"]))
-    with pytest.raises(ValueError, match="at least 1 clip"):
-        run(parser.parse_args([*options, f"--out={out}", "--clips=0"]))
+    for wrong, message in ((["--out=sheet.gif"], "--out=sheet"), ([f"--out={out}", "--clips=0"], "at least 1 clip")):
+        with pytest.raises(ValueError, match=message):
+            run(parser.parse_args([*options, *wrong]))

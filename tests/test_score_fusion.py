@@ -17,23 +17,22 @@ from rgbd_jax.tools.fuse import add_arguments, fuse, run, search_weights, table
 CLASSES = 4
 
 
-def scores_of(logits, labels, split="validation", names=None, **changed):
-    scores = Scores(
-        names=tuple(names or (f"{split}_{i}" for i in range(len(labels)))),
-        labels=np.asarray(labels),
-        heads={"logits": np.asarray(logits, np.float32)},
-        modality="rgb",
-        dataset="rgbd_folder",
-        split=split,
-        step=100,
-        class_names=("wave", "point", "circle", "stop")[: np.shape(logits)[1]],
-    )
-    return dataclasses.replace(scores, **changed)
-
-
 def write(workdir, scores):
     scores.save(scores_file(workdir, scores.split))
-    return workdir
+
+
+def read(workdir, split="test"):
+    return Scores.load(scores_file(workdir, split))
+
+
+def change(workdir, split="test", **changed):
+    write(workdir, dataclasses.replace(read(workdir, split), **changed))
+
+
+def rows_of(scores, rows, **changed):
+    """The scores of some clips."""
+    names, heads = tuple(scores.names[i] for i in rows), {name: x[rows] for name, x in scores.heads.items()}
+    return dataclasses.replace(scores, names=names, labels=scores.labels[rows], heads=heads, **changed)
 
 
 def noisy(seed, labels, sharpness):
@@ -47,11 +46,13 @@ def noisy(seed, labels, sharpness):
 @pytest.fixture
 def two_runs(tmp_path):
     """Workdirs of a better and a worse run, each with scores of two splits of 60 clips."""
-    workdirs = [tmp_path / "rgb", tmp_path / "depth"]
+    workdirs, classes = [tmp_path / "rgb", tmp_path / "depth"], ("wave", "point", "circle", "stop")
     for split, seed in (("test", 10), ("validation", 20)):
         labels = np.random.default_rng(seed).integers(0, CLASSES, 60)
+        names = tuple(f"{split}_{i}" for i in range(60))
         for number, workdir in enumerate(workdirs):
-            write(workdir, scores_of(noisy(seed + number, labels, 2.0 - number), labels, split))
+            heads = {"logits": noisy(seed + number, labels, 2.0 - number).astype(np.float32)}
+            write(workdir, Scores(names, labels, heads, "rgb", "rgbd_folder", split, 100, classes))
     return workdirs
 
 
@@ -75,34 +76,19 @@ def probabilities_of(*runs):
 
 
 def test_given_weights_equal_a_plain_computation(two_runs):
-    runs = [Scores.load(scores_file(workdir, "test")) for workdir in two_runs]
-    logits = [run.heads["logits"] for run in runs]
-    labels = runs[0].labels.tolist()
+    logits, labels = [read(workdir).heads["logits"] for workdir in two_runs], read(two_runs[0]).labels.tolist()
     for weights in (None, (1, 3), (0.9, 0.1), (0, 2)):
-        result = fuse(two_runs, "test", weights=weights)
-        plain = weights or (1, 1)
+        result, plain = fuse(two_runs, "test", weights=weights), weights or (1, 1)
         assert result["weights"] == pytest.approx([w / sum(plain) for w in plain])
         assert result["top1"] == plain_top1(logits, plain, labels)
         assert [run["top1"] for run in result["runs"]] == [plain_top1([one], [1], labels) for one in logits]
-        assert result["clips"] == 60
-        assert result["tune_split"] is None
-    assert fuse(two_runs, "test", weights=(0, 2))["top1"] == result["runs"][1]["top1"]
+        assert (result["clips"], result["tune_split"]) == (60, None)
 
 
-def test_order_of_the_clips_does_not_matter(two_runs, tmp_path):
-    scores = Scores.load(scores_file(two_runs[1], "test"))
-    order = np.random.default_rng(0).permutation(len(scores.names))
-    shuffled = dataclasses.replace(
-        scores,
-        names=tuple(scores.names[i] for i in order),
-        labels=scores.labels[order],
-        heads={name: logits[order] for name, logits in scores.heads.items()},
-    )
-    other = write(tmp_path / "shuffled", shuffled)
-    expected, found = fuse(two_runs, "test"), fuse([two_runs[0], other], "test")
-    for name in ("top1", "top5", "mean_per_class"):
-        assert found[name] == expected[name]
-    assert found["top1"] != found["runs"][0]["top1"]
+def test_order_of_the_clips_does_not_matter(two_runs):
+    expected = fuse(two_runs, "test")
+    write(two_runs[1], rows_of(read(two_runs[1]), np.random.default_rng(0).permutation(60)))
+    assert fuse(two_runs, "test") == expected
 
 
 def test_weights_that_are_known():
@@ -154,116 +140,72 @@ def test_no_weights_of_a_plain_search_are_better(seed, runs):
 
 def test_weights_are_found_on_the_tuning_split_alone(two_runs):
     result = fuse(two_runs, "test", tune_split="validation")
-    tuning = [Scores.load(scores_file(workdir, "validation")) for workdir in two_runs]
-    logits = [run.heads["logits"] for run in tuning]
-    labels = tuning[0].labels.tolist()
+    tuning = [read(workdir, "validation") for workdir in two_runs]
+    logits, labels = [run.heads["logits"] for run in tuning], tuning[0].labels.tolist()
     assert result["tune_top1"] == plain_top1(logits, result["weights"], labels)
     assert result["tune_top1"] >= max(plain_top1(logits, (w, 10 - w), labels) for w in range(11))
-    assert result["tune_clips"] == 60
-    # Other labels of the reported clips do not change the weights.
-    for workdir in two_runs:
-        scores = Scores.load(scores_file(workdir, "test"))
-        write(workdir, dataclasses.replace(scores, labels=(scores.labels + 1) % CLASSES))
+    for workdir in two_runs:  # other labels of the reported clips do not change the weights
+        change(workdir, labels=(read(workdir).labels + 1) % CLASSES)
     changed = fuse(two_runs, "test", tune_split="validation")
     assert changed["weights"] == result["weights"]
     assert changed["top1"] < result["top1"]
 
 
-def change(workdir, split="test", **changed):
-    write(workdir, dataclasses.replace(Scores.load(scores_file(workdir, split)), **changed))
-
-
 def test_runs_that_do_not_fit_together(two_runs):
     one, other = two_runs
-    scores = Scores.load(scores_file(other, "test"))
-    files = rf"{scores_file(one, 'test')} and {scores_file(other, 'test')} cannot be fused: "
-
-    def assert_refused(said, **changed):
-        change(other, **changed)
-        with pytest.raises(ValueError, match=files + said):
-            fuse(two_runs, "test")
-        write(other, scores)
-
-    names = scores.names
-    assert_refused(
-        r"they are not of the same clips: the first alone has clip test_59, and the second alone has clip new",
-        names=(*names[:-1], "new"),
-    )
-    assert_refused(
-        r"they are not of the same clips: the first alone has 58 clips \(test_10, test_11, test_12, \.\.\.\)$",
-        names=names[:2],
-        labels=scores.labels[:2],
-        heads={"logits": scores.heads["logits"][:2]},
-    )
-    labels = scores.labels.copy()
+    scores = read(other)
+    names, labels, logits = scores.names, scores.labels.copy(), scores.heads["logits"]
     labels[7] = (labels[7] + 1) % CLASSES
-    assert_refused(rf"they disagree on the labels of clip test_7 \({scores.labels[7]} and {labels[7]}\)", labels=labels)
-    assert_refused("class 1 is 'point' in one and 'aim' in the other", class_names=("wave", "aim", "circle", "stop"))
-    wider = np.pad(scores.heads["logits"], ((0, 0), (0, 1)))
-    assert_refused("one has 4 classes, the other 5", heads={"logits": wider})
-    change(other, class_names=())
+    other_clips = "they are not of the same clips: the first alone has "
+    for message, changed in (
+        (rf"{other_clips}clip test_59, and the second alone has clip new", {"names": (*names[:-1], "new")}),
+        (rf"{other_clips}58 clips \(test_10, test_11, test_12, \.\.\.\)$", vars(rows_of(scores, np.arange(2)))),
+        (rf"they disagree on the labels of clip test_7 \({scores.labels[7]} and {labels[7]}\)", {"labels": labels}),
+        ("class 1 is 'point' in one and 'aim' in the other", {"class_names": ("wave", "aim", "circle", "stop")}),
+        ("one has 4 classes, the other 5", {"heads": {"logits": np.pad(logits, ((0, 0), (0, 1)))}}),
+    ):
+        write(other, dataclasses.replace(scores, **changed))
+        files = f"{scores_file(one, 'test')} and {scores_file(other, 'test')} cannot be fused: "
+        with pytest.raises(ValueError, match=files + message):
+            fuse(two_runs, "test")
+    logits[3, 1] = np.nan  # a run that diverged
+    write(other, scores)
+    with pytest.raises(ValueError, match=rf"{scores_file(other, 'test')}: the logits of clip test_3 are not finite"):
+        fuse(two_runs, "test")
+    logits[3, 1] = 0
+    write(other, dataclasses.replace(scores, class_names=()))
     assert fuse(two_runs, "test")["clips"] == 60
 
 
-def test_diverged_run_is_refused(two_runs):
-    logits = Scores.load(scores_file(two_runs[1], "test")).heads["logits"]
-    logits[3, 1] = np.nan
-    change(two_runs[1], heads={"logits": logits})
-    with pytest.raises(
-        ValueError, match=rf"{scores_file(two_runs[1], 'test')}: the logits of clip test_3 are not finite"
-    ):
-        fuse(two_runs, "test")
-
-
 def test_tuning_on_reported_clips_is_refused(two_runs):
-    with pytest.raises(ValueError, match="--tune_split=test is the split that is reported"):
-        fuse(two_runs, "test", tune_split="test")
     for workdir in two_runs:
-        scores = Scores.load(scores_file(workdir, "test"))
-        part = dataclasses.replace(
-            scores,
-            split="test[:10%]",
-            names=scores.names[:6],
-            labels=scores.labels[:6],
-            heads={name: logits[:6] + 1 for name, logits in scores.heads.items()},
-        )
-        write(workdir, part)
-        write(workdir, dataclasses.replace(scores, split="everything"))
+        scores = read(workdir)
+        part = rows_of(scores, np.arange(6), split="test[:10%]")
+        write(workdir, dataclasses.replace(part, heads={"logits": part.heads["logits"] + 1}))
+        # Another split, but the same names have the same logits; rounding does not hide it.
+        almost = {"logits": scores.heads["logits"] + np.float32(1e-5)}
+        write(workdir, dataclasses.replace(scores, split="everything", heads=almost))
         write(workdir, dataclasses.replace(scores, split="validation+test[50%:]"))
-    with pytest.raises(ValueError, match=r"share clips: 6 clips \(test_0, test_1, test_2, \.\.\.\)"):
-        fuse(two_runs, "test", tune_split="test[:10%]")
-    # Another split, but the same names have the same logits; rounding does not hide it.
-    for workdir in two_runs:
-        logits = Scores.load(scores_file(workdir, "everything")).heads["logits"]
-        change(workdir, "everything", heads={"logits": logits + np.float32(1e-5)})
-    for split in ("everything", "validation+test[50%:]"):
-        with pytest.raises(ValueError, match="share clips: 60 clips"):
+    clips = {"test[:10%]": r"6 clips \(test_0, test_1, test_2, \.\.\.\)"}
+    for split in ("test", "test[:10%]", "everything", "validation+test[50%:]"):
+        with pytest.raises(ValueError, match=f"share clips: {clips.get(split, '60 clips')}"):
             fuse(two_runs, "test", tune_split=split)
-
-
-def test_names_that_recur_in_another_split_are_other_clips(two_runs):
-    for workdir in two_runs:
-        change(workdir, "validation", names=Scores.load(scores_file(workdir, "test")).names)
+    for workdir in two_runs:  # names that recur in another split are other clips
+        change(workdir, "validation", names=read(workdir).names)
     assert fuse(two_runs, "test", tune_split="validation")["tune_clips"] == 60
-
-
-def test_tuning_on_another_checkpoint_is_refused(two_runs):
     change(two_runs[1], "validation", step=200)
     with pytest.raises(ValueError, match=r"validation\.npz is of step 200, but the reported .* of step 100"):
         fuse(two_runs, "test", tune_split="validation")
 
 
-@pytest.mark.parametrize("weights", [(1,), (1, 2, 3), (1, -1), (0, 0), (1, math.nan), (1, math.inf)])
-def test_weights_that_cannot_be_used(two_runs, weights):
-    with pytest.raises(ValueError, match="expected 2 numbers >= 0"):
-        fuse(two_runs, "test", weights=weights)
-
-
-def test_runs_that_are_missing_or_given_twice(two_runs, tmp_path):
+def test_arguments_that_cannot_be_used(two_runs, tmp_path):
+    for weights in ((1,), (1, 2, 3), (1, -1), (0, 0), (1, math.nan), (1, math.inf)):
+        with pytest.raises(ValueError, match="expected 2 numbers >= 0"):
+            fuse(two_runs, "test", weights=weights)
     with pytest.raises(ValueError, match="two or more"):
         fuse(two_runs[:1], "test")
     with pytest.raises(ValueError, match="given twice"):
-        fuse([two_runs[0], two_runs[1], two_runs[0]], "test")
+        fuse([*two_runs, two_runs[0]], "test")
     with pytest.raises(ValueError, match="leave one of the two out"):
         fuse(two_runs, "test", tune_split="validation", weights=(1, 1))
     with pytest.raises(FileNotFoundError, match=r"absent/scores/test\.npz does not exist.*--config\.data\.eval_split"):

@@ -60,10 +60,8 @@ def find_clips(given: Mapping[str, Sequence[str]], modalities: Sequence[str]) ->
     if len({len(clips) for clips in found.values()}) > 1:
         counts = " and ".join(f"{len(clips)} {modality}" for modality, clips in found.items())
         raise ValueError(f"found {counts} clips; expected as many of each")
-    return [
-        UserClip(str(paths[0]), dict(zip(modalities, paths, strict=True)))
-        for paths in zip(*found.values(), strict=True)
-    ]
+    pairs = zip(*found.values(), strict=True)
+    return [UserClip(str(paths[0]), dict(zip(modalities, paths, strict=True))) for paths in pairs]
 
 
 def _clips_at(text: str) -> list[Path]:
@@ -75,10 +73,8 @@ def _clips_at(text: str) -> list[Path]:
         if not entries:
             raise ValueError(f"{text} is an empty folder; expected frames ({', '.join(FRAME_SUFFIXES)}) or clips")
         return [entry for entry in entries if entry.is_dir() or is_video(entry)] or [path]
-    return _listed_clips(path) if path.suffix.lower() in LIST_SUFFIXES else [path]
-
-
-def _listed_clips(path: Path) -> list[Path]:
+    if path.suffix.lower() not in LIST_SUFFIXES:
+        return [path]
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -102,28 +98,25 @@ def read_user_clip(clip: UserClip) -> ClipRecord:
     """
     frames = {}
     for modality, path in clip.paths.items():
-        _check_path(path)
+        if path.is_dir():
+            count = sum(entry.suffix.lower() in FRAME_SUFFIXES for entry in path.iterdir())
+        elif not is_video(path):
+            raise ValueError(f"{path} is neither a folder of frames nor a video ({', '.join(VIDEO_SUFFIXES)})")
+        elif not path.stat().st_size:
+            raise ValueError(f"{path} is empty")
+        else:
+            count, _ = frame_bounds(path)
+        if count > MAX_FRAMES:
+            advice = "cut it to one motion, or use --stream"
+            raise ValueError(f"{path} has {count} frames, more than {MAX_FRAMES}: {advice}")
         try:
             frames[modality] = read_clip(FrameRange(path), clip_kind(FrameRange(path), modality))
-        except RawDataError as error:
+        except RawDataError as error:  # its message advises how to build a data set
             raise ValueError("; ".join(map(str, error.problems))) from error
     if len({len(encoded) for encoded in frames.values()}) > 1:
         counts = " and ".join(f"{len(encoded)} {modality}" for modality, encoded in frames.items())
         raise ValueError(f"{clip.name}: found {counts} frames; expected as many of each")
     return ClipRecord(clip.name, 0, frames)
-
-
-def _check_path(path: Path) -> None:
-    if path.is_dir():
-        count = sum(entry.suffix.lower() in FRAME_SUFFIXES for entry in path.iterdir())
-    elif is_video(path):
-        if not path.stat().st_size:
-            raise ValueError(f"{path} is empty")
-        count = frame_bounds(path)[0]
-    else:
-        raise ValueError(f"{path} is neither a folder of frames nor a video ({', '.join(VIDEO_SUFFIXES)})")
-    if count > MAX_FRAMES:
-        raise ValueError(f"{path} has {count} frames, more than {MAX_FRAMES}: cut it to one motion, or use --stream")
 
 
 def load_clips(clips: Sequence[UserClip], config: ConfigDict) -> Iterator[LoadedClip]:

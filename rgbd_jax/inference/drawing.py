@@ -13,6 +13,7 @@ from rgbd_jax.sampling import sample_frames
 
 MAX_HEAT = 2.0  # motion heat maps lie between 0 and this
 MAX_OPACITY = 0.6  # of a class-activation map, where the evidence is strongest
+STRIP_FRAMES = 8
 MIN_SIDE = 320  # pixels of a drawing's longer side: smaller frames are enlarged
 HALF_PIXEL = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
 
@@ -51,6 +52,25 @@ def film(rows: Sequence[Sequence[Picture]], size: int, gap: int, grey: int) -> P
         for left, frame in enumerate(row):
             picture[top * step :, left * step :][:size, :size] = resized(frame, (size, size))
     return picture
+
+
+def strip_frames(count: int) -> list[int]:
+    """Returns which of `count` frames a film strip shows: the middle ones of equal parts."""
+    shown = min(STRIP_FRAMES, count)
+    return [(2 * part + 1) * count // (2 * shown) for part in range(shown)]
+
+
+def strip(
+    frames: UInt8[np.ndarray, "t h w 3"],
+    activation: Float[np.ndarray, "t h2 w2"],
+    heat: Float[np.ndarray, "t h w"] | None,
+    size: int,
+) -> dict[str, list[Picture]]:
+    """Returns title -> pictures of some frames: what the model saw, the evidence, and motion heat maps if there are."""
+    shown, evidence = strip_frames(len(frames)), relative(activation)
+    tiles = [resized(frames[i], (size, size)) for i in shown]
+    rows = {"": tiles, "Grad-CAM": [tinted(tile, evidence[i]) for tile, i in zip(tiles, shown, strict=True)]}
+    return rows if heat is None else {**rows, "motion": [heat_picture(heat[i]) for i in shown]}
 
 
 def resized(frame: Picture, size: tuple[int, int]) -> Picture:

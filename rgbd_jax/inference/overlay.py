@@ -27,10 +27,8 @@ def write_overlay(path: Path, loaded: LoadedClip, trained: TrainedModel, predict
     label = int(probabilities.argmax())
     caption = f"{trained.class_names[label]}  {probabilities[label]:.1%}"
     assert loaded.record is not None
-    films = [
-        overlay(loaded.record.frames[modality], modality, trained.config, activation[index])
-        for modality, activation in prediction.class_activation_map.items()
-    ]
+    frames, maps = loaded.record.frames, prediction.class_activation_map
+    films = [overlay(frames[modality], modality, trained.config, maps[modality][index]) for modality in maps]
     pictures = (_captioned(abreast, caption) for abreast in zip(*films, strict=True))
     write_video(path, pictures, frame_rate(loaded.clip))
 

@@ -21,17 +21,10 @@ EXPLAINED_ON_CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimizat
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Outputs of the model for some clips.
+    """Outputs of the model for some clips; evidence and intermediate values only where they are requested."""
 
-    Attributes:
-        heads: head -> logits, float32 b k; "logits" decides.
-        heat_map: modality -> motion heat map, float32 b t h w, in [0, 2]; empty without explanation, and without FRP.
-        class_activation_map: modality -> evidence for the predicted class, float32 b t h2 w2, at least 0; empty
-            without explanation.
-        intermediates: name -> the intermediate results that were requested.
-    """
-
-    heads: Mapping[str, Float[np.ndarray, "b k"]]
+    heads: Mapping[str, Float[np.ndarray, "b k"]]  # "logits" decides
+    # Modality -> motion heat maps in [0, 2] (empty without FRP), and Grad-CAM, at least 0.
     heat_map: Mapping[str, Float[np.ndarray, "b t h w"]] = dataclasses.field(default_factory=dict)
     class_activation_map: Mapping[str, Float[np.ndarray, "b t h2 w2"]] = dataclasses.field(default_factory=dict)
     intermediates: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -55,11 +48,10 @@ class Predictor:
     def __init__(
         self, trained: TrainedModel, *, batch_size: int, explained: bool = False, intermediates: Sequence[str] = ()
     ):
-        if batch_size < 1:
-            raise ValueError(f"the batch size is {batch_size}; expected at least 1")
-        self.trained = trained
-        self.batch_size = batch_size
+        self.trained, self.batch_size = trained, batch_size
         self._intermediates = tuple(intermediates)
+        attention = trained.model.family.attention
+        self._attention = {name for modality in trained.model.modalities for name in attention(modality).values()}
         self._weights = jax.device_put((trained.params, trained.batch_stats))
         self._step = jax.jit(
             self._explain if explained else self._predict,
@@ -93,23 +85,23 @@ class Predictor:
         self(dict.fromkeys(self.trained.model.modalities, black))
 
     def _one_view(self, frames: Mapping[str, UInt8[np.ndarray, "b t h w 3"]]) -> Prediction:
-        (clips,) = {len(of_modality) for of_modality in frames.values()}
+        (clips,) = {len(x) for x in frames.values()}
         if not 1 <= clips <= self.batch_size:
             raise ValueError(f"the batch has {clips} clips; expected 1 to {self.batch_size}")
-        padding = [(0, self.batch_size - clips)] + 4 * [(0, 0)]
-        padded = {modality: np.pad(of_modality, padding) for modality, of_modality in frames.items()}
+        padding = [(0, self.batch_size - clips), *4 * [(0, 0)]]
+        padded = {modality: np.pad(x, padding) for modality, x in frames.items()}
         outputs = jax.device_get(self._step(self._weights, padded))
         intermediates = {
-            # Layers of a branch are stacked along the first axis, clips along the second.
-            name: x[:, :clips] if name.endswith(("_tokens", "_attention")) else x[:clips]
+            name: x[:, :clips] if name in self._attention else x[:clips]  # layers b heads n n
             for name, x in outputs.pop("intermediates").items()
         }
         return Prediction(**jax.tree.map(lambda x: x[:clips], outputs), intermediates=intermediates)
 
     def _predict(self, weights: tuple[Tree, Tree], frames: Mapping[str, Array]) -> dict[str, Any]:
-        model, schedule = self.trained.model, self.trained.schedule
-        inputs = model.inputs({"frames": frames})
-        return self._outputs(model.apply(*weights, inputs, schedule, intermediates=self._intermediates)[0])
+        model = self.trained.model
+        inputs, names = model.inputs({"frames": frames}), self._intermediates
+        output, _ = model.apply(*weights, inputs, self.trained.schedule, intermediates=names)
+        return self._outputs(output)
 
     def _explain(self, weights: tuple[Tree, Tree], frames: Mapping[str, Array]) -> dict[str, Any]:
         """Adds heat maps and Grad-CAM (Selvaraju et al. 2017) at the last spatial features, frame by frame.

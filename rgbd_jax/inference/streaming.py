@@ -22,17 +22,11 @@ CAMERA, STANDARD_INPUT = "camera:", "-"
 
 @dataclasses.dataclass(frozen=True)
 class StreamPrediction:
-    """The prediction for the latest frames of a stream.
+    """The prediction for the latest frames of a stream."""
 
-    Attributes:
-        frame: number of the last frame, counted from 0.
-        probabilities: of each class.
-        latency: seconds from this frame to its prediction.
-    """
-
-    frame: int
+    frame: int  # number of the last frame, counted from 0
     probabilities: Float[np.ndarray, "k"]
-    latency: float
+    latency: float  # seconds from this frame to its prediction
 
 
 def is_live(source: str) -> bool:
@@ -91,9 +85,10 @@ def encoded_frames(source: str, modality: str) -> Iterator[bytes]:
         yield from (file.read_bytes() for file in files)
         return
     if source.startswith(CAMERA):
-        if not source.removeprefix(CAMERA).isdigit():
+        number = source.removeprefix(CAMERA)
+        if not number.isdigit():
             raise ValueError(f"{source}: expected a number after {CAMERA!r}, such as {CAMERA}0")
-        capture = cv2.VideoCapture(int(source.removeprefix(CAMERA)))
+        capture = cv2.VideoCapture(int(number))
     else:
         if source != STANDARD_INPUT and not path.exists():
             raise ValueError(f"{source}: no such file, folder or pipe")

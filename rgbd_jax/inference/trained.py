@@ -19,27 +19,16 @@ log = logging.getLogger("rgbd_jax")
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A model with its weights.
+    """A model with its weights."""
 
-    Attributes:
-        path: the workdir, converted checkpoint or file it was loaded from.
-        model: the network under its config.
-        params: parameters.
-        batch_stats: running statistics.
-        schedule: schedule values of this checkpoint's evaluation; the temperature divides the logits.
-        class_names: the classes, by label.
-        epoch: epochs of training, None if the checkpoint does not record them.
-        step: training steps, 0 if the checkpoint does not record them.
-    """
-
-    path: Path
+    path: Path  # the workdir, converted checkpoint or file it was loaded from
     model: Model
     params: Tree
     batch_stats: Tree
-    schedule: ScheduleValues
-    class_names: tuple[str, ...]
-    epoch: int | None
-    step: int
+    schedule: ScheduleValues  # of this checkpoint's evaluation; the temperature divides the logits
+    class_names: tuple[str, ...]  # by label
+    epoch: int | None  # epochs of training, None if the checkpoint does not record them
+    step: int  # training steps, 0 if the checkpoint does not record them
 
     @property
     def config(self) -> ConfigDict:
@@ -77,17 +66,9 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
         raise ConversionError(f"{path}: {error}") from error
     model = Model(config, num_classes)
     params, batch_stats = matching_weights(model, weights, str(path))
-    epoch = config.train.epochs if weights.epoch is None else weights.epoch
-    return TrainedModel(
-        path=path,
-        model=model,
-        params=params,
-        batch_stats=batch_stats,
-        schedule=evaluation_schedule(config, max(epoch - 1, 0)),
-        class_names=_class_names(path, config, num_classes),
-        epoch=weights.epoch,
-        step=weights.steps,
-    )
+    epochs = config.train.epochs if weights.epoch is None else weights.epoch
+    schedule, class_names = evaluation_schedule(config, max(epochs - 1, 0)), _class_names(path, config, num_classes)
+    return TrainedModel(path, model, params, batch_stats, schedule, class_names, weights.epoch, weights.steps)
 
 
 def _class_names(path: Path, config: ConfigDict, count: int) -> tuple[str, ...]:

@@ -37,14 +37,9 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], frame_
             even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             if count == 1:
                 stream.height, stream.width = even.shape[:2]
-            picture = av.VideoFrame.from_ndarray(even, format="rgb24")
-            container.mux(
-                stream.encode(
-                    picture.reformat(
-                        format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-                    )
-                )
-            )
+            target = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
+            picture = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(format="yuv420p", **target)
+            container.mux(stream.encode(picture))
         if not count:
             raise ValueError(f"{path}: there is no frame to write")
         container.mux(stream.encode(None))

@@ -73,6 +73,8 @@ class Family:
         init_fields: config field of a checkpoint to start from -> the part of the parameters it is for, "" for all.
         explained: modality -> (features, pooled features), names of the intermediate values that Grad-CAM reads.
         name_table: the weights' names in PyTorch, a `rgbd_jax.pytorch.names.NameTable`.
+        attention: modality -> title -> name of an intermediate value, layers b heads n+1 n+1, the class token first.
+        frame_weights: (config, modality) -> title -> name of an intermediate value, b t c, weights of the features.
     """
 
     name: str
@@ -86,6 +88,8 @@ class Family:
     init_fields: Mapping[str, str]
     explained: Callable[[str], tuple[str, str]]
     name_table: Any
+    attention: Callable[[str], Mapping[str, str]]
+    frame_weights: Callable[[ConfigDict, str], Mapping[str, str]]
 
     def metric_names(self) -> tuple[str, ...]:
         """Returns the names of the metrics that an evaluation gives."""

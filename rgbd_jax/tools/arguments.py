@@ -4,6 +4,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from rgbd_jax.inference.trained import TrainedModel
 
 
@@ -14,20 +16,29 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_trained_model(parser: argparse.ArgumentParser) -> None:
+def add_trained_model(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
     """Adds the arguments that name a trained model."""
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        metavar="PATH",
-        help="a run, a converted checkpoint, or a PyTorch or safetensors file",
-    )
-    parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="which checkpoint of a run")
-    parser.add_argument(
-        "--config",
-        metavar="FILE[:MODALITY]",
-        help="the experiment's config, which a run records and other files do not",
-    )
+    kinds = "a run, a converted checkpoint, or a PyTorch or safetensors file"
+    if positional:
+        parser.add_argument("workdir", metavar="WORKDIR", help=kinds)
+    else:
+        parser.add_argument("--workdir", required=True, metavar="PATH", help=kinds)
+    parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="of a run (default: best)")
+    config = "the experiment's config, which a run records and other files do not"
+    parser.add_argument("--config", metavar="FILE[:MODALITY]", help=config)
+
+
+def load_given_config(args: argparse.Namespace) -> "ConfigDict | None":
+    """Loads the config that --config names, with its overrides; None without it.
+
+    Raises:
+        ValueError: it cannot be used, or there are overrides without it.
+    """
+    from rgbd_jax.config import load_config  # seconds: not before --help
+
+    if args.overrides and not args.config:
+        raise ValueError(f"{args.overrides[0]} overrides a field of a config: pass --config too")
+    return load_config(args.config, args.overrides) if args.config else None
 
 
 def load_trained_model(args: argparse.Namespace) -> "TrainedModel":
@@ -37,10 +48,6 @@ def load_trained_model(args: argparse.Namespace) -> "TrainedModel":
         FileNotFoundError: there is no such path, or no checkpoint yet.
         ValueError: the config or the checkpoint cannot be used.
     """
-    from rgbd_jax.config import load_config  # seconds: not before --help
     from rgbd_jax.inference.trained import load_trained
 
-    if args.overrides and not args.config:
-        raise ValueError(f"{args.overrides[0]} overrides a field of a config: pass --config too")
-    config = load_config(args.config, args.overrides) if args.config else None
-    return load_trained(args.workdir, args.checkpoint, config)
+    return load_trained(args.workdir, args.checkpoint, load_given_config(args))

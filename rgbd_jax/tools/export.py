@@ -25,13 +25,12 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from ml_collections import ConfigDict
 
 from rgbd_jax.atomic_write import atomic_write
-from rgbd_jax.config import load_config
 from rgbd_jax.inference.predictor import Predictor
-from rgbd_jax.inference.trained import TrainedModel, load_trained
+from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.model import Model
+from rgbd_jax.tools.arguments import add_trained_model, load_trained_model
 from rgbd_jax.tools.export_metadata import OUTPUTS, metadata
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -46,39 +45,24 @@ log = logging.getLogger("rgbd_jax")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `python -m rgbd_jax export`."""
-    parser.add_argument("source", type=Path, metavar="WORKDIR", help="a run, a converted checkpoint or a weights file")
-    parser.add_argument("out", type=Path, metavar="OUT", help="file to write: *.onnx is ONNX, any other name StableHLO")
-    parser.add_argument("--config", help="config file, with the modality after a colon (:depth); a run has its own")
-    parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="of a run (%(default)s)")
-    parser.add_argument(
-        "--platforms",
-        nargs="+",
-        choices=PLATFORMS,
-        default=["cpu", "cuda", "tpu"],
-        help="that StableHLO is lowered for",
-    )
-    parser.add_argument(
-        "--check",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="compare the outputs with the model's first",
-    )
+    add_trained_model(parser, positional=True)
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="file to write: *.onnx is ONNX, any other name StableHLO")
+    add("--platforms", nargs="+", choices=PLATFORMS, default=["cpu", "cuda", "tpu"], help="that StableHLO is for")
+    add("--no-check", dest="check", action="store_false", help="do not compare the outputs with the model's first")
 
 
 def run(args: argparse.Namespace) -> None:
     """Exports one network; the last line on stdout is the result as one JSON object."""
-    config = load_config(args.config, args.overrides) if args.config else None
-    result = export(
-        args.source.expanduser(), args.out.expanduser(), config, args.checkpoint, args.platforms, check=args.check
-    )
+    trained = load_trained_model(args)
+    result = export(trained, args.out.expanduser(), args.checkpoint, args.platforms, check=args.check)
     print(f"{result['classes']} classes, {result['bytes'] / 1e6:.1f} MB, written to {result['file']}")
     print(json.dumps(result))
 
 
 def export(
-    source: Path,
+    trained: TrainedModel,
     target: Path,
-    config: ConfigDict | None = None,
     checkpoint: str = "best",
     platforms: Sequence[str] = ("cpu",),
     *,
@@ -87,8 +71,8 @@ def export(
     """Writes a trained network to `target`, a new file; returns its file, format, bytes, seconds and so on.
 
     Raises:
-        OSError: there is no such checkpoint, or the file exists or cannot be written.
-        ValueError: the checkpoint cannot be used, or the exported outputs differ from the model's.
+        OSError: the file exists or cannot be written.
+        ValueError: the exported outputs differ from the model's, or packages are not installed.
     """
     _check_absent(target)
     to_onnx = target.suffix == ".onnx"
@@ -98,25 +82,17 @@ def export(
             f"{target.name}: the ONNX format needs {', '.join(missing)}, not installed here: "
             "pip install --no-deps --requirement requirements-onnx.txt"
         )
-    trained = load_trained(source, checkpoint, config)
-    log.info("exporting %s (%s, %d classes)", source, trained.config.modality, len(trained.class_names))
+    log.info("exporting %s (%s, %d classes)", trained.path, trained.config.modality, len(trained.class_names))
     started = time.monotonic()
     file_format: dict[str, Any] = {"format": "stablehlo", "platforms": list(platforms)}
     write, read = _write_stablehlo, _read_stablehlo
     if to_onnx:
-        trained = _in_float32(trained)
         file_format = {"format": "onnx", "opset": OPSET}
-        write, read = _write_onnx, _read_onnx
-    about = metadata(trained, checkpoint, **file_format)
+        write, read, trained = _write_onnx, _read_onnx, _in_float32(trained)
+    result = {"file": str(target), **file_format, "classes": len(trained.class_names)}
     with atomic_write(target) as unfinished:
-        write(unfinished, _as_function(trained), about)
-        result = {
-            "file": str(target),
-            **file_format,
-            "classes": len(trained.class_names),
-            "bytes": unfinished.stat().st_size,
-            "seconds": round(time.monotonic() - started, 1),
-        }
+        write(unfinished, _as_function(trained), metadata(trained, checkpoint, **file_format))
+        result |= {"bytes": unfinished.stat().st_size, "seconds": round(time.monotonic() - started, 1)}
         here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
         if check and (to_onnx or here in platforms):
             result["largest_difference"] = _check(trained, read(unfinished))
@@ -206,14 +182,11 @@ def _write_onnx(path: Path, predict: Callable[..., Outputs], about: Mapping[str,
         with warnings.catch_warnings():
             # jax2onnx traces with types that JAX narrows to those of the network.
             warnings.filterwarnings("ignore", "Explicitly requested dtype float64")
-            model = jax2onnx.to_onnx(
-                predict,
-                shapes,
-                model_name="rgbd_jax",
-                opset=OPSET,
-                input_names=[entry["name"] for entry in about["inputs"]],
-                output_names=list(OUTPUTS),
-            )
+            names: dict[str, Any] = {
+                "input_names": [entry["name"] for entry in about["inputs"]],
+                "output_names": list(OUTPUTS),
+            }
+            model = jax2onnx.to_onnx(predict, shapes, model_name="rgbd_jax", opset=OPSET, **names)
     except NotImplementedError as error:
         raise ValueError(f"jax2onnx cannot export this network: {error}; export to StableHLO (*.zip)") from error
     onnx.helper.set_model_props(model, {"about": json.dumps(about, ensure_ascii=False)})

@@ -15,6 +15,7 @@ from rgbd_jax.checkpoint.checkpoints import find, read_metadata
 from rgbd_jax.checkpoint.workdir import read_config
 from rgbd_jax.data.transforms import draw_transform
 from rgbd_jax.inference.trained import TrainedModel
+from rgbd_jax.models.family import Tree
 from rgbd_jax.pytorch.weights import is_workdir
 
 OUTPUTS = {
@@ -59,6 +60,19 @@ def metadata(trained: TrainedModel, checkpoint: str, **file_format: Any) -> dict
     shape = ["batch", config.clip.frames, config.clip.size, config.clip.size, 3]
     of_inputs = {"dtype": "uint8", "shape": shape, "axes": "batch, frames, height, width, channels"}
     of_outputs = {"dtype": "float32", "shape": ["batch", len(classes)]}
+    recorded = read_config(trained.path) if is_workdir(trained.path) else config
+    source = {
+        "name": trained.path.resolve().name,
+        "epoch": trained.epoch,
+        "step": trained.step,
+        "dataset": config.data.dataset,
+        "config_sha256": hashlib.sha256(json.dumps(recorded.to_dict(), sort_keys=True).encode()).hexdigest(),
+        "weights_sha256": _weights_hash(trained.params, trained.batch_stats),
+    }
+    if is_workdir(trained.path):
+        provenance = read_metadata(find(trained.path, checkpoint, evaluated=True)).provenance
+        public = {name: provenance[name] for name in PUBLIC_PROVENANCE if name in provenance}
+        source |= {"checkpoint": checkpoint, "trained": public}
     return {
         "description": "a trained network of rgbd_jax: frames after `preprocessing`, 0 to 255, to class probabilities",
         **file_format,
@@ -72,7 +86,7 @@ def metadata(trained: TrainedModel, checkpoint: str, **file_format: Any) -> dict
             "dtype": config.model.dtype,
             "temperature": float(trained.schedule.temperature),
         },
-        "source": _source(trained, checkpoint),
+        "source": source,
         "exported": {
             "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -81,9 +95,7 @@ def metadata(trained: TrainedModel, checkpoint: str, **file_format: Any) -> dict
 
 
 def _preprocessing(config: ConfigDict, modalities: Sequence[str]) -> dict[str, Any]:
-    crop = draw_transform(config, None)
-    width, height = crop.resize
-    depth = config.data.depth
+    crop, depth = draw_transform(config, None), config.data.depth
     rules = ("person",) * depth.reference_person_crop + (depth.encoding, depth.colour_map, "coloured")
     of_modality: dict[str, dict[str, Any]] = {
         "rgb": {"rule": RGB_RULE},
@@ -98,7 +110,7 @@ def _preprocessing(config: ConfigDict, modalities: Sequence[str]) -> dict[str, A
     return {
         "frames": {"count": config.clip.frames, "rule": FRAMES_RULE},
         "space": {
-            "resize": {"width": width, "height": height},
+            "resize": dict(zip(("width", "height"), crop.resize, strict=True)),
             "crop": {"left": crop.left, "top": crop.top, "size": crop.crop_size},
             "size": crop.size,
             "rule": RESIZE_RULE,
@@ -107,23 +119,9 @@ def _preprocessing(config: ConfigDict, modalities: Sequence[str]) -> dict[str, A
     }
 
 
-def _source(trained: TrainedModel, checkpoint: str) -> dict[str, Any]:
-    of_run = is_workdir(trained.path)
-    config = read_config(trained.path) if of_run else trained.config
-    weights = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_flatten_with_path((trained.params, trained.batch_stats))[0]:
-        weights.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
-        weights.update(np.ascontiguousarray(leaf).data)
-    source = {
-        "name": trained.path.resolve().name,
-        "epoch": trained.epoch,
-        "step": trained.step,
-        "dataset": trained.config.data.dataset,
-        "config_sha256": hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest(),
-        "weights_sha256": weights.hexdigest(),
-    }
-    if not of_run:
-        return source
-    provenance = read_metadata(find(trained.path, checkpoint, evaluated=True)).provenance
-    kept = {name: provenance[name] for name in PUBLIC_PROVENANCE if name in provenance}
-    return {**source, "checkpoint": checkpoint, "trained": kept}
+def _weights_hash(*weights: Tree) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(weights)[0]:
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()

@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +28,11 @@ GRID_POINTS = 1001
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """Scores of several runs on the same clips, in the order of the first run's file.
-
-    Attributes:
-        files: the scores file of each run.
-        scores: their contents.
-        names: names of the clips.
-        labels: their true classes.
-        logits: of each run, clip and class.
-    """
+    """Scores of several runs on the same clips, in the order of the first run's file."""
 
     files: tuple[Path, ...]
     scores: tuple[Scores, ...]
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the clips
     labels: Int[np.ndarray, "n"]
     logits: Float[np.ndarray, "r n k"]
 
@@ -91,10 +83,7 @@ def fuse(
         raise ValueError(f"a run is given twice in {', '.join(map(str, workdirs))}; give each once")
     if tune_split is not None and weights is not None:
         raise ValueError("weights are either given or tuned on --tune_split; leave one of the two out")
-    if tune_split == split:
-        raise ValueError(f"--tune_split={tune_split} is the split that is reported; tune the weights on other clips")
-    if weights is None:
-        weights = [1.0] * len(workdirs)
+    weights = [1.0] * len(workdirs) if weights is None else weights
     if len(weights) != len(workdirs) or not all(0 <= w < math.inf for w in weights) or not sum(weights) > 0:
         raise ValueError(f"the weights are {list(weights)}; expected {len(workdirs)} numbers >= 0, not all of them 0")
     weights = [weight / sum(weights) for weight in weights]
@@ -105,25 +94,12 @@ def fuse(
         weights = list(search_weights(tuning.probabilities, tuning.labels))
         top1 = accuracies(fused(tuning.probabilities, weights), tuning.labels)["top1"]
         tuned = {"tune_clips": len(tuning.names), "tune_top1": top1}
-    runs = zip(workdirs, reported.scores, weights, reported.probabilities, strict=True)
-    return {
-        "split": split,
-        "tune_split": tune_split,
-        **tuned,
-        "clips": len(reported.names),
-        "weights": weights,
-        **accuracies(fused(reported.probabilities, weights), reported.labels),
-        "runs": [
-            {
-                "workdir": str(workdir),
-                "modality": scores.modality,
-                "step": scores.step,
-                "weight": weight,
-                **accuracies(probabilities, reported.labels),
-            }
-            for workdir, scores, weight, probabilities in runs
-        ],
-    }
+    runs = []
+    for i, workdir in enumerate(workdirs):
+        run = {"workdir": str(workdir), "modality": reported.scores[i].modality, "step": reported.scores[i].step}
+        runs.append(run | {"weight": weights[i]} | accuracies(reported.probabilities[i], reported.labels))
+    result = {"split": split, "tune_split": tune_split, **tuned, "clips": len(reported.names), "weights": weights}
+    return result | accuracies(fused(reported.probabilities, weights), reported.labels) | {"runs": runs}
 
 
 def load_runs(workdirs: Sequence[Path], split: str) -> Runs:
@@ -134,20 +110,24 @@ def load_runs(workdirs: Sequence[Path], split: str) -> Runs:
         ValueError: a file is faulty, or the runs differ in clips, labels or classes; names the files and some clips.
     """
     files = tuple(scores_file(workdir, split) for workdir in workdirs)
-    loaded = tuple(_load(file, workdir, split) for file, workdir in zip(files, workdirs, strict=True))
-    first, logits = loaded[0], []
-    for file, scores in zip(files, loaded, strict=True):
-        if mismatch := _mismatch(first, scores):
+    loaded: list[Scores] = []
+    logits: list[Float[np.ndarray, "n k"]] = []
+    for file, workdir in zip(files, workdirs, strict=True):
+        if not file.exists():
+            command = f"python -m rgbd_jax.main --config CONFIG --workdir {workdir} --mode=eval"
+            advice = f"write it with `{command} --config.data.eval_split='{split}'`"
+            raise FileNotFoundError(f"{file} does not exist; {advice}")
+        loaded.append(scores := Scores.load(file))
+        if scores.split != split:
+            raise ValueError(f"{file} holds the scores of split {scores.split!r}; evaluate split {split!r} again")
+        if mismatch := _mismatch(loaded[0], scores):
             raise ValueError(f"{files[0]} and {file} cannot be fused: {mismatch}")
         index = {name: i for i, name in enumerate(scores.names)}
-        logits.append(scores.heads["logits"][[index[name] for name in first.names]].astype(np.float64))
-        bad = np.flatnonzero(~np.isfinite(logits[-1]).all(axis=1))
-        if len(bad):
-            raise ValueError(
-                f"{file}: the logits of {_some([first.names[i] for i in bad])} are not finite; the training "
-                "diverged, so evaluate an earlier checkpoint or train again"
-            )
-    return Runs(files, loaded, first.names, first.labels, np.stack(logits))
+        logits.append(scores.heads["logits"][[index[name] for name in loaded[0].names]].astype(np.float64))
+        if bad := [loaded[0].names[i] for i in np.flatnonzero(~np.isfinite(logits[-1]).all(axis=1))]:
+            advice = "the training diverged, so evaluate an earlier checkpoint or train again"
+            raise ValueError(f"{file}: the logits of {_some(bad)} are not finite; {advice}")
+    return Runs(files, tuple(loaded), loaded[0].names, loaded[0].labels, np.stack(logits))
 
 
 def fused(probabilities: Float[np.ndarray, "r n k"], weights: Sequence[float]) -> Float[np.ndarray, "n k"]:
@@ -175,37 +155,25 @@ def search_weights(probabilities: Float[np.ndarray, "r n k"], labels: Int[np.nda
         # Rounding must not decide between weights that are equally good.
         return -float(hits), round(-float(np.mean(np.log(true))), 9), round(distance, 9), tuple(weights)
 
-    steps = next(steps for steps in GRIDS if steps == 1 or math.comb(steps + runs - 1, runs - 1) <= GRID_POINTS)
-    return min(map(rank, [(1 / runs,) * runs, *_grid(steps, runs)]))[-1]
+    steps = next((n for n in GRIDS if math.comb(n + runs - 1, runs - 1) <= GRID_POINTS), 1)
+    candidates: list[tuple[float, ...]] = [(1 / runs,) * runs]
+    for bars in itertools.combinations(range(steps + runs - 1), runs - 1):  # all multiples of 1 / steps that sum to 1
+        edges = (-1, *bars, steps + runs - 1)
+        candidates.append(tuple((right - left - 1) / steps for left, right in itertools.pairwise(edges)))
+    return min(map(rank, candidates))[-1]
 
 
 def table(result: dict) -> str:
     """Returns the result of `fuse` as a table: a line for each run and one for all fused."""
-    rows = [
-        *result["runs"],
-        {**result, "workdir": "fused", "modality": "", "step": "", "weight": sum(result["weights"])},
-    ]
+    total = {**result, "workdir": "fused", "modality": "", "step": "", "weight": sum(result["weights"])}
+    rows = [*result["runs"], total]
     width = max(len(row["workdir"]) for row in rows)
-    return "\n".join(
-        [f"{'run':{width}}  modality     step  weight    top-1    top-5  mean per class  clips"]
-        + [
-            f"{row['workdir']:{width}}  {row['modality']:8}  {row['step']:>7}  {row['weight']:6.4f}  "
-            f"{row['top1']:7.2%}  {row['top5']:7.2%}  {row['mean_per_class']:14.2%}  {result['clips']:5}"
-            for row in rows
-        ]
-    )
-
-
-def _load(file: Path, workdir: Path, split: str) -> Scores:
-    if not file.exists():
-        raise FileNotFoundError(
-            f"{file} does not exist; write it with `python -m rgbd_jax.main --config CONFIG --workdir {workdir} "
-            f"--mode=eval --config.data.eval_split='{split}'`"
-        )
-    scores = Scores.load(file)
-    if scores.split != split:
-        raise ValueError(f"{file} holds the scores of split {scores.split!r}; evaluate split {split!r} again")
-    return scores
+    lines = [f"{'run':{width}}  modality     step  weight    top-1    top-5  mean per class  clips"]
+    for row in rows:
+        run = f"{row['workdir']:{width}}  {row['modality']:8}  {row['step']:>7}  {row['weight']:6.4f}"
+        metrics = f"{row['top1']:7.2%}  {row['top5']:7.2%}  {row['mean_per_class']:14.2%}"
+        lines.append(f"{run}  {metrics}  {result['clips']:5}")
+    return "\n".join(lines)
 
 
 def _mismatch(one: Scores, other: Scores) -> str | None:
@@ -216,15 +184,11 @@ def _mismatch(one: Scores, other: Scores) -> str | None:
     for label, names in enumerate(zip(one.class_names, other.class_names, strict=False)):  # as far as both are known
         if names[0] != names[1]:
             return f"class {label} is {names[0]!r} in one and {names[1]!r} in the other"
-    labels = [dict(zip(scores.names, scores.labels.tolist(), strict=True)) for scores in (one, other)]
-    only = {"first": labels[0].keys() - labels[1].keys(), "second": labels[1].keys() - labels[0].keys()}
-    if any(only.values()):
-        return "they are not of the same clips: " + ", and ".join(
-            f"the {which} alone has {_some(sorted(names))}" for which, names in only.items() if names
-        )
-    differing = [
-        f"{name} ({label} and {labels[1][name]})" for name, label in labels[0].items() if label != labels[1][name]
-    ]
+    first, second = (dict(zip(scores.names, scores.labels.tolist(), strict=True)) for scores in (one, other))
+    only = {"first": sorted(first.keys() - second), "second": sorted(second.keys() - first)}
+    if alone := [f"the {which} alone has {_some(names)}" for which, names in only.items() if names]:
+        return f"they are not of the same clips: {', and '.join(alone)}"
+    differing = [f"{name} ({label} and {second[name]})" for name, label in first.items() if label != second[name]]
     return f"they disagree on the labels of {_some(differing)}" if differing else None
 
 
@@ -242,7 +206,9 @@ def _check_independence(tuning: Runs, reported: Runs) -> None:
             )
     index = {name: i for i, name in enumerate(reported.names)}
     shared = np.array([(i, index[name]) for i, name in enumerate(tuning.names) if name in index], int).reshape(-1, 2)
-    if not _base_splits(tuning.scores[0].split) & _base_splits(reported.scores[0].split):
+    # TFDS makes "train[:80%]+test" of "train" and "test".
+    parts = [{part.split("[")[0].strip() for part in runs.scores[0].split.split("+")} for runs in (tuning, reported)]
+    if parts[0].isdisjoint(parts[1]):
         there, here = tuning.logits[:, shared[:, 0]], reported.logits[:, shared[:, 1]]  # r n k
         # Rounding is far below, different clips are far above a hundredth of how much logits vary.
         shared = shared[np.isclose(there, here, rtol=0, atol=0.01 * reported.logits.std()).all(axis=(0, 2))]
@@ -251,18 +217,6 @@ def _check_independence(tuning: Runs, reported: Runs) -> None:
             f"{tuning.files[0]} and {reported.files[0]} share clips: {_some([tuning.names[i] for i, _ in shared])}; "
             "tuned on reported clips the result would look better than it is: give a --tune_split without them"
         )
-
-
-def _base_splits(split: str) -> set[str]:
-    """Returns the splits that TFDS makes this one of: {"train"} for "train[:80%]"."""
-    return {part.split("[")[0].strip() for part in split.split("+")}
-
-
-def _grid(steps: int, runs: int) -> Iterator[tuple[float, ...]]:
-    """Yields all weights that are multiples of 1 / steps and sum to 1."""
-    for bars in itertools.combinations(range(steps + runs - 1), runs - 1):
-        edges = (-1, *bars, steps + runs - 1)
-        yield tuple((right - left - 1) / steps for left, right in itertools.pairwise(edges))
 
 
 def _some(clips: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from rgbd_jax.config_rules import check_config, check_divisible
@@ -63,16 +64,11 @@ def plan(config: ConfigDict, num_classes: int | None, device_count: int = 0) -> 
         unit = len(devices) * config.train.microbatches
         largest = largest_batch(lambda size: step(size)["memory"]["total"], batch_size, unit, limit)
     fits = result["memory"]["total"] <= (math.inf if limit is None else limit)
+    fields = ("modality", "train.batch_size", "train.microbatches", "sharding.parameter_shards", "model.dtype")
+    flat = flatten_dict(config.to_dict(), sep=".")
     return {
         "device": {"kind": devices[0].device_kind, "count": len(devices), "memory": limit},
-        "settings": {
-            "modality": config.modality,
-            "train.batch_size": batch_size,
-            "train.microbatches": config.train.microbatches,
-            "sharding.parameter_shards": config.sharding.parameter_shards,
-            "model.dtype": config.model.dtype,
-            **{f"remat.{name}": value for name, value in config.remat.items()},
-        },
+        "settings": {name: flat[name] for name in (*fields, *(name for name in flat if name.startswith("remat.")))},
         **result,
         "memory": {name: size for name, size in result["memory"].items() if size < math.inf},
         "fits": fits,
@@ -92,7 +88,7 @@ def compile_step(config: ConfigDict, num_classes: int, devices: list[jax.Device]
     shapes, batch = state_shapes(model), batch_shapes(config, batch_size)
     train_step: Any = compile_train_step(model, mesh)
     lowered = train_step.lower(shapes, batch, ScheduleValues(number, number, number))
-    result = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params))}
+    result: dict[str, Any] = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params))}
     try:
         program = lowered.compile(compiler_options=_CPU_OPTIONS if devices[0].platform == "cpu" else None)
     except jax.errors.JaxRuntimeError as error:
@@ -106,13 +102,9 @@ def compile_step(config: ConfigDict, num_classes: int, devices: list[jax.Device]
         "outputs": sizes.output_size_in_bytes - sizes.alias_size_in_bytes,  # the rest reuses the arguments' memory
         "program": sizes.generated_code_size_in_bytes,
     }
-    return {
-        **result,
-        "memory": {**memory, "total": sum(memory.values())},
-        "flops": costs.get("flops"),
-        "bytes_accessed": costs.get("bytes accessed"),
-        "collectives": collectives(program.as_text() or ""),
-    }
+    memory["total"] = sum(memory.values())
+    result |= {"memory": memory, "flops": costs.get("flops"), "bytes_accessed": costs.get("bytes accessed")}
+    return {**result, "collectives": collectives(program.as_text() or "")}
 
 
 def batch_shapes(config: ConfigDict, clips: int) -> dict[str, Any]:
@@ -159,10 +151,9 @@ def _devices(count: int) -> list[jax.Device]:
             jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices()
     if not 0 <= count <= len(devices):
-        raise ValueError(
-            f"--device_count={count}, but this machine has {len(devices)} {devices[0].platform} devices: give at most "
-            "as many, or set JAX_PLATFORMS=cpu for simulated ones"
-        )
+        found = f"this machine has {len(devices)} {devices[0].platform} devices"
+        advice = "give at most as many, or set JAX_PLATFORMS=cpu for simulated ones"
+        raise ValueError(f"--device_count={count}, but {found}: {advice}")
     return devices[: count or None]
 
 
@@ -188,26 +179,27 @@ def _advice(config: ConfigDict, devices: list[jax.Device], largest: int | None) 
 
 def table(result: dict[str, Any]) -> str:
     """Returns a plan as a table."""
-    device = result["device"]
-    rows = [
-        ("parameters", f"{result['parameters']:,}"),
-        ("memory of each device", ""),
-        *((f"  {name}", _mib(size)) for name, size in result["memory"].items()),
-        ("  available", f"{_mib(device['memory'])}: the step {'fits' if result['fits'] else 'does not fit'}"),
-        *(("    lower it by", advice) for advice in result["advice"]),
-        ("largest batch that fits", "unknown" if result["largest_batch"] is None else str(result["largest_batch"])),
-        ("FLOPs of a step", "unknown" if result["flops"] is None else f"{result['flops'] / 1e9:,.1f} GFLOP"),
-        ("bytes accessed", _mib(result["bytes_accessed"])),
-        *(
-            (row["kind"], f"{row['operations']} operations, {row['tensors']} tensors, {_mib(row['bytes'])}")
-            for row in result["collectives"]
-        ),
-    ]
+
+    def mib(size: float | None) -> str:
+        return "unknown" if size is None else f"{size / 2**20:,.1f} MiB"
+
+    device, flops, largest = result["device"], result["flops"], result["largest_batch"]
+    rows = {
+        "parameters": f"{result['parameters']:,}",
+        "memory of each device": "",
+        **{f"  {name}": mib(size) for name, size in result["memory"].items()},
+        "  available": f"{mib(device['memory'])}: the step {'fits' if result['fits'] else 'does not fit'}",
+        **({"    lower it by": "\n".join(result["advice"])} if result["advice"] else {}),
+        "largest batch that fits": "unknown" if largest is None else str(largest),
+        "FLOPs of a step": "unknown" if flops is None else f"{flops / 1e9:,.1f} GFLOP",
+        "bytes accessed": mib(result["bytes_accessed"]),
+    }
+    for row in result["collectives"]:
+        rows[row["kind"]] = f"{row['operations']} operations, {row['tensors']} tensors, {mib(row['bytes'])}"
+    width = max(map(len, rows))
     settings = ", ".join(f"{name}={value}" for name, value in result["settings"].items())
     title = f"{device['count']} x {device['kind']}; {settings}\nThe compiler's estimates for one device:"
-    width = max(len(name) for name, _ in rows)
-    return "\n".join([title, *(f"{name:{width}}  {value}".rstrip() for name, value in rows)])
-
-
-def _mib(number: float | None) -> str:
-    return "unknown" if number is None else f"{number / 2**20:,.1f} MiB"
+    lines = [
+        f"{name:{width}}  {value}".rstrip().replace("\n", "\n" + " " * (width + 2)) for name, value in rows.items()
+    ]
+    return "\n".join([title, *lines])

@@ -30,26 +30,21 @@ log = logging.getLogger("rgbd_jax")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `run`."""
     add_trained_model(parser)
+    add = parser.add_argument
+    kinds = (
+        "a video, a folder of frames, a folder of clips, or a list of clips (.txt); may be repeated, modalities pair "
+    )
+    kinds += "in order. As a stream: the same, a pipe, 'camera:0', or '-' for standard input"
     for modality in MODALITIES:
-        parser.add_argument(
-            f"--{modality}",
-            action="append",
-            default=[],
-            metavar="PATH",
-            help=f"{modality} clips: a video, a folder of frames, a folder of clips, or a list of clips (.txt); may be "
-            "repeated, modalities pair in order. As a stream: the same, a pipe, 'camera:0', or '-' for standard input",
-        )
-    parser.add_argument("--top", type=positive, default=5, help="classes to report for each clip (default: 5)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
-    parser.add_argument(
-        "--out", type=Path, help="draw class and class-activation map over clips: NAME.mp4, or a folder for several"
-    )
-    parser.add_argument("--batch_size", type=positive, default=8, help="clips of a batch (default: 8)")
-    parser.add_argument("--stream", action="store_true", help="read the paths as streams; cameras and '-' always are")
-    parser.add_argument(
-        "--window", type=positive, help="frames of a stream for one prediction (default: the model's clip length)"
-    )
-    parser.add_argument("--hop", type=positive, default=15, help="frames between predictions of a stream (default: 15)")
+        add(f"--{modality}", action="append", default=[], metavar="PATH", help=f"{modality} clips: {kinds}")
+    add("--top", type=positive, default=5, help="classes to report for each clip (default: 5)")
+    add("--json", action="store_true", help="one JSON object a line instead of a table")
+    drawing = "draw class and class-activation map over clips: NAME.mp4, or a folder for several"
+    add("--out", type=Path, help=drawing)
+    add("--batch_size", type=positive, default=8, help="clips of a batch (default: 8)")
+    add("--stream", action="store_true", help="read the paths as streams; cameras and '-' always are")
+    add("--window", type=positive, help="frames of a stream for one prediction (default: the model's clip length)")
+    add("--hop", type=positive, default=15, help="frames between predictions of a stream (default: 15)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -80,16 +75,24 @@ def _predict_clips(trained: "TrainedModel", given: Mapping[str, Sequence[str]], 
     failed = 0
     while batch := list(itertools.islice(loaded, predictor.batch_size)):
         usable = [each for each in batch if not each.problem]
+        failed += len(batch) - len(usable)
         for each in batch:
             if each.problem:
                 log.error("%s", each.problem)
-                failed += 1
         if not usable:
             continue
         frames = {m: np.stack([each.frames[m] for each in usable]) for m in trained.model.modalities}  # b *v t h w 3
         prediction = predictor(frames)
         for index, each in enumerate(usable):
-            _print_clip(each.clip.name, prediction.probabilities[index], trained.class_names, args)
+            probabilities = prediction.probabilities[index]  # k
+            top = probabilities.argsort(kind="stable")[::-1][: args.top].tolist()
+            classes = [_named(label, probabilities, trained.class_names) for label in top]
+            if args.json:
+                print(json.dumps({"clip": each.clip.name, "top": classes}), flush=True)
+            else:
+                width = max(len(entry["class"]) for entry in classes)
+                lines = [f"  {entry['class']:{width}}  {entry['probability']:7.2%}" for entry in classes]
+                print(each.clip.name, *lines, sep="\n", flush=True)
             if targets:
                 write_overlay(targets[each.clip], each, trained, prediction, index)
                 log.info("wrote %s", targets[each.clip])
@@ -99,31 +102,15 @@ def _predict_clips(trained: "TrainedModel", given: Mapping[str, Sequence[str]], 
 
 def _drawing(out: Path, clip: "UserClip", clips: "Sequence[UserClip]") -> Path:
     """Returns where a clip is drawn: `out` itself if it ends in .mp4, else a file in that folder."""
-    name = Path(clip.name)
-    if out.suffix.lower() == ".mp4":
-        if len(clips) > 1:
-            raise ValueError(f"--out {out} is one file, for {len(clips)} clips; give a folder")
-        target = out
-    elif sum(Path(other.name).stem == name.stem for other in clips) > 1:
-        target = out / f"{name.parent.name}_{name.stem}.mp4"
-    else:
-        target = out / f"{name.stem}.mp4"
+    name, target = Path(clip.name), out
+    if out.suffix.lower() != ".mp4":
+        alone = sum(Path(other.name).stem == name.stem for other in clips) == 1
+        target = out / f"{name.stem if alone else f'{name.parent.name}_{name.stem}'}.mp4"
+    elif len(clips) > 1:
+        raise ValueError(f"--out {out} is one file, for {len(clips)} clips; give a folder")
     if target.exists():
         raise ValueError(f"--out: {target} exists already; give another name, or remove it")
     return target
-
-
-def _print_clip(
-    name: str, probabilities: Float[np.ndarray, "k"], class_names: Sequence[str], args: argparse.Namespace
-) -> None:
-    top = [int(label) for label in probabilities.argsort(kind="stable")[::-1][: args.top]]
-    if args.json:
-        classes = [_named(label, probabilities, class_names) for label in top]
-        print(json.dumps({"clip": name, "top": classes}), flush=True)
-        return
-    width = max(len(class_names[label]) for label in top)
-    lines = [f"  {class_names[label]:{width}}  {probabilities[label]:7.2%}" for label in top]
-    print(name, *lines, sep="\n", flush=True)
 
 
 def _named(label: int, probabilities: Float[np.ndarray, "k"], class_names: Sequence[str]) -> dict[str, Any]:
@@ -151,8 +138,8 @@ def _predict_stream(trained: "TrainedModel", given: Mapping[str, Sequence[str]],
             if args.json:
                 line = json.dumps({"frame": prediction.frame, **named, "latency_ms": round(latencies[-1], 1)})
             else:
-                share = f"{named['probability']:.1%}  {latencies[-1]:.0f} ms"
-                line = f"frame {prediction.frame:6}  {named['class']}  {share}"
+                rest = f"{named['class']}  {named['probability']:.1%}  {latencies[-1]:.0f} ms"
+                line = f"frame {prediction.frame:6}  {rest}"
             print(line, flush=True)
     finally:  # also when the user stops the stream
         if latencies:

@@ -18,28 +18,26 @@ from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.config import default_config, load_config
 from rgbd_jax.data.loader import Batch, eval_batches, train_batches
 from rgbd_jax.data.source import ClipRecord, PreparedSplit, open_split
+from rgbd_jax.inference.drawing import Picture, film, heat_picture
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.models.heat_map import heat_maps
 
-# In pixels.
-GAP, RULE = 4, 6  # between pictures, below a clip
-SMALLEST = 112  # smaller frames are enlarged
-TEXT_WIDTH, TEXT_SIZE, LINE_HEIGHT = 190, 14, 19
-LINE_LENGTH = 25  # letters
-HIGHEST_HEAT = 2.0
+GAP, RULE, SMALLEST = 4, 6, 112  # pixels between pictures and below a clip; smaller frames are enlarged to the third
+TEXT_WIDTH, TEXT_SIZE, LINE_HEIGHT, LINE_LENGTH = 190, 14, 19, 25  # pixels, the last one letters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `python -m rgbd_jax data preview`."""
-    parser.add_argument("dataset", help="name of a prepared data set")
-    parser.add_argument("--data_dir", default="data", help="where prepared data sets lie (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="the picture: .png or .jpg")
-    parser.add_argument("--split", help="the split or a part of it (default: train, or the first protocol's)")
-    parser.add_argument("--clips", type=int, default=6, help="number of clips (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=8, help="frames shown of a clip (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the clips (default: %(default)s)")
-    parser.add_argument("--config", help="config file, for its transforms (default: the paper's, of all modalities)")
-    parser.add_argument("--augmented", action="store_true", help="use the training transform, not the evaluation's")
+    add = parser.add_argument
+    add("dataset", help="name of a prepared data set")
+    add("--data_dir", default="data", help="where prepared data sets lie (default: %(default)s)")
+    add("--out", type=Path, required=True, help="the picture: .png or .jpg")
+    add("--split", help="the split or a part of it (default: train, or the first protocol's)")
+    add("--clips", type=int, default=6, help="number of clips (default: %(default)s)")
+    add("--frames", type=int, default=8, help="frames shown of a clip (default: %(default)s)")
+    add("--seed", type=int, default=0, help="chooses the clips (default: %(default)s)")
+    add("--config", help="config file, for its transforms (default: the paper's, of all modalities)")
+    add("--augmented", action="store_true", help="use the training transform, not the evaluation's")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -48,11 +46,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--out={args.out}: expected a name that ends in .png or .jpg")
     source = open_split(args.dataset, args.data_dir, args.split)
     modality = next(name for name, modalities in STREAMS.items() if modalities == source.modalities)
+    config = default_config(modality)
     if args.config:
-        spec = args.config if ":" in args.config else f"{args.config}:{modality}"
-        config = load_config(spec, args.overrides)
-    else:
-        config = default_config(modality)
+        config = load_config(args.config if ":" in args.config else f"{args.config}:{modality}", args.overrides)
     sheet = draw_preview(source, config, clips=args.clips, frames=args.frames, seed=args.seed, augmented=args.augmented)
     with atomic_write(args.out) as unfinished:
         unfinished.write_bytes(cv2.imencode(args.out.suffix, sheet[..., ::-1])[1].tobytes())
@@ -61,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
 
 def draw_preview(
     source: PreparedSplit, config: ConfigDict, *, clips: int, frames: int = 8, seed: int = 0, augmented: bool = False
-) -> UInt8[np.ndarray, "h w 3"]:
+) -> Picture:
     """Draws a random sample of clips in RGB, as `rgbd_jax.data.loader` loads them, heat maps white where hottest.
 
     Raises:
@@ -78,32 +74,28 @@ def draw_preview(
     return np.concatenate([_draw_clip(by_record[i], config, frames, sample[i], source) for i in range(len(sample))])
 
 
-def _draw_clip(
-    batch: Batch, config: ConfigDict, frames: int, clip: ClipRecord, source: PreparedSplit
-) -> UInt8[np.ndarray, "h w 3"]:
+def _draw_clip(batch: Batch, config: ConfigDict, frames: int, clip: ClipRecord, source: PreparedSplit) -> Picture:
     window, rows = config.model.frp_window, []
     title = [clip.name, f"{clip.label}: {source.class_names[clip.label]}", ""]
     for modality in STREAMS[config.modality]:
         seen = batch["frames"][modality]  # 1 t h w 3
         count = seen.shape[1]
         shown = np.unique((np.arange(1, frames + 1) * count // frames - 1).clip(0))  # the last ones of equal parts
-        heat = np.asarray(heat_maps(seen, window))[0, shown]  # t h w 1
-        grey = np.repeat(np.rint(heat * (255 / HIGHEST_HEAT)).astype(np.uint8), 3, axis=-1)  # t h w 3
+        heat = np.stack([heat_picture(each) for each in np.asarray(heat_maps(seen, window))[0, shown, ..., 0]])
         sampled = [f"{modality}: {len(shown)} of {count} frames", f"sampled from {len(clip.frames[modality])}"]
         rows.append(_draw_row(seen[0, shown], [*title, *sampled], frames))
-        rows.append(_draw_row(grey, [f"heat maps of {modality},", f"each of {window} frames"], frames))
+        rows.append(_draw_row(heat, [f"heat maps of {modality},", f"each of {window} frames"], frames))
         title = []
     return np.concatenate([*rows, np.full((RULE, rows[0].shape[1], 3), 160, np.uint8)])
 
 
-def _draw_row(pictures: UInt8[np.ndarray, "t h w 3"], lines: Sequence[str], columns: int) -> UInt8[np.ndarray, "h w 3"]:
-    scale = -(-SMALLEST // pictures.shape[1])
-    pictures = pictures.repeat(scale, axis=1).repeat(scale, axis=2)
-    size = pictures.shape[1]
+def _draw_row(pictures: UInt8[np.ndarray, "t h w 3"], lines: Sequence[str], columns: int) -> Picture:
+    scale = -(-SMALLEST // len(pictures[0]))
+    enlarged = np.repeat(np.repeat(pictures, scale, axis=1), scale, axis=2)  # every pixel stays visible
+    size = enlarged.shape[1]
     row = np.full((size + GAP, TEXT_WIDTH + columns * (size + GAP), 3), 255, np.uint8)
-    for column, picture in enumerate(pictures):
-        left = TEXT_WIDTH + column * (size + GAP)
-        row[:size, left : left + size] = picture
+    strip = film([list(enlarged)], size, GAP, 255)
+    row[:size, TEXT_WIDTH : TEXT_WIDTH + strip.shape[1]] = strip
     wrapped = [part for line in lines for part in textwrap.wrap(line, LINE_LENGTH) or [""]]
     for number, part in enumerate(wrapped, 1):
         row = cv2.putText(row, part, (GAP, number * LINE_HEIGHT), (0, 0, 0), cv2.FontFace("sans"), TEXT_SIZE, 400)[1]

@@ -27,17 +27,14 @@ log = logging.getLogger("rgbd_jax")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `run`."""
     add_trained_model(parser)
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address; 0.0.0.0 serves other machines too, without a password"
-    )
-    parser.add_argument("--port", type=positive, default=7860, help="port (default: 7860)")
-    parser.add_argument(
-        "--max_megabytes", type=positive, default=50, help="of an upload, all files together (default: 50)"
-    )
-    parser.add_argument("--max_frames", type=positive, default=600, help="frames of a clip (default: 600)")
-    parser.add_argument("--max_side", type=positive, default=1920, help="width and height, pixels (default: 1920)")
-    parser.add_argument("--examples", type=int, default=12, help="clips of the evaluation split to offer (default: 12)")
-    parser.add_argument("--data_dir", default="", help="prepared data sets of the examples (default: the config's)")
+    add, clip = parser.add_argument, "of a clip (default: %(default)s)"
+    add("--host", default="127.0.0.1", help="address; 0.0.0.0 serves other machines too, without a password")
+    add("--port", type=positive, default=7860, help="port (default: 7860)")
+    add("--max_megabytes", type=positive, default=50, help="of an upload, all files together (default: 50)")
+    add("--max_frames", type=positive, default=600, help=f"frames {clip}")
+    add("--max_side", type=positive, default=1920, help=f"width and height, pixels, {clip}")
+    add("--examples", type=int, default=12, help="clips of the evaluation split to offer (default: 12)")
+    add("--data_dir", default="", help="prepared data sets of the examples (default: the config's)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -66,17 +63,15 @@ def _serve(trained: "TrainedModel", folder: Path, args: argparse.Namespace) -> N
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{proxied},127.0.0.1,localhost,{args.host}".lstrip(",")
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
     from rgbd_jax.tools.page.app import DemoPage, find_examples
-    from rgbd_jax.tools.page.explanation import DemoModel
     from rgbd_jax.tools.page.uploads import Limits
 
     examples = {}
-    if args.examples > 0:
-        try:
-            examples = find_examples(trained, args.examples, args.data_dir)
-        except ValueError as error:
-            log.info("the page has no example clips: %s (--data_dir)", error)
+    try:
+        examples = find_examples(trained, args.examples, args.data_dir) if args.examples > 0 else {}
+    except ValueError as error:
+        log.info("the page has no example clips: %s (--data_dir)", error)
     log.info("compiling the model")
-    page = DemoPage(DemoModel(trained), Limits(args.max_megabytes, args.max_frames, args.max_side), examples, folder)
+    page = DemoPage(trained, Limits(args.max_megabytes, args.max_frames, args.max_side), examples, folder)
     try:
         log.info("the page is ready at %s (Ctrl+C stops it)", page.launch(args.host, args.port))
         threading.Event().wait()

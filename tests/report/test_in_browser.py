@@ -71,12 +71,11 @@ def test_everything_is_drawn_in_both_themes(opened):
     assert opened(color_scheme="dark").evaluate(BACKGROUND) == page.evaluate(BACKGROUND)
 
 
-@pytest.mark.parametrize("width", [375, 320])
-def test_a_phone_does_not_scroll_sideways(opened, width):
-    page = opened(width, is_mobile=True, has_touch=True)
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+def test_a_phone_does_not_scroll_sideways(opened):
+    page = opened(320, is_mobile=True, has_touch=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
     page.locator("summary").first.click()
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
     assert page.evaluate("document.getElementById('chart-scatter').layout.dragmode") is False
 
 

@@ -1,10 +1,10 @@
 """The page of a run, from its workdir to the file: what it shows, what it leaves out, and what it refuses."""
 
 import argparse
+import dataclasses
 import json
 import re
 
-import jax
 import numpy as np
 import pytest
 
@@ -12,10 +12,13 @@ from rgbd_jax.checkpoint.provenance import provenance
 from rgbd_jax.checkpoint.workdir import write_config
 from rgbd_jax.data.splits import open_splits
 from rgbd_jax.evaluate import evaluate
+from rgbd_jax.inference import drawing
+from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.inference.trained import load_trained
+from rgbd_jax.metrics import softmax
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.tools import report
-from rgbd_jax.tools.report.explanations import ClipsMissingError, explain, film_strip, strip_frames
+from rgbd_jax.tools.report.explanations import ClipsMissingError, explain
 from rgbd_jax.tools.report.page import render
 from rgbd_jax.tools.report.source import read_source
 from tests.report.made_scores import made_scores
@@ -73,52 +76,36 @@ def test_explanations_are_of_the_scored_clips(run, small_demo):
     source, indices = read_source(run), [5, 17]
     explanations = explain(source, indices)
     assert [explanation.index for explanation in explanations] == indices
-    trained = load_trained(run)
-    split = open_splits(tiny_config(small_demo)).evaluation
-    names = ("recoupling_weights", "small_attention", "medium_attention", "large_attention")
+    trained, split = load_trained(run), open_splits(tiny_config(small_demo)).evaluation
+    attention = trained.model.family.attention("rgb")
     frames = {"rgb": np.stack([explanation.modalities["rgb"].frames for explanation in explanations])}
-    model = trained.model
-
-    @jax.jit
-    def intermediates(params, batch_stats):
-        inputs = model.inputs({"frames": frames})
-        return model.apply(params, batch_stats, inputs, trained.schedule, intermediates=names)[0].intermediates
-
-    outputs = jax.device_get(intermediates(trained.params, trained.batch_stats))
+    names = ("recoupling_weights", *attention.values())
+    outputs = Predictor(trained, batch_size=2, intermediates=names)(frames).intermediates
     for i, explanation in enumerate(explanations):
         assert split[explanation.index].name == source.scores.names[explanation.index]
-        logits = source.scores.heads["logits"][explanation.index].astype(np.float64)
-        np.testing.assert_allclose(explanation.probabilities, np.exp(logits) / np.exp(logits).sum(), rtol=1e-4)
+        expected = softmax(source.scores.heads["logits"][explanation.index].astype(np.float64))
+        np.testing.assert_allclose(explanation.probabilities, expected, rtol=1e-4)
         part = explanation.modalities["rgb"]
-        np.testing.assert_allclose(part.weights, outputs["recoupling_weights"][i].mean(-1), rtol=1e-5)
-        for branch, count in zip(("small", "medium", "large"), (2, 4, 6), strict=True):
-            expected = outputs[f"{branch}_attention"][:, i].mean((0, 1))  # of depth heads n n
-            assert part.attention[branch].shape == (count + 1, count + 1)
-            np.testing.assert_allclose(part.attention[branch], expected, rtol=1e-5, atol=1e-7)
-    assert [title for title, _ in film_strip(explanations[0].modalities["rgb"])] == ["", "motion", "Grad-CAM"]
-    assert strip_frames(8) == list(range(8))
-    assert strip_frames(64) == [4, 12, 20, 28, 36, 44, 52, 60]
+        expected = outputs["recoupling_weights"][i].mean(-1)
+        np.testing.assert_allclose(part.weights["recoupling weights"], expected, rtol=1e-5)
+        assert [len(x) for x in part.attention.values()] == [3, 5, 7]  # the class token and the frames of a branch
+        for title, name in attention.items():
+            expected = outputs[name][:, i].mean((0, 1))  # of depth heads n n
+            np.testing.assert_allclose(part.attention[title], expected, rtol=1e-5, atol=1e-7)
+    assert [title for title, _ in explanations[0].modalities["rgb"].film_strip()] == ["", "Grad-CAM", "motion"]
+    assert drawing.strip_frames(8) == list(range(8))
+    assert drawing.strip_frames(64) == [4, 12, 20, 28, 36, 44, 52, 60]
 
 
-def test_missing_clips_are_left_out_and_the_page_says_why(run, tmp_path):
-    with pytest.raises(ClipsMissingError, match="rgbd_demo is not prepared in"):
-        explain(read_source(run, data_dir=tmp_path), [0])
+def test_clips_that_are_missing_or_others_are_left_out_and_the_page_says_why(run, tmp_path):
     page = render(read_source(run, data_dir=tmp_path))
-    assert "Left out: clips and explanations; the data set rgbd_demo is not prepared" in page
+    assert "Left out: clips and explanations; the data set rgbd_demo is not prepared in" in page
     assert charts(page) == [*TRAINING_CHARTS, *SCORE_CHARTS]
     assert '<article class="clip' not in page
-
-
-def test_clips_of_another_data_set_are_not_shown(run):
-    file = scores_file(run, "validation")
-    original = file.read_bytes()
-    scores = Scores.load(file)
-    Scores(**{**vars(scores), "names": tuple(f"other_{name}" for name in scores.names)}).save(file)
-    try:
-        with pytest.raises(ClipsMissingError, match="are not those of the scores"):
-            explain(read_source(run), [3])
-    finally:
-        file.write_bytes(original)
+    source = read_source(run)
+    scores = dataclasses.replace(source.scores, names=tuple(f"other_{name}" for name in source.scores.names))
+    with pytest.raises(ClipsMissingError, match="are not those of the scores"):
+        explain(dataclasses.replace(source, runs=dataclasses.replace(source.runs, scores=(scores,))), [3])
 
 
 def test_missing_scores_are_computed(run, caplog):
@@ -133,7 +120,8 @@ def test_missing_scores_are_computed(run, caplog):
 def test_names_cannot_become_markup(tmp_path):
     scores = made_scores(60, 12)
     evil = "</script><img src=x>%{y}"
-    Scores(**{**vars(scores), "class_names": (evil, *scores.class_names[1:])}).save(scores_file(tmp_path, "validation"))
+    scores = dataclasses.replace(scores, class_names=(evil, *scores.class_names[1:]))
+    scores.save(scores_file(tmp_path, "validation"))
     page = render(read_source(tmp_path))
     assert "<img src=x" not in page
     assert "&lt;/script&gt;&lt;img src=x" in page

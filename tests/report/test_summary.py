@@ -27,7 +27,7 @@ def predictions():
     logits[np.arange(CLIPS), labels] += 1.5
     logits[:, 5] = -9
     names = tuple(f"clip_{i}" for i in range(CLIPS))
-    return Predictions.of(Scores(names, labels, {"logits": logits}, "rgb", "d", "s", 1, ("a", "b", "c", "d", "e")))
+    return Predictions(Scores(names, labels, {"logits": logits}, "rgb", "d", "s", 1, ("a", "b", "c", "d", "e")))
 
 
 def test_confusion_accuracy_and_precision_equal_counting(predictions):
@@ -84,18 +84,18 @@ def test_calibration_and_confidence_interval(predictions):
 def test_heads_beside_the_final_prediction():
     scores = made_scores(200, 12)
     heads, labels = scores.heads, scores.labels
-    rows = summary.head_rows(heads, Predictions.of(scores))
+    rows = summary.head_rows(heads, Predictions(scores))
     assert [row[0] for row in rows] == ["final prediction", "small branch", "medium branch", "large branch"]
-    final = heads["logits"].argmax(1) == labels
-    for name, (_, top1, better, worse) in zip(("logits", "small", "medium", "large"), rows, strict=True):
-        hits = list(zip((heads[name].argmax(1) == labels).tolist(), final.tolist(), strict=True))
-        assert top1 == pytest.approx(sum(one for one, _ in hits) / 200)
-        assert (better, worse) == (hits.count((True, False)), hits.count((False, True)))
+    correct = {name: (logits.argmax(1) == labels) for name, logits in heads.items()}
+    for name, (_, top1, better, worse) in zip(heads, rows, strict=True):
+        assert top1 == pytest.approx(correct[name].mean())
+        assert better == sum(correct[name] & ~correct["logits"])
+        assert worse == sum(correct["logits"] & ~correct[name])
     alike = summary.agreement(heads)
     same = heads["small"].argmax(1) == heads["large"].argmax(1)
     assert alike[1, 3] == alike[3, 1] == pytest.approx(same.mean())
     fused = {"logits": heads["logits"], "rgb": heads["small"], "depth": heads["large"]}
-    rows = summary.head_rows(fused, Predictions.of(scores))
+    rows = summary.head_rows(fused, Predictions(scores))
     assert [row[0] for row in rows][3:] == ["RGB + depth", "RGB + depth + final prediction"]
     assert rows[3][1] == pytest.approx(((fused["rgb"] + fused["depth"]).argmax(1) == labels).mean())
 
@@ -136,7 +136,7 @@ def test_findings_name_the_confused_pair(tmp_path):
     heads, names = {"logits": np.eye(4, dtype=np.float32)[predicted]}, ("wave", "point", "circle", "stop")
     scores = Scores(tuple(map(str, range(80))), labels, heads, "rgb", "d", "validation", 1, names)
     scores.save(scores_file(tmp_path, "validation"))
-    texts = [text for _, text in summary.findings(read_source(tmp_path), Predictions.of(scores), [])]
+    texts = [text for _, text in summary.findings(read_source(tmp_path), Predictions(scores), [])]
     assert "8 of 9 errors confuse “point” and “wave” (89%)." in texts
     assert "“point” has the lowest accuracy: 14 of 20 clips (70.0%)." in texts
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -150,19 +151,18 @@ def test_a_stream_gets_the_predictions_of_clips_of_its_latest_frames(runs, raw, 
 
 
 def test_bad_clips_are_reported_and_the_others_predicted(runs, raw, tmp_path, predict, caplog):
-    good = sorted((raw / "rgb").iterdir())[0]
-    files = {
-        "empty.mp4": (b"", "is empty"),
-        "text.mp4": (b"not a video", "no frame that can be decoded"),
-        "notes.pdf": (b"%PDF", "neither a folder"),
-    }
-    for name, (content, _) in files.items():
+    good, torn = sorted((raw / "rgb").iterdir())[0], tmp_path / "torn"
+    problems = {torn: "damaged"}
+    for name, content, problem in (
+        ("empty.mp4", b"", "is empty"),
+        ("text.mp4", b"not a video", "no frame that can be decoded"),
+        ("notes.pdf", b"%PDF", "neither a folder"),
+    ):
         (tmp_path / name).write_bytes(content)
-    torn = tmp_path / "torn"
-    torn.mkdir()
-    for frame in good.iterdir():
-        (torn / frame.name).write_bytes(frame.read_bytes()[:300])
-    problems = {tmp_path / name: problem for name, (_, problem) in files.items()} | {torn: "damaged"}
+        problems[tmp_path / name] = problem
+    shutil.copytree(good, torn)
+    for frame in torn.iterdir():
+        frame.write_bytes(frame.read_bytes()[:300])
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match="4 of 5 clips could not be used"):
         predict(f"--workdir={runs['rgb']}", *(f"--rgb={path}" for path in (*problems, good)), "--json")
@@ -191,16 +191,17 @@ def test_wrong_arguments_are_named(runs, predict, arguments, message):
 def test_clips_of_other_lengths_and_lone_clips_are_refused(raw, tmp_path):
     name = sorted(path.name for path in (raw / "rgb").iterdir())[0]
     longer, huge = tmp_path / "longer", tmp_path / "huge"
-    longer.mkdir()
+    shutil.copytree(raw / "depth" / name, longer)
+    count = len(list(longer.iterdir()))
+    shutil.copy(longer / "0000.png", longer / f"{count:04}.png")
     huge.mkdir()
-    depth = sorted((raw / "depth" / name).iterdir())
-    for number, frame in enumerate([*depth, depth[-1]]):
-        (longer / f"{number:04}.png").write_bytes(frame.read_bytes())
-    with pytest.raises(ValueError, match=f"found {len(depth)} rgb and {len(depth) + 1} depth frames"):
-        read_user_clip(UserClip("clip", {"rgb": raw / "rgb" / name, "depth": longer}))
-    with pytest.raises(ValueError, match=f"found {CLIPS} rgb and 1 depth clips"):
-        find_clips({"rgb": [str(raw / "rgb")], "depth": [str(longer)]}, ("rgb", "depth"))
     for number in range(MAX_FRAMES + 1):
         (huge / f"{number}.jpg").touch()
-    with pytest.raises(ValueError, match="cut it to one motion"):
-        read_user_clip(UserClip("huge", {"rgb": huge}))
+    for paths, message in (
+        ({"rgb": raw / "rgb" / name, "depth": longer}, f"found {count} rgb and {count + 1} depth frames"),
+        ({"rgb": huge}, "cut it to one motion"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_user_clip(UserClip("clip", paths))
+    with pytest.raises(ValueError, match=f"found {CLIPS} rgb and 1 depth clips"):
+        find_clips({"rgb": [str(raw / "rgb")], "depth": [str(longer)]}, ("rgb", "depth"))

@@ -45,16 +45,16 @@ def accept(tmp_path, contents):
     return len(record.frames["rgb"])
 
 
-def test_clips_within_the_limits_are_moved_and_accepted(tmp_path):
-    for number, contents in enumerate(
-        (
-            {"0.png": png(), "1.png": png()},
-            {"x.zip": archive(tmp_path, "a/0.png", "a/1.png")},
-            {"x.mp4": video(tmp_path, 2)},
-        )
-    ):
-        (tmp_path / str(number)).mkdir()
-        assert accept(tmp_path / str(number), contents) == 2
+@pytest.mark.parametrize(
+    "contents",
+    [
+        lambda _: {"0.png": png(), "1.png": png()},
+        lambda folder: {"x.zip": archive(folder, "a/0.png", "a/1.png")},
+        lambda folder: {"x.mp4": video(folder, 2)},
+    ],
+)
+def test_clips_within_the_limits_are_moved_and_accepted(tmp_path, contents):
+    assert accept(tmp_path, contents(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""The page as a Gradio app."""
+"""The page as a Gradio app: the prediction for one clip at a time, with videos and pictures of the evidence for it."""
 
 import html
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,23 @@ import gradio as gr
 import numpy as np
 from starlette.middleware import Middleware
 
+from rgbd_jax.data import loader
 from rgbd_jax.data.source import ClipRecord, open_split, prepared_directory
+from rgbd_jax.inference import drawing
 from rgbd_jax.inference.clips import read_user_clip
 from rgbd_jax.inference.overlay import DEFAULT_FRAME_RATE, frame_rate
+from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.inference.trained import TrainedModel
+from rgbd_jax.inference.video import write_video
+from rgbd_jax.metrics import softmax
 from rgbd_jax.tools.page.body_limit import BodyLimit
-from rgbd_jax.tools.page.explanation import DemoModel
 from rgbd_jax.tools.page.uploads import EXPECTED, SUFFIXES, Limits, clip_of_uploads
 
 TITLES = {"rgb": "RGB", "depth": "Depth"}
 PROGRESS = gr.Progress()
 DELETE_CACHE = (30, 600)  # seconds: how often, and of what age, uploads and results are deleted
+TILE, GAP, GREY = 112, 4, 255  # of a film strip: pixels of a frame and between frames, the background
+MAX_SIDE = 480  # pixels of a video's longer side
 
 
 def find_examples(trained: TrainedModel, count: int, data_dir: str) -> dict[str, ClipRecord]:
@@ -41,16 +48,24 @@ def find_examples(trained: TrainedModel, count: int, data_dir: str) -> dict[str,
     examples: dict[int, ClipRecord] = {}
     for position in np.unique(np.linspace(0, len(split) - 1, 4 * count).round().astype(int)).tolist():
         examples.setdefault(split[position].label, split[position])
-    shown = sorted(examples)[:count]
-    return {f"{split.class_names[label]}: {examples[label].name}": examples[label] for label in shown}
+    return {
+        f"{split.class_names[label]}: {examples[label].name}": examples[label] for label in sorted(examples)[:count]
+    }
 
 
 class DemoPage:
-    """The page for one model, with example clips by title; all of its files lie in `folder`, GRADIO_TEMP_DIR."""
+    """The page for one model, compiled when this is made, with example clips by title.
 
-    def __init__(self, model: DemoModel, limits: Limits, examples: Mapping[str, ClipRecord], folder: Path):
+    All of its files lie in `folder`, GRADIO_TEMP_DIR.
+    """
+
+    def __init__(self, trained: TrainedModel, limits: Limits, examples: Mapping[str, ClipRecord], folder: Path):
         self._busy = threading.Lock()  # held while files are written
-        self._model, self._limits, self._examples, self._folder = model, limits, examples, folder
+        self._trained, self._limits, self._examples, self._folder = trained, limits, examples, folder
+        self._config = trained.config.copy_and_resolve_references()
+        self._config.eval.clips = self._config.eval.crops = 1  # one view, which the pictures show
+        self._predictor = Predictor(trained, batch_size=1, explained=True)
+        self._predictor.warm_up()
         self._blocks = self._layout()
 
     def launch(self, host: str, port: int) -> str:
@@ -86,23 +101,18 @@ class DemoPage:
         self._busy.release()  # a clip that waited finds no folder
 
     def _layout(self) -> gr.Blocks:
-        trained, limits = self._model.trained, self._limits
-        kinds = " and ".join(TITLES[modality] for modality in trained.model.modalities)
+        trained, limits, examples = self._trained, self._limits, list(self._examples)
+        titles = [TITLES[modality] for modality in trained.model.modalities]
         with gr.Blocks(title="rgbd_jax", analytics_enabled=False, delete_cache=DELETE_CACHE) as blocks:
             gr.Markdown(
-                f"# RGB-D motion recognition\n`{trained.path.resolve().name}` classifies {kinds} clips of one motion "
-                f"into {len(trained.class_names)} classes."
+                f"# RGB-D motion recognition\n`{trained.path.resolve().name}` classifies {' and '.join(titles)} clips "
+                f"of one motion into {len(trained.class_names)} classes."
             )
             with gr.Row():
                 with gr.Column(scale=2, min_width=280):
-                    fields = {
-                        modality: gr.File(
-                            label=f"{TITLES[modality]} clip",
-                            file_count="multiple",
-                            file_types=list(SUFFIXES),
-                            height=170,
-                            elem_id=f"clip-{modality}",
-                        )
+                    options: dict[str, Any] = {"file_count": "multiple", "file_types": list(SUFFIXES), "height": 170}
+                    self._fields = {
+                        modality: gr.File(label=f"{TITLES[modality]} clip", elem_id=f"clip-{modality}", **options)
                         for modality in trained.model.modalities
                     }
                     button = gr.Button("Recognise", variant="primary", elem_id="recognise")
@@ -110,47 +120,34 @@ class DemoPage:
                         f"Choose {EXPECTED}; frames are ordered by their names. Up to {limits.megabytes} MB, "
                         f"{limits.frames} frames and {limits.side} pixels a side. Uploads are deleted with the answer."
                     )
-                    chosen = gr.Textbox(visible=False, label="Example")
-                    examples = gr.Column()
+                    chosen, column = gr.Textbox(visible=False, label="Example"), gr.Column()
                     gr.Textbox(", ".join(trained.class_names), label="Classes", max_lines=4)
                 with gr.Column(scale=5, min_width=280):
-                    outputs = self._outputs()
-            with examples:
-                if self._examples:
-                    gr.Examples(
-                        list(self._examples),
-                        chosen,
-                        outputs,
-                        self._recognise_example,
-                        run_on_click=True,
-                        cache_examples=False,
-                        examples_per_page=len(self._examples),
-                        elem_id="examples",
-                    )
-            button.click(self._recognise, set(fields.values()), [*outputs, *fields.values()], scroll_to_output=True)
-        self._fields = fields
+                    label = gr.Label(label="Predictions", num_top_classes=5, elem_id="predictions")
+                    with gr.Row():
+                        looped: dict[str, Any] = {"autoplay": True, "loop": True, "interactive": False}
+                        videos = [gr.Video(label=f"{x}: evidence for the class (Grad-CAM)", **looped) for x in titles]
+                    pictures = "frames, evidence, motion"
+                    strips = [gr.Image(label=f"{x}: {pictures}", buttons=["download", "fullscreen"]) for x in titles]
+                    columns: dict[str, Any] = {
+                        "headers": ["Head", "Class", "Probability"],
+                        "elem_id": "heads",
+                        "interactive": False,
+                    }
+                    heads = gr.Dataframe(label="Prediction of each head", **columns)
+                    outputs = [label, *videos, *strips, heads]
+                    outputs.append(gr.Textbox(label="Clip", interactive=False, elem_id="details"))
+            if examples:
+                with column:
+                    shown: dict[str, Any] = {
+                        "cache_examples": False,
+                        "examples_per_page": len(examples),
+                        "elem_id": "examples",
+                    }
+                    gr.Examples(examples, chosen, outputs, self._recognise_example, run_on_click=True, **shown)
+            fields = self._fields.values()
+            button.click(self._recognise, set(fields), [*outputs, *fields], scroll_to_output=True)
         return blocks
-
-    def _outputs(self) -> list[gr.components.Component]:
-        titles = [TITLES[modality] for modality in self._model.trained.model.modalities]
-        label = gr.Label(label="Predictions", num_top_classes=5, elem_id="predictions")
-        with gr.Row():
-            videos = [
-                gr.Video(
-                    label=f"{title}: evidence for the class (Grad-CAM)", autoplay=True, loop=True, interactive=False
-                )
-                for title in titles
-            ]
-        strips = [
-            gr.Image(label=f"{title}: frames, evidence, motion", buttons=["download", "fullscreen"]) for title in titles
-        ]
-        heads = gr.Dataframe(
-            headers=["Head", "Class", "Probability"],
-            label="Prediction of each head",
-            interactive=False,
-            elem_id="heads",
-        )
-        return [label, *videos, *strips, heads, gr.Textbox(label="Clip", interactive=False, elem_id="details")]
 
     def _recognise(self, files: dict[gr.File, list[str] | None], progress: gr.Progress = PROGRESS) -> list[Any]:
         """Returns the outputs for uploaded files, and empty fields: the files are deleted."""
@@ -171,12 +168,28 @@ class DemoPage:
             return self._explain(self._examples[title], DEFAULT_FRAME_RATE, progress)
 
     def _explain(self, record: ClipRecord, rate: float, progress: gr.Progress) -> list[Any]:
+        """Returns the outputs for a clip: probabilities, videos, strips of frames, heads and details."""
+        times = [time.perf_counter()]
+        frames = loader.load_clip(record, self._config)  # modality -> t h w 3
         progress(0.4, desc="Inference and drawing")
-        folder = Path(tempfile.mkdtemp(dir=self._folder))
-        explanation = self._model.explain(record, rate, folder)
-        heads = [[head.title, head.class_name, f"{head.probability:.1%}"] for head in explanation.heads]
-        frames = len(next(iter(record.frames.values())))
-        times = ", ".join(f"{stage} {1000 * seconds:.0f} ms" for stage, seconds in explanation.seconds.items())
-        details = f"{Path(record.name).name}: {frames} frames; {times}"
-        videos, strips = explanation.videos.values(), explanation.strips.values()
-        return [dict(explanation.probabilities), *map(str, videos), *strips, heads, details]
+        times.append(time.perf_counter())
+        prediction = self._predictor({modality: x[None] for modality, x in frames.items()})
+        times.append(time.perf_counter())
+        videos, strips, folder = [], [], Path(tempfile.mkdtemp(dir=self._folder))
+        for modality, seen in frames.items():
+            activation = prediction.class_activation_map[modality][0]  # t h2 w2
+            videos.append(str(folder / f"{modality}.mp4"))
+            pictures = drawing.overlay(record.frames[modality], modality, self._config, activation, MAX_SIDE)
+            write_video(Path(videos[-1]), pictures, rate)
+            heat = prediction.heat_map[modality][0] if prediction.heat_map else None
+            strips.append(drawing.film(list(drawing.strip(seen, activation, heat, TILE).values()), TILE, GAP, GREY))
+        times.append(time.perf_counter())
+        names, heads = self._trained.class_names, []
+        for head, title in self._trained.model.family.heads.items():
+            probabilities = softmax(prediction.heads[head][0])
+            heads.append([title, names[probabilities.argmax()], f"{probabilities.max():.1%}"])
+        stages = zip(("loading", "inference", "drawing"), np.diff(times), strict=True)
+        details = ", ".join(f"{stage} {1000 * seconds:.0f} ms" for stage, seconds in stages)
+        details = f"{Path(record.name).name}: {len(next(iter(record.frames.values())))} frames; {details}"
+        best = dict(zip(names, prediction.probabilities[0].tolist(), strict=True))
+        return [best, *videos, *strips, heads, details]

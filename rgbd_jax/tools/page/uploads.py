@@ -75,7 +75,14 @@ def _checked(files: list[Path], limits: Limits) -> Path:
         raise ValueError(f"{', '.join(sorted(suffixes))} files cannot be used together; expected {EXPECTED}")
     _check_count(first.name, len(files), limits)
     for file in files:
-        _check_image(file, limits)
+        try:
+            with Image.open(file, formats=("JPEG", "PNG")) as image:
+                width, height = image.size
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{file.name} has too many pixels; up to {limits.side} a side are accepted") from error
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError(f"{file.name} is neither JPEG nor PNG by its content; is it empty or damaged?") from error
+        _check_side(file.name, width, height, limits)
     return files[0].parent
 
 
@@ -107,11 +114,8 @@ def _unpacked(file: Path, limits: Limits) -> list[Path]:
     folder.mkdir()
     try:
         with zipfile.ZipFile(file) as archive:
-            entries = {
-                PurePosixPath(entry.filename): entry
-                for entry in archive.infolist()
-                if not entry.is_dir() and "__MACOSX" not in entry.filename
-            }
+            files = [x for x in archive.infolist() if not x.is_dir() and "__MACOSX" not in x.filename]
+            entries = {PurePosixPath(entry.filename): entry for entry in files}
             if odd := [str(path) for path in entries if path.suffix.lower() not in FRAME_SUFFIXES]:
                 raise ValueError(f"{file.name}: {odd[0]} is no frame ({', '.join(FRAME_SUFFIXES)})")
             if len({path.parent for path in entries}) != 1:
@@ -124,17 +128,6 @@ def _unpacked(file: Path, limits: Limits) -> list[Path]:
             return [folder / path.name for path in entries]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{file.name} cannot be unpacked: damaged, encrypted, or no .zip file") from error
-
-
-def _check_image(file: Path, limits: Limits) -> None:
-    try:
-        with Image.open(file, formats=("JPEG", "PNG")) as image:
-            size = image.size
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{file.name} has too many pixels; up to {limits.side} a side are accepted") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{file.name} is neither JPEG nor PNG by its content; is it empty or damaged?") from error
-    _check_side(file.name, *size, limits)
 
 
 def _check_side(name: str, width: int, height: int, limits: Limits) -> None:

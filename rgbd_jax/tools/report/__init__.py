@@ -7,18 +7,13 @@ import argparse
 from pathlib import Path
 
 from rgbd_jax.atomic_write import atomic_write
+from rgbd_jax.tools.arguments import load_given_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument(
-        "workdir",
-        metavar="W",
-        type=Path,
-        help="folder of a run, a converted checkpoint (with --config), or a folder with scores/SPLIT.npz alone; "
-        "without scores the run is evaluated first",
-    )
-    add = parser.add_argument
+    add, kinds = parser.add_argument, "a run, a converted checkpoint (with --config), or a folder with scores/SPLIT.npz"
+    add("workdir", metavar="W", type=Path, help=f"{kinds}; without scores it is evaluated first")
     add("--out", type=Path, metavar="FILE", help="the page (default: W/report.html)")
     add("--split", help="clips to report (default: the run's evaluation split, or validation)")
     add("--compare", nargs="+", type=Path, default=[], metavar="W2", help="folders of other runs on the same clips")
@@ -37,13 +32,10 @@ def run(args: argparse.Namespace) -> None:
     """
     if min(args.errors, args.correct) < 0:
         raise ValueError("--errors and --correct are numbers of clips, at least 0")
-    from rgbd_jax.config import load_config  # these imports take seconds, --help should not
-    from rgbd_jax.tools.report.page import render
+    from rgbd_jax.tools.report.page import render  # these imports take seconds, --help should not
     from rgbd_jax.tools.report.source import read_source
 
-    if args.overrides and not args.config:
-        raise ValueError(f"{args.overrides[0]} needs --config: a run is reported with its own config")
-    config = load_config(args.config, args.overrides) if args.config else None
+    config = load_given_config(args)
     source = read_source(args.workdir, args.split, args.compare, config, args.data_dir)
     page = render(source, errors=args.errors, correct=args.correct)
     out = args.out or args.workdir / "report.html"

@@ -1,8 +1,9 @@
 """The figures of the report; hovering, zooming, menus, legends and colour scales are Plotly's own."""
 
 import html
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from plotly.subplots import make_subplots
 
 from rgbd_jax.model import evaluation_schedule
 from rgbd_jax.sampling import sample_frames
-from rgbd_jax.tools.report.explanations import BRANCHES, ClipExplanation
+from rgbd_jax.tools.report.explanations import ClipExplanation
 from rgbd_jax.tools.report.source import Source
 from rgbd_jax.tools.report.summary import (
     BINS,
@@ -23,14 +24,12 @@ from rgbd_jax.tools.report.summary import (
     Heads,
     Predictions,
     correct_patterns,
-    head_title,
     ordered_heads,
 )
 
 BLUE, ORANGE, GREEN, RED, PURPLE, _, _, GREY, *_ = qualitative.D3
 MAX_ROWS = 30  # classes of a chart with a row for each class, and of a confusion matrix that begins with its diagonal
 MAX_LABELLED = 16  # classes of a confusion matrix with numbers in its cells
-MENU = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
 LAYOUT = {
     "template": "plotly_white",
     "colorway": qualitative.D3,
@@ -86,8 +85,9 @@ def _bars(x: str, bars: Sequence[tuple[str, float, str, str]]) -> go.Figure:
     return _name_rows(figure, titles).update_xaxes(range=[0, 1.35 * max(values)])
 
 
-def _button(method: str, label: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {"method": method, "label": label, "args": [arguments]}
+def _menu(x: float, method: str, choices: Iterable[tuple[str, Mapping[str, Any]]], **options: Any) -> dict[str, Any]:
+    buttons = [{"method": method, "label": label, "args": [arguments]} for label, arguments in choices]
+    return {"x": x, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "buttons": buttons, **options}
 
 
 def confusion_chart(predictions: Predictions) -> go.Figure:
@@ -98,42 +98,34 @@ def confusion_chart(predictions: Predictions) -> go.Figure:
     names = np.array([f"{label} {plain(name, 24)}" for label, name in enumerate(predictions.class_names)])
     figure = _figure("predicted class", "true class", height=800)
     views = {"normalised by row": (rates, ".0%"), "number of clips": (counts, ".0f")}
-    buttons = []
-    for title, (values, form) in views.items():
-        for errors_only in (False, True):
-            shown = np.where(errors_only & np.eye(k, dtype=bool), np.nan, values).astype(np.float32)
-            style: dict[str, Any] = {"xgap": 1, "ygap": 1} if k <= MAX_ROWS else {}
-            if k <= MAX_LABELLED:
-                text = [[format(value, form) if value > 0 else "" for value in row] for row in shown]
-                style |= {"text": text, "texttemplate": "%{text}"}
-            style |= {"colorbar": {"tickformat": form, "thickness": 10}, "visible": len(figure.data) == many}
-            rate = "" if values is counts else ", %{z:.1%} of the class"
-            hover = f"<b>%{{y}}</b><br>predicted as <b>%{{x}}</b><br>%{{customdata}} clips{rate}<extra></extra>"
-            style |= {"hovertemplate": hover, "hoverongaps": False, "colorscale": "Blues"}
-            figure.add_heatmap(z=shown, x=names, y=names, customdata=counts.astype(np.int32), **style)
-            visible = [number == len(figure.data) - 1 for number in range(2 * len(views))]
-            label = f"{title}, errors only" if errors_only else title
-            buttons.append(_button("restyle", label, {"visible": visible}))
+    traces: list[tuple[str, dict]] = []
+    for (title, (values, form)), errors_only in itertools.product(views.items(), (False, True)):
+        shown = np.where(errors_only & np.eye(k, dtype=bool), np.nan, values).astype(np.float32)
+        rate = "" if values is counts else ", %{z:.1%} of the class"
+        hover = f"<b>%{{y}}</b><br>predicted as <b>%{{x}}</b><br>%{{customdata}} clips{rate}<extra></extra>"
+        style: dict[str, Any] = {"xgap": 1, "ygap": 1} if k <= MAX_ROWS else {}
+        if k <= MAX_LABELLED:
+            text = [[format(value, form) if value > 0 else "" for value in row] for row in shown]
+            style |= {"text": text, "texttemplate": "%{text}"}
+        style |= {"colorbar": {"tickformat": form, "thickness": 10}, "visible": len(traces) == many}
+        style |= {"hovertemplate": hover, "hoverongaps": False, "colorscale": "Blues"}
+        figure.add_heatmap(z=shown, x=names, y=names, customdata=counts.astype(np.int32), **style)
+        visible = [number == len(traces) for number in range(2 * len(views))]
+        traces.append((f"{title}, errors only" if errors_only else title, {"visible": visible}))
     orders = {
-        "in label order": np.arange(k),
-        "lowest accuracy first": predictions.worst_classes(),
-        "most clips first": np.argsort(-counts.sum(1), kind="stable"),
+        "in label order": names,
+        "lowest accuracy first": names[predictions.worst_classes()],
+        "most clips first": names[np.argsort(-counts.sum(1), kind="stable")],
     }
-    order_buttons = [
-        _button("relayout", title, dict.fromkeys(("xaxis.categoryarray", "yaxis.categoryarray"), names[order].tolist()))
-        for title, order in orders.items()
-    ]
+    arrays = ("xaxis.categoryarray", "yaxis.categoryarray")
     ranges = {f"all {k} classes": k, **{f"first {n} classes": n for n in (10, 25, 50, 100) if n < k}}
-    range_buttons = [
-        _button("relayout", title, {"xaxis.range": [-0.5, n - 0.5], "yaxis.range": [n - 0.5, -0.5]})
-        for title, n in ranges.items()
-    ]
+    axes = [(title, {"xaxis.range": [-0.5, n - 0.5], "yaxis.range": [n - 0.5, -0.5]}) for title, n in ranges.items()]
     menus = [
-        {**MENU, "buttons": buttons, "active": int(many)},
-        {**MENU, "buttons": order_buttons, "active": int(many), "x": 0.38},
-        {**MENU, "buttons": range_buttons, "x": 0.7},
+        _menu(0, "restyle", traces, active=int(many)),
+        _menu(0.38, "relayout", [(x, dict.fromkeys(arrays, orders[x].tolist())) for x in orders], active=int(many)),
+        _menu(0.7, "relayout", axes),
     ]
-    order = names[list(orders.values())[many]]
+    order = list(orders.values())[many]
     figure.update_xaxes(categoryarray=order, constrain="domain", tickangle=-60)
     return figure.update_yaxes(categoryarray=order, range=[k - 0.5, -0.5]).update_layout(updatemenus=menus)
 
@@ -188,13 +180,10 @@ def training_charts(source: Source) -> dict[str, go.Figure]:
         temperatures = [float(evaluation_schedule(source.config, epoch).temperature) for epoch in epochs]
         if any(temperature != 1 for temperature in temperatures):
             curves["temperature"] = [int(epoch * scale) for epoch in epochs], temperatures
+    terms = {"loss": "solid", "cross_entropy": "dot"}
+    kinds = {"train": ORANGE, "validation": BLUE}
     lines: dict[str, dict[str, dict[str, Any]]] = {
-        "loss": {
-            "train loss": {"color": ORANGE},
-            "train cross_entropy": {"color": ORANGE, "dash": "dot"},
-            "validation loss": {"color": BLUE},
-            "validation cross_entropy": {"color": BLUE, "dash": "dot"},
-        },
+        "loss": {f"{kind} {name}": {"color": kinds[kind], "dash": terms[name]} for kind in kinds for name in terms},
         "accuracy": {
             "train top1": {"color": ORANGE, "width": 1},
             "validation top1": {"color": BLUE, "width": 3},
@@ -205,7 +194,9 @@ def training_charts(source: Source) -> dict[str, go.Figure]:
         "temperature": {"temperature": {"color": GREEN, "shape": "hv"}},
         "gradient_norm": {"train gradient_norm": {"color": PURPLE}},
     }
-    titles = {f"validation {metric}": " + ".join(map(head_title, heads)) for metric, heads in HEAD_SUMS.items()}
+    titles = {
+        f"validation {metric}": " + ".join(HEAD_TITLES[head] for head in sums) for metric, sums in HEAD_SUMS.items()
+    }
     titles |= {f"{kind} top{k}": f"{kind} top-{k}" for kind in source.curves for k in (1, 5)}
     titles |= {f"validation top1_{head}": title for head, title in HEAD_TITLES.items()}
     figures = {}
@@ -213,12 +204,11 @@ def training_charts(source: Source) -> dict[str, go.Figure]:
         many = len(styles) > 1
         figure = _figure(unit, height=340 if many else 240, showlegend=many, hovermode="x unified")
         form, axis = ("%{y:.1%}", RATES) if title == "accuracy" else ("%{y:.4g}", {"rangemode": "tozero"})
-        for name, line in styles.items():
-            steps, values = curves.get(name, ([], []))
-            if steps:
-                options = {"line": line, "hovertemplate": form, "name": titles.get(name, name.replace("_", " "))}
-                mode = "lines+markers" if len(steps) == 1 else "lines"
-                figure.add_scatter(x=[step / scale for step in steps], y=values, mode=mode, **options)
+        for name in filter(curves.__contains__, styles):
+            steps, values = curves[name]
+            options = {"line": styles[name], "hovertemplate": form, "name": titles.get(name, name.replace("_", " "))}
+            mode = "lines+markers" if len(steps) == 1 else "lines"
+            figure.add_scatter(x=[step / scale for step in steps], y=values, mode=mode, **options)
         if figure.data:
             figures[title] = figure.update_yaxes(**axis)
     dashed = {"line": {"color": GREY, "dash": "dash", "width": 1}}
@@ -231,62 +221,59 @@ def training_charts(source: Source) -> dict[str, go.Figure]:
 
 
 def weights_chart(clips: Sequence[ClipExplanation], titles: Sequence[str], modality: str) -> go.Figure | None:
-    """Returns the recoupling weights of the clips over time and their mean; None without recoupling."""
-    explanations = [clip.modalities[modality] for clip in clips]
-    weights = [explanation.weights for explanation in explanations if explanation.weights is not None]
-    if not weights:
-        return None
+    """Returns the weights of the clips' frames over time and their mean; None for a network without such weights."""
     figure = _figure("frame of the input", "mean weight of the channels").update_yaxes(rangemode="tozero")
-    thin = {"line": {"color": GREY, "width": 1}, "opacity": 0.45, "showlegend": False}
-    lines = [(values, plain(title, 60), thin) for values, title in zip(weights, titles, strict=True)]
-    lines.append((np.mean(weights, axis=0), "mean of these clips", {"line": {"color": BLUE, "width": 3}}))
-    for values, name, style in lines:
-        hover = f"frame %{{x}}: %{{y:.3f}}<extra>{name}</extra>"
-        x = np.arange(1, len(values) + 1)
-        figure.add_scatter(x=x, y=values, mode="lines", name=name, hovertemplate=hover, **style)
-    return figure
+    for number, kind in enumerate(clips[0].modalities[modality].weights):
+        weights = np.stack([clip.modalities[modality].weights[kind] for clip in clips])  # clips t
+        thin = {"line": {"color": GREY, "width": 1}, "opacity": 0.45, "showlegend": False}
+        thick = {"line": {"color": qualitative.D3[number], "width": 3}}
+        names = [*(plain(title, 60) for title in titles), f"{kind}, mean of these clips"]
+        for values, name in zip([*weights, weights.mean(0)], names, strict=True):
+            hover = f"frame %{{x}}: %{{y:.3f}}<extra>{name}</extra>"
+            style = {"mode": "lines", "name": name, "hovertemplate": hover, **(thick if name is names[-1] else thin)}
+            figure.add_scatter(x=np.arange(1, len(values) + 1), y=values, **style)
+    return figure if figure.data else None
 
 
-def attention_chart(clips: Sequence[ClipExplanation], titles: Sequence[str], modality: str) -> go.Figure:
-    """Returns the attention of each branch, and that of its class token over the frames; a menu chooses the clip."""
-    count = len(BRANCHES)
-    columns = [f"{branch} branch" for branch in BRANCHES]
+def attention_chart(clips: Sequence[ClipExplanation], titles: Sequence[str], modality: str) -> go.Figure | None:
+    """Returns each attention matrix, and its class token's row over the frames; a menu chooses the clip."""
+    explained = [clip.modalities[modality] for clip in clips]
+    columns = list(explained[0].attention)
+    if not columns:
+        return None
     figure = make_subplots(
         rows=2,
-        cols=count,
-        specs=[[{}] * count, [{"colspan": count}] + [None] * (count - 1)],
+        cols=len(columns),
+        specs=[[{}] * len(columns), [{"colspan": len(columns)}] + [None] * (len(columns) - 1)],
         subplot_titles=[*columns, "attention of the class tokens"],
         vertical_spacing=0.16,
     )
-    labels, matrices, tokens = [], [], []  # of each branch; the latter two of the mean and each clip
-    for column, branch in enumerate(BRANCHES):
-        maps = np.stack([clip.modalities[modality].attention[branch] for clip in clips])  # clips n n
+    choices: list[tuple[list, list]] = [([], []) for _ in range(len(clips) + 1)]  # z and y of the mean and each clip
+    for column, title in enumerate(columns, 1):
+        maps = np.stack([each.attention[title] for each in explained])  # clips n+1 n+1
         maps = np.concatenate([maps.mean(0, keepdims=True), maps]).round(4)
-        matrices.append(maps.tolist())
-        tokens.append(maps[:, 0, 1:].tolist())
-        frames = sample_frames(len(clips[0].modalities[modality].frames), maps.shape[1] - 1, None) + 1
+        frames = sample_frames(len(explained[0].frames), maps.shape[1] - 1, None) + 1
         names = ["class", *map(str, frames)]
-        labels.append(names)
+        for (z, y), values in zip(choices, maps, strict=True):
+            z += [values.tolist(), None]  # heat maps and lines take turns
+            y += [names, values[0, 1:].tolist()]
         hover = "token %{y} attends to %{x}: %{z:.1%}<extra></extra>"
         style = {"colorscale": "Blues", "showscale": False, "zmin": 0, "hovertemplate": hover}
-        figure.add_heatmap(z=maps[0], x=names, y=names, row=1, col=column + 1, **style)
-        style = {"name": columns[column], "mode": "lines+markers", "hovertemplate": "frame %{x}: %{y:.1%}"}
+        figure.add_heatmap(z=maps[0], x=names, y=names, row=1, col=column, **style)
+        style = {"name": title, "mode": "lines+markers", "hovertemplate": "frame %{x}: %{y:.1%}"}
         figure.add_scatter(x=frames, y=maps[0, 0, 1:], row=2, col=1, **style)
     figure.update_xaxes(type="category", title="attends to", row=1).update_xaxes(title="frame of the input", row=2)
     figure.update_yaxes(type="category", autorange="reversed", row=1).update_yaxes(tickformat=".0%", row=2)
-    buttons = []
-    for number, title in enumerate((f"mean of all {len(clips)} clips", *titles)):
-        z = [values for maps in matrices for values in (maps[number], None)]  # heat maps and lines take turns
-        y = [values for names, rows in zip(labels, tokens, strict=True) for values in (names, rows[number])]
-        buttons.append(_button("restyle", plain(title, 70), {"z": z, "y": y}))
+    names = [f"mean of all {len(clips)} clips", *(plain(title, 70) for title in titles)]
+    choice = [(name, {"z": z, "y": y}) for name, (z, y) in zip(names, choices, strict=True)]
+    menus = [_menu(0, "restyle", choice, y=1.08)]
     legend = {"orientation": "h", "y": -0.12, "yanchor": "top"}
-    menus = [{**MENU, "y": 1.08, "buttons": buttons}]
     return figure.update_layout({**LAYOUT, "height": 720, "margin": {"t": 80}, "legend": legend, "updatemenus": menus})
 
 
 def head_chart(heads: Heads, values: Float[np.ndarray, "h h"], form: str) -> go.Figure:
     """Returns a matrix with a value for every two heads."""
-    names = [head_title(name) for name in ordered_heads(heads)]
+    names = list(ordered_heads(heads).values())
     style = {"colorscale": "Blues", "zmin": min(float(np.nanmin(values)), 0.9), "zmax": 1, "showscale": False}
     texts = {"texttemplate": f"%{{z:{form}}}", "hovertemplate": f"%{{y}} and %{{x}}: %{{z:{form}}}<extra></extra>"}
     figure = _figure(height=360).add_heatmap(z=values, x=names, y=names, xgap=2, ygap=2, **style, **texts)

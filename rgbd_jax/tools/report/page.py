@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -12,10 +12,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 import rgbd_jax
+from rgbd_jax.inference import drawing
 from rgbd_jax.metrics import accuracies
 from rgbd_jax.modalities import MODALITIES
 from rgbd_jax.tools.report import charts, summary
-from rgbd_jax.tools.report.explanations import ClipExplanation, ClipsMissingError, explain, film_strip, strip_frames
+from rgbd_jax.tools.report.explanations import ClipExplanation, ClipsMissingError, explain
 from rgbd_jax.tools.report.source import Source
 from rgbd_jax.tools.report.summary import Compared, Predictions
 
@@ -36,7 +37,7 @@ def render(source: Source, *, errors: int = 12, correct: int = 4) -> str:
         errors: how many incorrect clips are shown, the most confident ones.
         correct: how many correct clips are shown for comparison.
     """
-    scores, predictions = source.scores, Predictions.of(source.scores)
+    scores, predictions = source.scores, Predictions(source.scores)
     folders = [file.parents[1] for file in source.runs.files]
     names = [folder.resolve().name for folder in folders]
     rows = summary.compare(source.runs, names if len(set(names)) == len(names) else list(map(str, folders)))
@@ -47,15 +48,17 @@ def render(source: Source, *, errors: int = 12, correct: int = 4) -> str:
     try:
         explanations = explain(source, indices) if indices else []
         clips = [_shown(explanation, source, predictions) for explanation in explanations]
-        if clips:
-            figures |= _clip_figures(explanations, clips)
+        titles = ["{name}: {true}, predicted as {predicted}".format(**clip) for clip in clips]
+        for modality in explanations[0].modalities if explanations else ():
+            figures[f"weights-{modality}"] = charts.weights_chart(explanations, titles, modality)
+            figures[f"attention-{modality}"] = charts.attention_chart(explanations, titles, modality)
     except ClipsMissingError as error:
         no_clips = str(error)
         log.warning("clips and their explanations are left out: %s", error)
     loader = jinja2.PackageLoader("rgbd_jax.tools.report", "")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters |= {"html": figure_html, "percent": _percent}
+    environment.filters |= {"html": _figure_html, "percent": _percent}
     return environment.get_template("report.html").render(
         source=source,
         scores=scores,
@@ -66,8 +69,8 @@ def render(source: Source, *, errors: int = 12, correct: int = 4) -> str:
         settings=summary.settings(source.config) if source.config is not None else [],
         compared=rows,
         tables=_tables(source, predictions, rows),
-        figures=figures,
-        modalities={modality: summary.head_title(modality) for modality in MODALITIES},
+        figures={name: figure for name, figure in figures.items() if figure is not None},
+        modalities={modality: summary.HEAD_TITLES[modality] for modality in MODALITIES},
         clips=clips,
         no_clips=no_clips,
         plotly=Markup(get_plotlyjs()),
@@ -75,15 +78,15 @@ def render(source: Source, *, errors: int = 12, correct: int = 4) -> str:
     )
 
 
-def figure_html(figure: go.Figure, name: str) -> Markup:
-    """Returns a figure as HTML; Plotly escapes what would end its script element."""
+def _figure_html(figure: go.Figure, name: str) -> Markup:  # Plotly escapes what would end its script element
     height = f"{figure.layout.height}px"
     options: dict[str, Any] = {"full_html": False, "include_plotlyjs": False, "default_height": height}
     return Markup(figure.to_html(config=PLOTLY, div_id=f"chart-{name}", **options))
 
 
-def _figures(source: Source, predictions: Predictions, rows: Sequence[Compared]) -> dict[str, go.Figure]:
-    heads, figures = source.scores.heads, charts.training_charts(source)
+def _figures(source: Source, predictions: Predictions, rows: Sequence[Compared]) -> dict[str, go.Figure | None]:
+    heads = source.scores.heads
+    figures: dict[str, go.Figure | None] = {**charts.training_charts(source)}
     figures["confusion"] = charts.confusion_chart(predictions)
     figures["scatter"], figures["classes"] = charts.class_charts(predictions)
     figures["reliability"], figures["confidence"] = charts.calibration_charts(predictions)
@@ -96,26 +99,16 @@ def _figures(source: Source, predictions: Predictions, rows: Sequence[Compared])
     return figures
 
 
-def _clip_figures(explanations: Sequence[ClipExplanation], clips: Sequence[Mapping[str, Any]]) -> dict[str, go.Figure]:
-    titles = ["{name}: {true}, predicted as {predicted}".format(**clip) for clip in clips]
-    figures = {}
-    for modality in explanations[0].modalities:
-        if weights := charts.weights_chart(explanations, titles, modality):
-            figures[f"weights-{modality}"] = weights
-        figures[f"attention-{modality}"] = charts.attention_chart(explanations, titles, modality)
-    return figures
-
-
 def _shown(explanation: ClipExplanation, source: Source, predictions: Predictions) -> dict[str, Any]:
     """Returns what the template shows of a clip; it may be one view of several that were scored."""
     i, names = explanation.index, predictions.class_names
     best = np.argsort(-predictions.probabilities[i], kind="stable")[:3]
     strips, weights = [], {}
     for modality, part in explanation.modalities.items():
-        title = summary.head_title(modality)
-        strips += [(f"{title} {kind}".strip(), picture) for kind, picture in film_strip(part)]
-        if part.weights is not None:
-            weights[f"{title} weights"] = (part.weights / max(float(part.weights.max()), 1e-9)).round(3).tolist()
+        title = summary.HEAD_TITLES[modality]
+        strips += [(f"{title} {kind}".strip(), picture) for kind, picture in part.film_strip()]
+        for kind, values in part.weights.items():
+            weights[f"{title} {kind}"] = (values / max(float(values.max()), 1e-9)).round(3).tolist()
     return {
         "name": source.scores.names[i],
         "true": names[predictions.labels[i]],
@@ -123,7 +116,7 @@ def _shown(explanation: ClipExplanation, source: Source, predictions: Prediction
         "correct": bool(predictions.correct[i]),
         "one_view": names[explanation.probabilities.argmax()],
         "best": [(names[label], float(predictions.probabilities[i, label])) for label in best],
-        "frames": [frame + 1 for frame in strip_frames(len(part.frames))],
+        "frames": [frame + 1 for frame in drawing.strip_frames(len(part.frames))],
         "strips": strips,
         "weights": weights,
     }
@@ -147,8 +140,14 @@ def _tables(source: Source, predictions: Predictions, compared: Sequence[Compare
     if len(names) <= MAX_MATRIX:
         rows = [(name, *row) for name, row in zip(names, confusion.tolist(), strict=True)]
         tables["confusion"] = ["true class", *names], rows
-    if source.metadata and source.metadata.history:
-        tables["history"] = _history_table(source.metadata.history)
+    if source.metadata and (history := source.metadata.history):
+        columns = [name for name in history[-1] if name not in ("clips", "views")]
+        rates = tuple(name for name in columns if name.startswith(("top", "mean_per_class", "reference_protocol")))
+        rows = []
+        for epoch in history:
+            values = {name: epoch.get(name, math.nan) for name in columns}
+            rows.append(tuple(f"{v:.4g}" if isinstance(v, float) and n not in rates else v for n, v in values.items()))
+        tables["history"] = [name.replace("_", " ") for name in columns], rows
     columns = ["head", "top-1 accuracy", "correct unlike the final prediction", "incorrect unlike it"]
     tables["heads"] = columns, list(summary.head_rows(source.scores.heads, predictions))
     correct_runs = np.sum([row.correct for row in compared if row.kind == "run"], axis=0)  # n
@@ -158,23 +157,12 @@ def _tables(source: Source, predictions: Predictions, compared: Sequence[Compare
         for row, unique in zip(compared, only, strict=True)
     ]
     tables["runs"] = ["run", "modality", "step", "top-1", "top-5", "mean per class", "clips only it has correct"], rows
-    rates = {row.name: row.class_accuracy for row in compared if row.kind != "late fusion"}
-    differences = np.ptp(list(rates.values()), axis=0)  # k
+    accuracies_of = {row.name: row.class_accuracy for row in compared if row.kind != "late fusion"}
+    differences = np.ptp(list(accuracies_of.values()), axis=0)  # k
     order = np.argsort(-np.nan_to_num(differences, nan=-1.0), kind="stable")
-    values = np.stack([*rates.values(), differences], 1).tolist()  # k columns
-    tables["class_comparison"] = ["class", *rates, "difference"], [(names[i], *values[i]) for i in order]
+    class_rates = np.stack([*accuracies_of.values(), differences], 1).tolist()  # k columns
+    tables["class_comparison"] = ["class", *accuracies_of, "difference"], [(names[i], *class_rates[i]) for i in order]
     return tables
-
-
-def _history_table(history: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns the validation metrics of every evaluated epoch."""
-    columns = [name for name in history[-1] if name not in ("clips", "views")]
-    rates = tuple(name for name in columns if name.startswith(("top", "mean_per_class", "reference_protocol")))
-    rows = []
-    for epoch in history:
-        values = {name: epoch.get(name, math.nan) for name in columns}
-        rows.append(tuple(f"{v:.4g}" if isinstance(v, float) and n not in rates else v for n, v in values.items()))
-    return [name.replace("_", " ") for name in columns], rows
 
 
 def _percent(rate: float) -> str:

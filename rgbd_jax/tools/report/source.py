@@ -9,9 +9,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rgbd_jax.checkpoint.checkpoints import CheckpointMetadata, find, read_metadata
-from rgbd_jax.checkpoint.workdir import CONFIG_FILE, read_config
+from rgbd_jax.checkpoint.workdir import read_config
 from rgbd_jax.evaluate import evaluate
-from rgbd_jax.pytorch.weights import is_converted
+from rgbd_jax.pytorch.weights import is_converted, is_workdir
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.tools.fuse import Runs, load_runs
 
@@ -23,25 +23,15 @@ log = logging.getLogger("rgbd_jax")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What exists of a run; None for what does not.
-
-    Attributes:
-        workdir: the run's folder.
-        config: the run's config, or the one given for a converted checkpoint.
-        which: the checkpoint that the scores are of, "best" or "latest".
-        metadata: the metadata of that checkpoint.
-        curves: "train" or "validation" -> metric -> its curve.
-        runs: the scores of this run and of those to compare it with, on the same clips.
-        notes: warnings for the reader.
-    """
+    """What exists of a run; None for what does not."""
 
     workdir: Path
-    config: ConfigDict | None
-    which: str | None
-    metadata: CheckpointMetadata | None
-    curves: dict[str, dict[str, Curve]] | None
-    runs: Runs
-    notes: tuple[str, ...] = ()
+    config: ConfigDict | None  # the run's, or the one given for a converted checkpoint
+    which: str | None  # the checkpoint that the scores are of, "best" or "latest"
+    metadata: CheckpointMetadata | None  # of that checkpoint
+    curves: dict[str, dict[str, Curve]] | None  # "train" or "validation" -> metric -> its curve
+    runs: Runs  # the scores of this run and of those to compare it with, on the same clips
+    notes: tuple[str, ...] = ()  # warnings for the reader
 
     @property
     def scores(self) -> Scores:
@@ -79,22 +69,33 @@ def read_source(
     resolved = [folder.resolve() for folder in folders]
     if twice := [folder for folder, path in zip(folders, resolved, strict=True) if resolved.count(path) > 1]:
         raise ValueError(f"{twice[0]} is given twice: compare a run with others")
-    own = _read_config(workdir, data_dir)
-    if own is not None and config is not None:
+    is_run = is_workdir(workdir)
+    if is_run and config is not None:
         raise ValueError(f"{workdir} is a run with its own config: omit --config")
-    if config is not None and data_dir is not None:
-        config.data.data_dir = str(data_dir)
-    config = own or config
+    configs = [read_config(folder) if is_workdir(folder) else config for folder in folders]
+    for each in filter(None, configs) if data_dir is not None else ():
+        each.data.data_dir = str(data_dir)
+    config = configs[0]
     split = split or (config.data.eval_split if config is not None else DEFAULT_SPLIT)
-    for folder in folders:
+    for folder, of_folder in zip(folders, configs, strict=True):
         if not scores_file(folder, split).exists():
-            _evaluate(folder, split, config if folder == workdir else _read_config(folder, data_dir) or config)
+            _evaluate(folder, split, of_folder or config)
     runs = load_runs(folders, split)
-    if own is None:
+    if not is_run:
         return Source(workdir, config, None if config is None else "best", None, None, runs)
-    which, metadata, notes = _checkpoint(workdir, runs.scores[0].step)
-    file = workdir / "metrics.jsonl"
-    return Source(workdir, own, which, metadata, read_curves(file) if file.is_file() else None, runs, notes)
+    file, step = workdir / "metrics.jsonl", str(runs.scores[0].step)
+    curves = read_curves(file) if file.is_file() else None
+    try:
+        latest, best = (find(workdir, which, evaluated=True) for which in ("latest", "best"))
+    except (FileNotFoundError, ValueError) as error:
+        return Source(workdir, config, None, None, curves, runs, (f"No checkpoint can be read: {error}.",))
+    which, checkpoint = ("latest", latest) if best.name != step == latest.name else ("best", best)
+    note = (
+        f"The scores are of step {step}, the best checkpoint is of step {checkpoint.name}: evaluate again with "
+        "--mode=eval, so that metrics and pictures are of the same weights."
+    )
+    notes = () if checkpoint.name == step else (note,)
+    return Source(workdir, config, which, read_metadata(checkpoint), curves, runs, notes)
 
 
 def read_curves(file: Path) -> dict[str, dict[str, Curve]]:
@@ -122,18 +123,9 @@ def read_curves(file: Path) -> dict[str, dict[str, Curve]]:
     return curves
 
 
-def _read_config(workdir: Path, data_dir: Path | None) -> ConfigDict | None:
-    if not (workdir / CONFIG_FILE).is_file():
-        return None
-    config = read_config(workdir)
-    if data_dir is not None:
-        config.data.data_dir = str(data_dir)
-    return config
-
-
 def _evaluate(workdir: Path, split: str, config: ConfigDict | None) -> None:
     missing = scores_file(workdir, split)
-    if not (workdir / CONFIG_FILE).is_file() and not is_converted(workdir):
+    if not is_workdir(workdir) and not is_converted(workdir):
         raise FileNotFoundError(
             f"{workdir} has neither scores of split {split!r} ({missing}) nor a checkpoint to evaluate; check the path "
             "and --split"
@@ -147,23 +139,3 @@ def _evaluate(workdir: Path, split: str, config: ConfigDict | None) -> None:
     config = config.copy_and_resolve_references()
     config.data.eval_split = split
     evaluate(config, workdir, "best")
-
-
-def _checkpoint(workdir: Path, step: int) -> tuple[str | None, CheckpointMetadata | None, tuple[str, ...]]:
-    """Returns the checkpoint that the scores are of, its metadata, and warnings."""
-    try:
-        folders = {which: find(workdir, which, evaluated=True) for which in ("latest", "best")}
-    except (FileNotFoundError, ValueError) as error:
-        return None, None, (f"No checkpoint can be read: {error}.",)
-    which = "latest" if folders["best"].name != str(step) == folders["latest"].name else "best"
-    metadata = read_metadata(folders[which])
-    if folders[which].name == str(step):
-        return which, metadata, ()
-    return (
-        which,
-        metadata,
-        (
-            f"The scores are of step {step}, the best checkpoint is of step {folders[which].name}: evaluate again with "
-            "--mode=eval, so that metrics and pictures are of the same weights.",
-        ),
-    )

@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flax import traverse_util
+from flax.traverse_util import flatten_dict
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
@@ -33,45 +34,20 @@ PAIR_FRACTION = 0.1  # of all errors
 Heads = Mapping[str, Float[np.ndarray, "n k"]]
 
 
-@dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Predictions for n clips of k classes, and what is counted from them.
+    """Predictions of the head that decides for n clips of k classes, and what is counted from them."""
 
-    Attributes:
-        class_names: by label; classes without a name are numbered.
-        labels: the true classes.
-        probabilities: of every class.
-        predicted: the most probable classes.
-        confidence: the probabilities of these.
-        correct: whether the predicted class is the true one.
-        confusion: number of clips by true (row) and predicted class (column).
-        accuracy: fraction of the clips of a class that are predicted correctly (recall); NaN without clips.
-        precision: fraction of the predictions of a class that are correct; NaN without predictions.
-    """
-
-    class_names: np.ndarray
-    labels: Int[np.ndarray, "n"]
-    probabilities: Float[np.ndarray, "n k"]
-    predicted: Int[np.ndarray, "n"]
-    confidence: Float[np.ndarray, "n"]
-    correct: Bool[np.ndarray, "n"]
-    confusion: Int[np.ndarray, "k k"]
-    accuracy: Float[np.ndarray, "k"]
-    precision: Float[np.ndarray, "k"]
-
-    @classmethod
-    def of(cls, scores: Scores) -> "Predictions":
-        """Returns the predictions of the head that decides."""
-        probabilities = softmax(scores.heads["logits"].astype(np.float64))
-        labels, predicted, k = scores.labels, probabilities.argmax(1), probabilities.shape[1]
-        confusion = np.bincount(labels * k + predicted, minlength=k**2).reshape(k, k)
+    def __init__(self, scores: Scores):
+        logits, self.labels = scores.heads["logits"], scores.labels
+        k = logits.shape[1]
         unnamed = [f"class {label}" for label in range(len(scores.class_names), k)]
-        names = np.array([*scores.class_names, *unnamed], object)
-        with np.errstate(invalid="ignore"):
-            accuracy, precision = (np.diag(confusion) / confusion.sum(axis) for axis in (1, 0))
-        correct = predicted == labels
-        confidence = probabilities.max(1)
-        return cls(names, labels, probabilities, predicted, confidence, correct, confusion, accuracy, precision)
+        self.class_names = np.array([*scores.class_names, *unnamed], object)
+        self.probabilities = softmax(logits.astype(np.float64))  # n k
+        self.predicted, self.confidence = self.probabilities.argmax(1), self.probabilities.max(1)  # n, n
+        self.correct = self.predicted == self.labels  # n
+        self.confusion = np.bincount(self.labels * k + self.predicted, minlength=k**2).reshape(k, k)  # true, predicted
+        with np.errstate(invalid="ignore"):  # k: recall and precision, NaN without clips or predictions
+            self.accuracy, self.precision = (np.diag(self.confusion) / self.confusion.sum(axis) for axis in (1, 0))
 
     def worst_classes(self) -> Int[np.ndarray, "k"]:
         """Returns the classes by accuracy, the lowest first; those without clips come last."""
@@ -79,16 +55,14 @@ class Predictions:
 
     def confident_errors(self, limit: int) -> list[int]:
         """Returns up to `limit` incorrect clips, the most confident first."""
-        wrong = np.flatnonzero(~self.correct)
-        return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:limit].tolist()
+        return [clip for clip in np.argsort(-self.confidence, kind="stable").tolist() if not self.correct[clip]][:limit]
 
     def correct_examples(self, errors: Sequence[int], limit: int) -> list[int]:
         """Returns up to `limit` correct clips: the most confident of each class among the errors, then of all."""
-        correct = np.flatnonzero(self.correct)
-        ranked = correct[np.argsort(-self.confidence[correct], kind="stable")]
-        classes = dict.fromkeys(self.labels[errors].tolist() if errors else ())
-        examples = [clip for label in classes for clip in ranked[self.labels[ranked] == label][:1].tolist()]
-        return list(dict.fromkeys([*examples, *ranked.tolist()]))[:limit]
+        ranked = [clip for clip in np.argsort(-self.confidence, kind="stable").tolist() if self.correct[clip]]
+        best = {self.labels[clip]: clip for clip in reversed(ranked)}  # of each class
+        examples = [best[label] for label in (self.labels[clip] for clip in errors) if label in best]
+        return list(dict.fromkeys([*examples, *ranked]))[:limit]
 
     def confused_pairs(self) -> list[tuple[int, int, int, int]]:
         """Returns true class, predicted class, clips, and clips the other way round, the most frequent pairs first."""
@@ -119,14 +93,10 @@ def wilson_interval(correct: int, clips: int, z: float = 1.96) -> tuple[float, f
     return (rate + square / 2 - half) / (1 + square), (rate + square / 2 + half) / (1 + square)
 
 
-def ordered_heads(heads: Heads) -> list[str]:
-    """Returns the names of the heads, "logits" first, branches from small to large."""
-    return sorted(heads, key=lambda name: [*HEAD_TITLES, name].index(name))
-
-
-def head_title(name: str) -> str:
-    """Returns the title of a head for readers."""
-    return HEAD_TITLES.get(name, name)
+def ordered_heads(heads: Heads) -> dict[str, str]:
+    """Returns name -> title of the heads, in the order of their family: "logits" first."""
+    titles = {name: title for name, title in HEAD_TITLES.items() if name in heads}
+    return titles | {name: name for name in heads if name not in titles}
 
 
 def agreement(heads: Heads) -> Float[np.ndarray, "h h"]:
@@ -151,36 +121,24 @@ def head_rows(heads: Heads, predictions: Predictions) -> list[tuple[str, float, 
 
     The rows are the heads, and the sums of the logits of several heads that the family evaluates.
     """
-    sums: list[tuple[str, ...]] = [(head,) for head in ordered_heads(heads)]
-    sums += [parts for parts in HEAD_SUMS.values() if set(parts) <= heads.keys()]
-    rows = []
-    for parts in sums:
+    titles, rows = ordered_heads(heads), []
+    for parts in [*((head,) for head in titles), *(sums for sums in HEAD_SUMS.values() if set(sums) <= heads.keys())]:
         correct = np.sum([heads[head] for head in parts], axis=0).argmax(1) == predictions.labels
         better, worse = int((correct & ~predictions.correct).sum()), int((predictions.correct & ~correct).sum())
-        rows.append((" + ".join(map(head_title, parts)), float(correct.mean()), better, worse))
+        rows.append((" + ".join(titles[head] for head in parts), float(correct.mean()), better, worse))
     return rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """A run, a head of one modality in it, or the late fusion of all runs.
-
-    Attributes:
-        name: its title.
-        kind: "run", "head" or "late fusion".
-        modality: "" for late fusion.
-        step: of the checkpoint, 0 if there is none or it is not recorded.
-        correct: which clips are predicted correctly.
-        class_accuracy: per-class accuracy; NaN without clips.
-        top1: accuracy, as `top5` and `mean_per_class`.
-    """
+    """A run, a head of one modality in it, or the late fusion of all runs."""
 
     name: str
-    kind: str
-    modality: str
-    step: int
+    kind: str  # "run", "head" or "late fusion"
+    modality: str  # "" for late fusion
+    step: int  # of the checkpoint; 0 if there is none or it is not recorded
     correct: Bool[np.ndarray, "n"]
-    class_accuracy: Float[np.ndarray, "k"]
+    class_accuracy: Float[np.ndarray, "k"]  # NaN without clips
     top1: float
     top5: float
     mean_per_class: float
@@ -202,7 +160,7 @@ def compare(runs: Runs, names: Sequence[str]) -> list[Compared]:
         index = {clip: i for i, clip in enumerate(scores.names)}
         order = [index[clip] for clip in runs.names]
         for head in (head for head in MODALITIES if head in scores.heads):
-            rows.append(row(f"{name}: {head_title(head)}", "head", head, scores.step, scores.heads[head][order]))
+            rows.append(row(f"{name}: {HEAD_TITLES[head]}", "head", head, scores.step, scores.heads[head][order]))
     if len(names) > 1:
         rows.append(row("late fusion", "late fusion", "", 0, runs.probabilities.mean(0)))
     return rows
@@ -210,20 +168,18 @@ def compare(runs: Runs, names: Sequence[str]) -> list[Compared]:
 
 def correct_patterns(runs: Sequence[Compared]) -> list[tuple[str, int]]:
     """Returns which runs are correct together and for how many clips, most clips first."""
-    correct = np.stack([run.correct for run in runs])  # r n
-    patterns, clips = np.unique(correct, axis=1, return_counts=True)  # r p, p
-    named = []
-    for pattern, count in zip(patterns.T, clips.tolist(), strict=True):
+    counts: Counter[str] = Counter()
+    for pattern in np.stack([run.correct for run in runs], axis=1):  # r
         names = " and ".join(run.name for run, is_correct in zip(runs, pattern, strict=True) if is_correct)
-        named.append(("all runs" if pattern.all() else f"only {names}" if names else "none", count))
-    return sorted(named, key=lambda pair: -pair[1])
+        counts["all runs" if pattern.all() else f"only {names}" if names else "none"] += 1
+    return counts.most_common()
 
 
 def findings(source: Source, predictions: Predictions, compared: Sequence[Compared]) -> Iterator[tuple[str, str]]:
     """Yields the id of a section and a sentence about what stands out in it."""
     names, confusion, accuracy = predictions.class_names, predictions.confusion, predictions.accuracy
     clips, predicted, correct = confusion.sum(1), confusion.sum(0), np.diag(confusion)
-    errors = int((~predictions.correct).sum())
+    errors, top1 = int((~predictions.correct).sum()), float(predictions.correct.mean())
     if not errors:
         yield "classes", "Every clip is predicted correctly."
         return
@@ -237,29 +193,27 @@ def findings(source: Source, predictions: Predictions, compared: Sequence[Compar
         yield "classes", f"“{names[i]}” has the lowest accuracy: {correct[i]} of {clips[i]} clips ({accuracy[i]:.1%})."
     if (half := int((accuracy[enough] < 0.5).sum())) > 1:
         yield "classes", f"{half} of {len(enough)} classes have an accuracy below 50 %."
-    often = enough[predicted[enough] > 1.5 * clips[enough]]
-    if len(often):
+    if len(often := enough[predicted[enough] > 1.5 * clips[enough]]):
         i = often[(predicted - clips)[often].argmax()]
         rate = f"{correct[i]} of {predicted[i]} predictions are correct ({predictions.precision[i]:.1%})"
         yield "classes", f"“{names[i]}” is predicted too often: {rate}."
-    never = [f"“{names[i]}”" for i in np.flatnonzero((clips > 0) & (predicted == 0))]
-    if never:
+    if never := [f"“{names[i]}”" for i in np.flatnonzero((clips > 0) & (predicted == 0))]:
         some = ", ".join([*never[:3], "…"] if len(never) > 3 else never)
         yield "classes", f"Never predicted: {len(never)} {'class' if len(never) == 1 else 'classes'} ({some})."
-    confident = int((predictions.confidence[~predictions.correct] >= CONFIDENT).sum())
-    if confident:
+    if confident := int((predictions.confidence[~predictions.correct] >= CONFIDENT).sum()):
         advice = "check them for wrong labels, and for what the input does not show"
         yield "clips", f"{confident} of {errors} errors have a confidence of {CONFIDENT:.0%} or more: {advice}."
     if len(names) > 10:
         second = int((rank_of_label(predictions.probabilities, predictions.labels) == 1).sum())
         yield "clips", f"In {second} of {errors} errors ({second / errors:.0%}) the true class has the second rank."
-    best, top1, *_ = max(head_rows(source.scores.heads, predictions), key=lambda row: row[1])
-    if top1 > predictions.correct.mean():
-        final = predictions.correct.mean()
-        yield "heads", f"{best} reaches a top-1 accuracy of {top1:.1%}, more than the final prediction ({final:.1%})."
-    runs = [row for row in compared if row.kind == "run"]
-    if len(runs) > 1:
-        run = max(runs, key=lambda run: run.top1)
+    best, best_top1, *_ = max(head_rows(source.scores.heads, predictions), key=lambda row: row[1])
+    if best_top1 > top1:
+        yield (
+            "heads",
+            f"{best} reaches a top-1 accuracy of {best_top1:.1%}, more than the final prediction ({top1:.1%}).",
+        )
+    if compared and compared[-1].kind == "late fusion":
+        run = max((row for row in compared if row.kind == "run"), key=lambda run: run.top1)
         fused = f"Late fusion of the runs reaches a top-1 accuracy of {compared[-1].top1:.1%}"
         yield "comparison", f"{fused}, the best single run ({run.name}) {run.top1:.1%}."
     train, validation = (source.curves or {"train": {}, "validation": {}}).values()
@@ -277,10 +231,9 @@ def findings(source: Source, predictions: Predictions, compared: Sequence[Compar
 
 def settings(config: ConfigDict) -> list[tuple[str, str, str]]:
     """Returns name, value and default of every config field; the default is "" for a field that has none."""
-    fields = traverse_util.flatten_dict(config.to_dict(), sep=".")
-    defaults = traverse_util.flatten_dict(default_config(config.modality).to_dict(), sep=".")
-    return [(name, _text(value), _text(defaults.get(name, ""))) for name, value in sorted(fields.items())]
 
+    def text(value: Any) -> str:
+        return ", ".join(map(text, value)) if isinstance(value, list | tuple) else str(value)
 
-def _text(value: Any) -> str:
-    return ", ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)
+    fields, defaults = (flatten_dict(each.to_dict(), sep=".") for each in (config, default_config(config.modality)))
+    return [(name, text(value), text(defaults.get(name, ""))) for name, value in sorted(fields.items())]
