@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from rgbd_jax.model import Model, family_of
 from rgbd_jax.models.family import Tree
+from rgbd_jax.models.name_table import ConversionError, misfit
 from rgbd_jax.optim import learning_rate, map_params_like
-from rgbd_jax.pytorch.names import ConversionError, misfit
 from rgbd_jax.pytorch.weights import TrainedWeights, detect_family, detect_network, read_weights
 from rgbd_jax.step import TrainState, new_state
 

@@ -18,10 +18,10 @@ from rgbd_jax.models.heat_map import heat_maps
 from rgbd_jax.models.initializers import initial_values
 from rgbd_jax.models.intermediates import Intermediates
 from rgbd_jax.models.mixing import Mixture
+from rgbd_jax.models.pytorch_names import DECOUPLED
 from rgbd_jax.models.rngs import ClipRngs
 from rgbd_jax.models.temporal import BRANCHES
 from rgbd_jax.models.unimodal import UnimodalNetwork
-from rgbd_jax.pytorch.decoupled_names import DECOUPLED
 
 # The last spatial features, and their mean over positions, through which alone the network depends on them.
 EXPLAINED = ("mixed_5c", "pooled_features")

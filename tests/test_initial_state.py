@@ -16,7 +16,7 @@ from rgbd_jax.checkpoint.checkpoints import CheckpointManager, list_checkpoints,
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.initial_state import initial_state
 from rgbd_jax.model import Model
-from rgbd_jax.pytorch.decoupled_names import DECOUPLED
+from rgbd_jax.models.pytorch_names import DECOUPLED
 from rgbd_jax.pytorch.torch_file import read_torch, write_torch
 from rgbd_jax.train import train
 from tests.pytorch.networks import checkpoint, convert, manifest_of, random_state_dict, small_config

@@ -19,8 +19,8 @@ from einops import rearrange
 from rgbd_jax.config import default_config
 from rgbd_jax.model import Model
 from rgbd_jax.models.family import ClipInput, ScheduleValues
-from rgbd_jax.pytorch.decoupled_names import DECOUPLED
-from rgbd_jax.pytorch.names import COUNTER
+from rgbd_jax.models.name_table import COUNTER
+from rgbd_jax.models.pytorch_names import DECOUPLED
 from rgbd_jax.pytorch.weights import detect_network
 from rgbd_jax.step import new_state, train_step
 from tests.parity import recipe

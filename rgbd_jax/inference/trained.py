@@ -11,7 +11,7 @@ from rgbd_jax.data.source import open_split, prepared_directory
 from rgbd_jax.initial_state import matching_weights
 from rgbd_jax.model import Model, evaluation_schedule
 from rgbd_jax.models.family import ScheduleValues, Tree
-from rgbd_jax.pytorch.names import ConversionError
+from rgbd_jax.models.name_table import ConversionError
 from rgbd_jax.pytorch.weights import detect_network, is_workdir, read_weights
 
 log = logging.getLogger("rgbd_jax")

@@ -72,7 +72,7 @@ class Family:
         reference_protocol: the sums of heads of which the reference reports the highest accuracy.
         init_fields: config field of a checkpoint to start from -> the part of the parameters it is for, "" for all.
         explained: modality -> (features, pooled features), names of the intermediate values that Grad-CAM reads.
-        name_table: the weights' names in PyTorch, a `rgbd_jax.pytorch.names.NameTable`.
+        name_table: the weights' names in PyTorch, a `rgbd_jax.models.name_table.NameTable`.
         attention: modality -> title -> name of an intermediate value, layers b heads n+1 n+1, the class token first.
         frame_weights: (config, modality) -> title -> name of an intermediate value, b t c, weights of the features.
     """

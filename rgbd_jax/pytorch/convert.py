@@ -27,7 +27,7 @@ from rgbd_jax.checkpoint.model_card import ModelCardData, render_model_card, wri
 from rgbd_jax.config import default_config
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.model import Model, family_of
-from rgbd_jax.pytorch.names import ConversionError, DetectedNetwork, Match, misfit, parameter_names
+from rgbd_jax.models.name_table import ConversionError, DetectedNetwork, Match, misfit, parameter_names
 from rgbd_jax.pytorch.torch_file import write_torch
 from rgbd_jax.pytorch.weights import MOMENTUM_PREFIX, RECORD, TrainedWeights, detect_network, read_weights
 

@@ -24,7 +24,7 @@ import ml_dtypes  # noqa: F401, gives NumPy the type bfloat16
 import numpy as np
 
 from rgbd_jax.atomic_write import atomic_write
-from rgbd_jax.pytorch.names import ConversionError
+from rgbd_jax.models.name_table import ConversionError
 
 MAX_PICKLE_BYTES = 8 << 20  # a network of 1,000 tensors with its optimizer takes 1 MB
 MAX_VALUES, MAX_DEPTH = 250_000, 64

@@ -17,8 +17,8 @@ from rgbd_jax.checkpoint.checkpoints import accuracy_by_epoch, best_epoch, find,
 from rgbd_jax.checkpoint.model_card import ModelCardData
 from rgbd_jax.checkpoint.workdir import CONFIG_FILE, read_class_names, read_config
 from rgbd_jax.model import FAMILIES, family_of
+from rgbd_jax.models.name_table import COUNTER, ConversionError, DetectedNetwork, parameter_names
 from rgbd_jax.optim import learning_rate
-from rgbd_jax.pytorch.names import COUNTER, ConversionError, DetectedNetwork, parameter_names
 from rgbd_jax.pytorch.torch_file import INCOMPLETE, read_torch
 
 MOMENTUM_PREFIX = "momentum_buffer."  # of the momentum buffers in a safetensors file

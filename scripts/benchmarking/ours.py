@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 from benchmarking.sides import peak_of_process
 from rgbd_jax.model import Model
 from rgbd_jax.models.family import ScheduleValues
+from rgbd_jax.models.pytorch_names import DECOUPLED
 from rgbd_jax.models.spatial import INCEPTION_CHANNELS
 from rgbd_jax.models.temporal import BRANCHES
 from rgbd_jax.parallel.mesh import by_clip_sharding, global_batch, make_mesh, replicated, shard, state_sharding
-from rgbd_jax.pytorch.decoupled_names import DECOUPLED
 from rgbd_jax.step import compile_train_step, new_state, state_shapes
 
 # Scopes that the network and the training step name their operations by (`jax.named_scope`), in the order of the data.

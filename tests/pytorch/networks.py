@@ -9,8 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rgbd_jax.model import Model
+from rgbd_jax.models.pytorch_names import DECOUPLED
 from rgbd_jax.pytorch.convert import add_arguments, run
-from rgbd_jax.pytorch.decoupled_names import DECOUPLED
 from tests.parity import recipe
 from tests.tiny import tiny_config
 

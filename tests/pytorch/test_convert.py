@@ -9,7 +9,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from rgbd_jax.pytorch.names import ConversionError
+from rgbd_jax.models.name_table import ConversionError
 from rgbd_jax.pytorch.torch_file import read_torch
 from rgbd_jax.pytorch.weights import read_weights
 from tests.pytorch.networks import checkpoint, convert, manifest_of, random_state_dict, small_config

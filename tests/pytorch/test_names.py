@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rgbd_jax.model import Model
-from rgbd_jax.pytorch.decoupled_names import DECOUPLED
-from rgbd_jax.pytorch.names import ConversionError
+from rgbd_jax.models.name_table import ConversionError
+from rgbd_jax.models.pytorch_names import DECOUPLED
 from rgbd_jax.pytorch.weights import detect_network
 from tests.pytorch.networks import DTYPES, manifest_of, random_state_dict, small_config
 

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from rgbd_jax.pytorch.names import ConversionError
+from rgbd_jax.models.name_table import ConversionError
 from rgbd_jax.pytorch.torch_file import read_torch, write_torch
 from rgbd_jax.pytorch.weights import read_weights
 from tests.pytorch.malicious import HUGE, tensor

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rgbd_jax.initial_state import matching_weights
-from rgbd_jax.pytorch.names import ConversionError
+from rgbd_jax.models.name_table import ConversionError
 from rgbd_jax.pytorch.torch_file import read_torch, write_torch
 from rgbd_jax.pytorch.weights import read_weights
 from rgbd_jax.step import new_state

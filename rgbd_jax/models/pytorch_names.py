@@ -7,10 +7,10 @@ from typing import Any
 
 from rgbd_jax.models.attention import HEAD_FEATURES, MLP_FEATURES
 from rgbd_jax.models.layers import scaled
+from rgbd_jax.models.name_table import ConversionError, DetectedNetwork, NameTable
 from rgbd_jax.models.recoupling import QUERY_FEATURES
 from rgbd_jax.models.spatial import INCEPTION_CHANNELS
 from rgbd_jax.models.unimodal import FEATURES
-from rgbd_jax.pytorch.names import ConversionError, DetectedNetwork, NameTable
 
 WORDS = {
     "branch": {"small": "small", "medium": "media", "large": "large"},
