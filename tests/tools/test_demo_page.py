@@ -75,8 +75,10 @@ def visit():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
-        def report(line):  # small files may have arrived before Gradio asks for the progress
-            if line.type == "error" and "upload_progress" not in line.location["url"]:
+        def report(line):
+            # Small files may have arrived before Gradio requests the progress; it logs the response then too.
+            late = "upload_progress" in line.location["url"] or line.text.startswith("Response")
+            if line.type == "error" and not late:
                 failures.append(f"{line.text} {line.location}")
 
         def open_page(server, width=1280):
