@@ -15,7 +15,7 @@ from rgbd_jax.model import Model, family_of
 from rgbd_jax.models.family import Tree
 from rgbd_jax.optim import learning_rate, map_params_like
 from rgbd_jax.pytorch.names import ConversionError, misfit
-from rgbd_jax.pytorch.weights import TrainedWeights, detect_network, is_fusion, read_weights, table_of_params
+from rgbd_jax.pytorch.weights import TrainedWeights, detect_family, detect_network, read_weights
 from rgbd_jax.step import TrainState, new_state
 
 log = logging.getLogger("rgbd_jax")
@@ -83,9 +83,7 @@ def matching_weights(model: Model, weights: TrainedWeights, path: str) -> tuple[
         raise ConversionError(f"{path}: {error}") from error
     found = {"clip.frames": detected.frames, **{f"model.{name}": value for name, value in detected.model.items()}}
     expected = {name: _field(config, name) for name in found} | {"model.num_classes": model.num_classes}
-    kinds = {True: "fusion", False: "rgb or depth"}
-    found["modality"], expected["modality"] = kinds[detected.fusion], kinds[len(model.modalities) > 1]
-    if weights.reference_layout is not None and detected.fusion:
+    if weights.reference_layout is not None:
         found["fusion.reference_layout"] = weights.reference_layout
         expected["fusion.reference_layout"] = config.fusion.reference_layout
     differing = [
@@ -93,9 +91,12 @@ def matching_weights(model: Model, weights: TrainedWeights, path: str) -> tuple[
         for name, value in expected.items()
         if found[name] not in (value, None)
     ]
+    if detected.family != model.family.name:
+        kinds = f"a {model.family.name} network, but the checkpoint has a {detected.family} one"
+        differing.append(f"config.modality={config.modality!r}: {kinds}")
     if differing:
         raise ValueError("\n  ".join([f"{path} is of another network than the config's:", *differing]))
-    table = table_of_params(model.shapes()[0])
+    table = model.family.name_table
     match = table.match(weights.tensors, *model.shapes())
     if problems := match.problems():
         raise ConversionError(f"{path}: {misfit(problems)}")
@@ -131,10 +132,10 @@ def _continued(model: Model, path: str) -> InitialState:
     if weights.momentum:
         if config.optimizer.name != "sgd":
             raise ValueError(f"config.optimizer.name={config.optimizer.name!r}: only 'sgd' can continue {path}")
-        state = dataclasses.replace(state, opt_state=_with_momentum(state, weights))
+        state = dataclasses.replace(state, opt_state=_with_momentum(model, state, weights))
     note = "no momentum: it starts at zero"
     if weights.momentum:
-        without = len(table_of_params(state.params).to_pytorch(state.params, {})) - len(weights.momentum)
+        without = len(model.family.name_table.to_pytorch(state.params, {})) - len(weights.momentum)
         note = f"momentum of {len(weights.momentum)} parameters; that of {without} starts at zero"
     for reason in weights.left_out:
         log.warning("%s: left out: %s", path, reason)
@@ -154,9 +155,9 @@ def _continued(model: Model, path: str) -> InitialState:
     return InitialState(state, weights.epoch, notes)
 
 
-def _with_momentum(state: TrainState, weights: TrainedWeights) -> Tree:
+def _with_momentum(model: Model, state: TrainState, weights: TrainedWeights) -> Tree:
     """Returns the optimizer state with the momentum buffers; parameters without one start at zero."""
-    table = table_of_params(state.params)
+    table = model.family.name_table
     zeros = {name: np.zeros_like(tensor) for name, tensor in table.to_pytorch(state.params, {}).items()}
     buffers, _ = table.from_pytorch({**zeros, **weights.momentum}, state.params, {})
     return map_params_like(lambda _: buffers, state.opt_state)
@@ -166,8 +167,8 @@ def _load_matching(params: Tree, batch_stats: Tree, model: Model, field: str, pa
     """Replaces, in place, the weights of the network or of one modality's part by those of a checkpoint that match."""
     config, weights, part = model.config, _read(field, path, "best"), model.family.init_fields[field]
     expected = family_of(part) if part else model.family
-    found = "fusion" if is_fusion(weights.tensors) else "unimodal"
-    if found != expected.name:
+    found = detect_family(weights.tensors)
+    if found not in (None, expected.name):
         others = [f"config.{name}" for name, of in model.family.init_fields.items() if bool(of) != bool(part)]
         advice = (
             f"use {' and '.join(others)}" if others else f"config.modality={config.modality!r} cannot start from it"
@@ -180,8 +181,11 @@ def _load_matching(params: Tree, batch_stats: Tree, model: Model, field: str, pa
             f"config.fusion.reference_layout={config.fusion.reference_layout}, but config.{field}={path} has "
             f"{weights.reference_layout}"
         )
-    table = table_of_params(params)
-    match = table.match(weights.tensors, params, batch_stats, skip=table.class_heads)
+    table = expected.name_table
+    heads = {name: "last layer of a class head" for name in weights.tensors if table.class_heads.fullmatch(name)}
+    body = {name: tensor for name, tensor in weights.tensors.items() if name not in heads}
+    match = table.match(body, params, batch_stats)
+    match.skipped.update(heads)
     if not match.loaded:
         raise ConversionError(f"config.{field}={path}: none of its {len(weights.tensors)} tensors fits the network")
     table.overlay(weights.tensors, match, params, batch_stats)

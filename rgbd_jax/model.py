@@ -21,6 +21,7 @@ from rgbd_jax.models.mixing import Mixture
 from rgbd_jax.models.rngs import ClipRngs
 from rgbd_jax.models.temporal import BRANCHES
 from rgbd_jax.models.unimodal import UnimodalNetwork
+from rgbd_jax.pytorch.decoupled_names import DECOUPLED
 
 # The last spatial features, and their mean over positions, through which alone the network depends on them.
 EXPLAINED = ("mixed_5c", "pooled_features")
@@ -71,6 +72,7 @@ UNIMODAL = Family(
     explained=lambda modality: EXPLAINED,
     attention=lambda modality: ATTENTION,
     frame_weights=lambda config, modality: _frame_weights(config),
+    name_table=DECOUPLED,
 )
 FUSION = Family(
     name="fusion",
@@ -85,6 +87,7 @@ FUSION = Family(
     explained=lambda modality: (f"{modality}/{EXPLAINED[0]}", f"{modality}/{EXPLAINED[1]}"),
     attention=lambda modality: {title: f"{modality}/{name}" for title, name in ATTENTION.items()},
     frame_weights=lambda config, modality: _frame_weights(config, f"{modality}/"),
+    name_table=DECOUPLED,
 )
 FAMILIES = {family.name: family for family in (UNIMODAL, FUSION)}
 

@@ -159,7 +159,7 @@ def test_a_coordinator_that_does_not_answer(tmp_path):
         (DistributedConfig("localhost:1"), "--process_count and --process_index missing"),
         (DistributedConfig("localhost", 2, 0), "--coordinator=localhost: expected HOST:PORT"),
         (DistributedConfig("no-such-host.invalid:1", 2, 0), "expected HOST:PORT of a known host"),
-        (DistributedConfig("localhost:1", 2, 2), "Got process_id=2, num_processes=2"),
+        (DistributedConfig("localhost:1", 2, 2), "--process_index=2 with --process_count=2: expected 0 to 1"),
     ],
 )
 def test_flags_that_name_no_group_are_errors(config, message):

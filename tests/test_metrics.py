@@ -67,6 +67,7 @@ def summed(heads, *names):
     return [[sum(float(heads[name][i, c]) for name in names) for c in range(classes)] for i in range(clips)]
 
 
+@settings(deadline=None)
 @given(scored(ONE_STREAM), st.lists(st.floats(-100, 100, width=32), min_size=8, max_size=8))
 def test_one_stream_equals_loops(case, losses):
     heads, labels = case
@@ -86,6 +87,7 @@ def test_one_stream_equals_loops(case, losses):
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(scored(FUSION))
 def test_fusion_equals_loops(case):
     heads, labels = case

@@ -76,7 +76,7 @@ class Case:
         meta = self.meta
         config = default_config("rgb" if meta["kind"] == "unimodal" else meta["kind"])
         detected = detect_network(self.manifest)
-        assert detected.fusion == (meta["kind"] == "fusion")
+        assert detected.family == meta["kind"]
         config.clip.frames = detected.frames or 64
         config.clip.size = meta["size"]
         for name, value in detected.model.items():

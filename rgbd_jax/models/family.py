@@ -74,6 +74,7 @@ class Family:
         explained: modality -> (features, pooled features), names of the intermediate values that Grad-CAM reads.
         attention: modality -> title -> name of an intermediate value, layers b heads n+1 n+1, the class token first.
         frame_weights: (config, modality) -> title -> name of an intermediate value, b t c, weights of the features.
+        name_table: the weights' names in PyTorch, a `rgbd_jax.pytorch.names.NameTable`.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Family:
     explained: Callable[[str], tuple[str, str]]
     attention: Callable[[str], Mapping[str, str]]
     frame_weights: Callable[[ConfigDict, str], Mapping[str, str]]
+    name_table: Any
 
     def metric_names(self) -> tuple[str, ...]:
         """Returns the names of the metrics that an evaluation gives."""

@@ -164,6 +164,9 @@ def _check_address(config: DistributedConfig) -> None:
     flags = {name: getattr(config, name) for name in ("coordinator", "process_count", "process_index")}
     if missing := [f"--{name}" for name, value in flags.items() if value is None]:
         raise ValueError(f"{' and '.join(missing)} missing: a group needs --{', --'.join(flags)}, or none of them")
+    count, index = config.process_count or 0, config.process_index or 0
+    if not 0 <= index < count:
+        raise ValueError(f"--process_index={index} with --process_count={count}: expected 0 to {count - 1}")
     host, _, port = str(config.coordinator).rpartition(":")
     try:
         socket.getaddrinfo(host.strip("[]"), int(port))

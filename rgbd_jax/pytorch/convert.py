@@ -1,13 +1,14 @@
 """Converts checkpoints between PyTorch, safetensors and this package, both ways, without PyTorch.
 
 Example:
-    python -m rgbd_jax convert model_best.pth.tar converted
-    python -m rgbd_jax eval --config configs/nvgesture.py --workdir converted
-    python -m rgbd_jax convert runs/nvgesture trained.pth.tar
+    rgbd convert model_best.pth.tar converted
+    rgbd eval --config configs/nvgesture.py --workdir converted
+    rgbd convert runs/nvgesture trained.pth.tar
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from safetensors.numpy import save_file
@@ -23,37 +25,21 @@ from safetensors.numpy import save_file
 from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.checkpoint.model_card import ModelCardData, render_model_card, write_model_card
 from rgbd_jax.config import default_config
-from rgbd_jax.model import Model
-from rgbd_jax.pytorch.names import ConversionError, DetectedNetwork, Match, NameTable, Tree, misfit
+from rgbd_jax.modalities import STREAMS
+from rgbd_jax.model import Model, family_of
+from rgbd_jax.pytorch.names import ConversionError, DetectedNetwork, Match, misfit, parameter_names
 from rgbd_jax.pytorch.torch_file import write_torch
-from rgbd_jax.pytorch.weights import (
-    CONVERTED_FORMAT,
-    MOMENTUM_PREFIX,
-    RECORD,
-    TrainedWeights,
-    detect_network,
-    parameter_names,
-    read_weights,
-    table_of,
-)
+from rgbd_jax.pytorch.weights import MOMENTUM_PREFIX, RECORD, TrainedWeights, detect_network, read_weights
 
 TORCH_SUFFIXES, SAFETENSORS_SUFFIX = (".pth.tar", ".pth", ".pt"), ".safetensors"
 
 
 class MatchedNetwork(NamedTuple):
-    """The network that weights belong to.
+    """The network that weights belong to."""
 
-    Attributes:
-        table: the name table of its family.
-        detected: its settings.
-        shapes: shapes and types of its parameters and of its running statistics.
-        match: how its tensors and those of the weights meet.
-    """
-
-    table: NameTable
+    model: Model
     detected: DetectedNetwork
-    shapes: tuple[Tree, Tree]
-    match: Match
+    match: Match  # how its tensors and those of the weights meet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         choices=("best", "latest"),
         default="best",
-        help="which checkpoint of a workdir to convert (default: %(default)s)",
+        help="which one of a workdir (default: %(default)s)",
     )
 
 
@@ -94,8 +80,11 @@ def run(args: argparse.Namespace) -> None:
     except ConversionError as error:
         raise ConversionError(f"{args.source}: {error}") from error
     write_weights(args.target, trained, network, str(args.source))
-    print(f"{args.source}: {_description(network.detected, trained)}")
-    print(network.table.report(network.match, trained.left_out))
+    known = {"clip.frames": network.detected.frames, "epochs": trained.epoch, "best accuracy": trained.best_accuracy}
+    settings = [f"{name} {value}" for name, value in {**network.detected.model, **known}.items() if value is not None]
+    momentum = f"momentum of {len(trained.momentum)} parameters" if trained.momentum else "no momentum"
+    print(f"{args.source}: {network.detected.family} network, {', '.join([*settings, momentum])}")
+    print(network.model.family.name_table.report(network.match, trained.left_out))
     print(f"written to {args.target}")
 
 
@@ -105,30 +94,27 @@ def match_network(weights: TrainedWeights) -> MatchedNetwork:
     Raises:
         ConversionError: they are of no known network, or lists every tensor that is missing or misshapen.
     """
-    table, detected = table_of(weights.tensors), detect_network(weights.tensors)
-    config = default_config("fusion" if detected.fusion else "rgb")
-    for name, value in detected.model.items():
-        config.model[name] = value
-    if detected.frames:
-        config.clip.frames = detected.frames
-    params, batch_stats = Model(config, detected.model["num_classes"]).shapes()
-    match = table.match(weights.tensors, params, batch_stats)
+    detected = detect_network(weights.tensors)
+    config = default_config(_modalities(detected)[0])
+    config.model.update(detected.model)
+    config.clip.frames = detected.frames or config.clip.frames
+    model = Model(config, detected.model["num_classes"])
+    match = model.family.name_table.match(weights.tensors, *model.shapes())
     if problems := match.problems():
         raise misfit(problems)
-    return MatchedNetwork(table, detected, (params, batch_stats), match)
+    return MatchedNetwork(model, detected, match)
+
+
+def _modalities(detected: DetectedNetwork) -> list[str]:
+    """Returns the values of `config.modality` that a network can have been trained with."""
+    return [modality for modality in STREAMS if family_of(modality).name == detected.family]
 
 
 def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNetwork, source: str) -> None:
     """Writes weights as the kind of checkpoint that the suffix of `path` names; nothing is left after an error.
 
-    A model card is put into the folder of a converted checkpoint, or into the metadata of a safetensors file.
-
-    Args:
-        path: `*.pth.tar`, `*.pth` or `*.pt` for PyTorch, `*.safetensors`, or a name without suffix for a converted
-            checkpoint (a folder), which must not exist.
-        trained: the weights; tensors that are not of the network are left out.
-        network: the network that they belong to.
-        source: where they are from, for the card.
+    Tensors that are not of the network are left out. A converted checkpoint and the metadata of a safetensors file get
+    a model card, which names the source.
 
     Raises:
         ConversionError: the suffix is unknown, or that kind of checkpoint cannot hold the weights.
@@ -138,31 +124,31 @@ def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNet
     path = Path(path).expanduser()
     if path.exists():
         raise FileExistsError(f"{path} exists already: give another name, or remove it")
-    tensors = {name: trained.tensors[name] for name in (*network.match.loaded, *network.match.counters)}
-    momentum = {name: buffer for name, buffer in trained.momentum.items() if name in network.match.loaded}
-    trained = dataclasses.replace(trained, tensors=network.table.in_order(tensors), momentum=momentum)
+    fitting = {name: trained.tensors[name] for name in (*network.match.loaded, *network.match.counters)}
+    trained = dataclasses.replace(
+        trained,
+        tensors=network.model.family.name_table.in_order(fitting),
+        momentum={name: buffer for name, buffer in trained.momentum.items() if name in network.match.loaded},
+    )
     if path.name.endswith(TORCH_SUFFIXES):
-        write_torch(path, _torch_contents(trained, network.detected.fusion))
+        write_torch(path, _torch_contents(trained))
     elif path.name.endswith(SAFETENSORS_SUFFIX):
-        metadata = {
-            "format": "pt",
-            RECORD: json.dumps(trained.record()),
-            "model_card": render_model_card(_card(trained, network, source)),
-        }
-        arrays = {**trained.tensors, **{MOMENTUM_PREFIX + name: buffer for name, buffer in momentum.items()}}
+        metadata = {"format": "pt", RECORD: json.dumps(trained.record())}
+        metadata["model_card"] = render_model_card(_card(trained, network, source))
+        arrays = {**trained.tensors, **{MOMENTUM_PREFIX + name: buffer for name, buffer in trained.momentum.items()}}
         with atomic_write(path) as unfinished:  # the library writes memory as it lies, whatever the strides
             save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, unfinished, metadata)
     elif path.suffix and not path.suffix[1:].isdigit():
         known = ", ".join((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX))
         raise ConversionError(f"{path}: the suffix {path.suffix!r} is of no kind of checkpoint; use {known} or none")
     else:
-        _save_converted(path, trained, network, source)
+        _save_converted(path, trained, network)
         write_model_card(path, _card(trained, network, source))
 
 
-def _torch_contents(trained: TrainedWeights, fusion: bool) -> dict[str, Any]:
+def _torch_contents(trained: TrainedWeights) -> dict[str, Any]:
     """Returns what the reference's training saves."""
-    if trained.reference_layout is False and fusion:
+    if trained.reference_layout is False:
         raise ConversionError(
             "a fusion network trained with config.fusion.reference_layout=False: the reference would compute something "
             "else with its weights, so they are not written for PyTorch; use .safetensors"
@@ -179,70 +165,45 @@ def _torch_contents(trained: TrainedWeights, fusion: bool) -> dict[str, Any]:
     return contents | {name: value for name, value in known.items() if value is not None}
 
 
-def _save_converted(path: Path, trained: TrainedWeights, network: MatchedNetwork, source: str) -> None:
+def _save_converted(path: Path, trained: TrainedWeights, network: MatchedNetwork) -> None:
     """Writes a converted checkpoint, a folder of Orbax that appears whole.
 
-    weights    "params", "batch_stats" and, of a training, "momentum" (the structure of params)
-    network    JSON: format, source, `TrainedWeights.record()`, the steps that each BatchNorm has seen
+    weights    "params" and "batch_stats", numbers of the type that holds all of the source's, and "momentum" by
+               PyTorch's names
+    network    JSON: family, `TrainedWeights.record()`, the steps that each BatchNorm has seen
     """
-    table = network.table
     fitting = {name: trained.tensors[name] for name in network.match.loaded}
-    params, batch_stats = table.from_pytorch(fitting, *network.shapes, keep_types=True)
-    tree = {"params": params, "batch_stats": batch_stats}
-    without_momentum = []
-    if trained.momentum:
-        names = list(table.to_pytorch(params, {}))
-        without_momentum = [name for name in names if name not in trained.momentum]
-        dtype = next(iter(trained.momentum.values())).dtype
-        zeros = {name: np.zeros(trained.tensors[name].shape, dtype) for name in without_momentum}
-        tree["momentum"], _ = table.from_pytorch({**trained.momentum, **zeros}, params, {}, keep_types=True)
+    dtype = functools.reduce(jnp.promote_types, {tensor.dtype for tensor in fitting.values()})
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), network.model.shapes())
+    params, batch_stats = network.model.family.name_table.from_pytorch(fitting, *like)
+    tree = {"params": params, "batch_stats": batch_stats, "momentum": dict(trained.momentum)}
     record = {
-        "format": CONVERTED_FORMAT,
-        "source": source,
+        "family": network.detected.family,
         "steps_seen": {name: int(trained.tensors[name]) for name in network.match.counters},
-        "without_momentum": without_momentum,
-        **trained.record(),
+        "record": trained.record(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Weights hardly shrink when compressed, and nobody changes the arrays while they are written, so none is copied.
-    registry = ocp.type_handlers.create_type_handler_registry(
-        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
-        (jax.Array, ocp.type_handlers.ArrayHandler()),  # Orbax warns without one
-    )
-    handlers = {
-        "weights": ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry),
-        "network": ocp.JsonCheckpointHandler(),
-    }
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:
+    # Weights hardly shrink when compressed.
+    weights = ocp.PyTreeCheckpointHandler(use_compression=False)
+    handler = ocp.CompositeCheckpointHandler(weights=weights, network=ocp.JsonCheckpointHandler())
+    with ocp.Checkpointer(handler) as checkpointer:
         items = ocp.args.Composite(weights=ocp.args.PyTreeSave(tree), network=ocp.args.JsonSave(record))
         checkpointer.save(path.absolute(), args=items)
 
 
 def _card(trained: TrainedWeights, network: MatchedNetwork, source: str) -> ModelCardData:
     """Returns the model card: what the weights' run recorded, or what their tensors determine."""
-    detected = network.detected
+    detected, modalities = network.detected, _modalities(network.detected)
     config = {
-        "modality": "fusion" if detected.fusion else None,
+        "modality": modalities[0] if len(modalities) == 1 else None,
         "clip": {"frames": detected.frames},
         "model": detected.model,
         "fusion": {"reference_layout": trained.reference_layout},
     }
-    card = trained.card or ModelCardData(
-        config, epoch=trained.epoch, best_accuracy=trained.best_accuracy, optimizer=trained.optimizer
+    return dataclasses.replace(
+        trained.card
+        or ModelCardData(config, epoch=trained.epoch, best_accuracy=trained.best_accuracy, optimizer=trained.optimizer),
+        num_classes=detected.model["num_classes"],
+        num_parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(network.model.shapes()[0])),
+        converted_from=source,
     )
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(network.shapes[0]))
-    known = {"num_classes": detected.model["num_classes"], "num_parameters": parameters, "converted_from": source}
-    return dataclasses.replace(card, **known)
-
-
-def _description(detected: DetectedNetwork, trained: TrainedWeights) -> str:
-    """Returns what a checkpoint holds, in one line."""
-    known = {
-        **detected.model,
-        "clip.frames": detected.frames,
-        "epochs": trained.epoch,
-        "best accuracy": trained.best_accuracy,
-    }
-    settings = [f"{name} {value}" for name, value in known.items() if value is not None]
-    momentum = f"momentum of {len(trained.momentum)} parameters" if trained.momentum else "no momentum"
-    return ", ".join(["fusion" if detected.fusion else "one stream", *settings, momentum])

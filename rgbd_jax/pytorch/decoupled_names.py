@@ -1,8 +1,7 @@
 """The decoupled-and-recoupled network (MotionRGBD, CVPR 2022), one stream and fusion: its weights' names in PyTorch."""
 
-import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -135,13 +134,16 @@ CHANNELS = {
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def detect(shapes: Shapes, preferred: Mapping[str, Any]) -> DetectedNetwork:
-    """Returns the network that a state dict belongs to (see `NameTable.detect`).
+def family(names: Iterable[str]) -> str | None:
+    """Returns "fusion" or "unimodal" by the names of a state dict; None if it is of another program."""
+    if any(name.startswith("Modalit_rgb.") for name in names):
+        return "fusion"
+    return "unimodal" if any(name.endswith("Conv3d_1a_7x7.conv3d.weight") for name in names) else None
 
-    Raises:
-        ConversionError: a tensor that it is recognised by is missing or misshapen, or the two streams differ.
-    """
-    fusion = any(name.startswith("Modalit_rgb.") for name in shapes)
+
+def detect(shapes: Shapes, preferred: Mapping[str, Any]) -> DetectedNetwork:
+    """See `NameTable.detect`; a ConversionError says which tensor is missing or misshapen, or that streams differ."""
+    fusion = family(shapes) == "fusion"
     prefixes = [f"{prefix}." for prefix in WORDS["modality"].values()] if fusion else [""]
     (model, frames), *others = [
         _trunk({name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}, preferred)
@@ -150,7 +152,7 @@ def detect(shapes: Shapes, preferred: Mapping[str, Any]) -> DetectedNetwork:
     if others and others != [(model, frames)]:
         raise ConversionError(f"the two streams are different networks: {(model, frames)} and {others[0]}")
     classes = _shape(shapes, "classifier1.1.weight" if fusion else "dtn.mlp_head_small.1.weight", 2)[0]
-    return DetectedNetwork(fusion, {"num_classes": classes, **model}, frames)
+    return DetectedNetwork("fusion" if fusion else "unimodal", {"num_classes": classes, **model}, frames)
 
 
 def _trunk(shapes: Shapes, preferred: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
@@ -179,20 +181,14 @@ def _width(shapes: Shapes, preferred: float) -> float:
     else the plainest fraction.
     """
     found = [(shapes[name][0], channels) for name, channels in CHANNELS.items() if shapes.get(name)]
+    exact = {Fraction(count + step, channels) for count, channels in found for step in (-1, 0, 1)}
+    fractions = exact | {width.limit_denominator(most) for width in exact for most in range(1, 101)}
+    plainest = sorted(fractions, key=lambda width: (width.denominator, width))
 
-    def agreeing(width: float | Fraction) -> int:
-        return sum(scaled(channels, float(width)) == count for count, channels in found)
+    def agreeing(width: float) -> int:
+        return sum(scaled(channels, width) == count for count, channels in found)
 
-    # Between two of these widths no channel count changes; on one of them a half may be rounded to either side.
-    changes = sorted({Fraction(count + step, channels) for count, channels in found for step in (-2, 2)})
-    ranges = [*itertools.pairwise(changes), *((width, width) for width in changes)]
-    low, high = max((bounds for bounds in ranges if bounds[1] > 0), key=lambda bounds: agreeing(sum(bounds) / 2))
-    most = agreeing((low + high) / 2)
-    for width in (preferred, 1.0):
-        if agreeing(width) >= most:
-            return width
-    nearest = (Fraction(round((low + high) / 2 * parts), parts) for parts in itertools.count(1))
-    return float(next(width for width in nearest if low <= width <= high and agreeing(width) >= most))
+    return max((preferred, 1.0, *map(float, plainest)), key=agreeing)
 
 
 def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
@@ -208,7 +204,6 @@ DECOUPLED = NameTable(
     layouts=LAYOUTS,
     class_heads=re.compile(r"dtn\.mlp_head_(small|media|large)\.1\.(weight|bias)"),
     parts=PARTS,
-    marker="Conv3d_1a_7x7.conv3d.weight",
-    fusion_marker="Modalit_rgb.",
+    family=family,
     detect=detect,
 )

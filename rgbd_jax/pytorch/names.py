@@ -5,10 +5,11 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import einops
+import jax
 import ml_dtypes
 import numpy as np
 from flax import traverse_util
@@ -24,33 +25,20 @@ class ConversionError(ValueError):
 
 
 class DetectedNetwork(NamedTuple):
-    """The network that tensors belong to, as far as their names and shapes determine it.
+    """The network that tensors belong to, as far as their names and shapes determine it."""
 
-    Attributes:
-        fusion: whether it is a fusion network of both modalities.
-        model: `num_classes` and fields of `config.model`.
-        frames: `config.clip.frames`; None if any number will do.
-    """
-
-    fusion: bool
-    model: Mapping[str, Any]
-    frames: int | None
+    family: str
+    model: Mapping[str, Any]  # `num_classes` and fields of `config.model`
+    frames: int | None  # `config.clip.frames`; None if any number will do
 
 
 class Match(NamedTuple):
-    """How the tensors of a state dict and those of a network meet, by PyTorch's names.
+    """How the tensors of a state dict and those of a network meet, by PyTorch's names."""
 
-    Attributes:
-        loaded: name -> shape of what fits.
-        skipped: name -> reason, of what is in the state dict and does not.
-        missing: name -> shape of what the network has and the state dict lacks.
-        counters: names of the step counters, which have no place in the network but in a checkpoint.
-    """
-
-    loaded: dict[str, tuple[int, ...]]
-    skipped: dict[str, str]
-    missing: dict[str, tuple[int, ...]]
-    counters: list[str]
+    loaded: dict[str, tuple[int, ...]]  # name -> shape of what fits
+    skipped: dict[str, str]  # name -> reason, of what is in the state dict and does not
+    missing: dict[str, tuple[int, ...]]  # name -> shape of what the network has and the state dict lacks
+    counters: list[str]  # the step counters, which have no place in the network but in a checkpoint
 
     def problems(self) -> list[str]:
         """Returns a line for every tensor that is missing or misshapen; unknown ones are no problem."""
@@ -58,52 +46,21 @@ class Match(NamedTuple):
         return misfits + [f"{name}: missing, the network has {shape}" for name, shape in self.missing.items()]
 
 
-class Entry(NamedTuple):
-    """One tensor of a state dict: its name, where it lies here (`block`: in a stack), and its axes here and there."""
-
-    name: str
-    path: tuple[str, ...]
-    block: int | None
-    layout: str
-
-    def shape(self, leaf: Any) -> tuple[int, ...]:
-        """Returns the tensor's shape in PyTorch, of the leaf that holds it here."""
-        shape = leaf.shape if self.block is None else leaf.shape[1:]
-        return self.to_pytorch(np.broadcast_to(np.float32(0), shape)).shape
-
-    def to_pytorch(self, tensor: np.ndarray) -> np.ndarray:
-        """Returns the tensor laid out as in PyTorch."""
-        return einops.rearrange(tensor, self.layout) if self.layout else tensor
-
-    def from_pytorch(self, tensor: np.ndarray) -> np.ndarray:
-        """Returns the tensor laid out as here."""
-        return einops.rearrange(tensor, " -> ".join(reversed(self.layout.split(" -> ")))) if self.layout else tensor
-
-
 @dataclasses.dataclass(frozen=True)
 class NameTable:
     """The PyTorch names of a network family's weights.
 
-    Attributes:
-        rows: (name here, name in PyTorch), in the order in which PyTorch registers the modules. A word in angle
-            brackets stands for any of its alternatives; <block> is the index into weights that are stacked here.
-        words: word -> alternative here -> alternative in PyTorch.
-        layouts: last part of a name, or word.alternative -> axes here and in PyTorch, where they differ.
-        class_heads: names of the last layers of the class heads, which other classes cannot use.
-        parts: pattern of tensors' names -> the part of the network that they are, for reports; the first one counts.
-        marker: a tensor that no other family has.
-        fusion_marker: what names begin with that only fusion networks have.
-        detect: returns the network that shapes (by PyTorch's names) belong to; of several with the same shapes the one
-            with the `config.model` that is given.
+    A row is (name here, name in PyTorch). A word in angle brackets stands for any of its alternatives; <block> is the
+    index into weights that are stacked here.
     """
 
-    rows: Sequence[tuple[str, str]]
-    words: Mapping[str, Mapping[str, str]]
-    layouts: Mapping[str, str]
-    class_heads: re.Pattern
-    parts: Mapping[str, str]
-    marker: str
-    fusion_marker: str
+    rows: Sequence[tuple[str, str]]  # in the order in which PyTorch registers the modules
+    words: Mapping[str, Mapping[str, str]]  # word -> alternative here -> alternative in PyTorch
+    layouts: Mapping[str, str]  # last part of a name, or word.alternative -> axes here and there, where they differ
+    class_heads: re.Pattern  # the last layers of the class heads, which other classes cannot use
+    parts: Mapping[str, str]  # pattern of names -> the part of the network, for reports; the first one counts
+    family: Callable[[Iterable[str]], str | None]  # names of a state dict -> its family, if it has this table
+    # Shapes -> the network; of several with the same shapes the one with the given fields of `config.model`.
     detect: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, Any]], DetectedNetwork]
 
     @functools.cached_property
@@ -132,20 +89,6 @@ class NameTable:
 
         return {name: tensors[name] for name in sorted(tensors, key=key)}
 
-    def entries(self, *trees: Tree) -> Iterator[Entry]:
-        """Yields the entries of every tensor in trees of parameters or running statistics.
-
-        Raises:
-            ConversionError: a weight has no row.
-        """
-        for path, leaf in (item for tree in trees for item in traverse_util.flatten_dict(tree).items()):
-            name, layout = self._row(".".join(path))
-            if "<block>" not in name:
-                yield Entry(name, path, None, layout)
-                continue
-            for block in range(leaf.shape[0]):
-                yield Entry(name.replace("<block>", str(block)), path, block, layout)
-
     def _row(self, ours: str) -> tuple[str, str]:
         for pattern, theirs in self._patterns:
             if match := pattern.fullmatch(ours):
@@ -159,73 +102,55 @@ class NameTable:
     def to_pytorch(self, params: Tree, batch_stats: Tree) -> dict[str, np.ndarray]:
         """Returns the PyTorch state dict of a network, in PyTorch's order and without its step counters.
 
-        Args:
-            params: nested dict of parameters, or of anything with their structure (gradients, momentum).
-            batch_stats: nested dict of running statistics, or an empty one.
+        The tensors are views of the network's NumPy arrays. Anything with the structure of the parameters will do
+        (gradients, momentum, shapes), with or without running statistics.
+
+        Raises:
+            ConversionError: a weight has no row.
         """
-        leaves = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(batch_stats)
         tensors = {}
-        for entry in self.entries(params, batch_stats):
-            leaf = np.asarray(leaves[entry.path])
-            tensors[entry.name] = entry.to_pytorch(leaf if entry.block is None else leaf[entry.block])
+        for path, leaf in (traverse_util.flatten_dict(params) | traverse_util.flatten_dict(batch_stats)).items():
+            name, layout = self._row(".".join(path))
+            shape_only = isinstance(leaf, jax.ShapeDtypeStruct)
+            array = np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) if shape_only else np.asarray(leaf)
+            parts = {name: array}
+            if "<block>" in name:
+                parts = {name.replace("<block>", str(block)): array[block, ...] for block in range(len(array))}
+            for part, tensor in parts.items():
+                tensors[part] = einops.rearrange(tensor, layout) if layout else tensor
         return self.in_order(tensors)
 
-    def match(
-        self, tensors: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree, *, skip: re.Pattern | None = None
-    ) -> Match:
-        """Compares the tensors of a state dict with those of a network.
-
-        Args:
-            tensors: name -> array, in PyTorch's layout.
-            params: the network's parameters, arrays or shapes.
-            batch_stats: likewise the running statistics.
-            skip: names that are not taken over even if they fit.
-        """
+    def match(self, tensors: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree) -> Match:
+        """Compares the tensors of a state dict, in PyTorch's layout, with those of a network, arrays or shapes."""
         match = Match({}, {}, {}, [])
-        leaves = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(batch_stats)
-        for entry in self.entries(params, batch_stats):
-            name, expected = entry.name, entry.shape(leaves[entry.path])
-            found = tensors.get(name)
-            if found is None or (skip and skip.fullmatch(name)):
-                match.missing[name] = expected
-            elif tuple(found.shape) != expected:
-                match.skipped[name] = f"shape {tuple(found.shape)}, the network has {expected}"
-            elif found.dtype.kind != "f" and found.dtype != ml_dtypes.bfloat16:
-                match.skipped[name] = f"numbers of type {found.dtype}, expected floating-point ones"
-            else:
-                match.loaded[name] = expected
+        ours = {name: tensor.shape for name, tensor in self.to_pytorch(params, batch_stats).items()}
+        match.missing.update({name: shape for name, shape in ours.items() if name not in tensors})
         for name, tensor in tensors.items():
-            statistics = f"{name.removesuffix(COUNTER)}running_var"
-            if skip and skip.fullmatch(name):
-                match.skipped[name] = "last layer of a class head"
-            elif name in match.loaded or name in match.skipped:
-                continue
-            elif not name.endswith(f".{COUNTER}") or not (statistics in match.loaded or statistics in match.skipped):
+            shape, counted = tuple(tensor.shape), f"{name.removesuffix(COUNTER)}running_var"
+            if name in ours and shape != ours[name]:
+                match.skipped[name] = f"shape {shape}, the network has {ours[name]}"
+            elif name in ours and tensor.dtype.kind != "f" and tensor.dtype != ml_dtypes.bfloat16:
+                match.skipped[name] = f"numbers of type {tensor.dtype}, expected floating-point ones"
+            elif name in ours:
+                match.loaded[name] = shape
+            elif not name.endswith(f".{COUNTER}") or counted not in ours or counted not in tensors:
                 match.skipped[name] = UNKNOWN
-            elif tensor.shape or tensor.dtype.kind not in "iu":
-                match.skipped[name] = f"shape {tuple(tensor.shape)} of {tensor.dtype}, expected one whole number"
+            elif shape or tensor.dtype.kind not in "iu":
+                match.skipped[name] = f"shape {shape} of {tensor.dtype}, expected one whole number"
             else:
                 match.counters.append(name)
         return match
 
     def overlay(self, tensors: Mapping[str, np.ndarray], match: Match, params: Tree, batch_stats: Tree) -> None:
         """Writes the tensors that match over the weights of a network, nested dicts of NumPy arrays, in place."""
-        leaves = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(batch_stats)
-        for entry in self.entries(params, batch_stats):
-            if entry.name in match.loaded:
-                block = ... if entry.block is None else entry.block
-                leaves[entry.path][block] = entry.from_pytorch(np.asarray(tensors[entry.name]))
+        for name, view in self.to_pytorch(params, batch_stats).items():
+            if name in match.loaded:
+                view[...] = tensors[name]
 
-    def from_pytorch(
-        self, tensors: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree, *, keep_types: bool = False
-    ) -> tuple[dict, dict]:
+    def from_pytorch(self, tensors: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree) -> tuple[dict, dict]:
         """Returns (parameters, running statistics) with the values of a state dict that fits the network.
 
-        Args:
-            tensors: name -> array, in PyTorch's layout.
-            params: the network's parameters, arrays or shapes with dtype: the result has their structure.
-            batch_stats: likewise the running statistics.
-            keep_types: whether numbers keep the types that they have in the state dict, instead of the network's.
+        Structure, shapes and types are those of the network's parameters and running statistics, arrays or shapes.
 
         Raises:
             ConversionError: lists every missing, unexpected or wrongly shaped tensor.
@@ -233,39 +158,24 @@ class NameTable:
         match = self.match(tensors, params, batch_stats)
         if problems := match.problems() + [f"{name}: {why}" for name, why in match.skipped.items() if why == UNKNOWN]:
             raise misfit(problems)
-        types: dict[tuple[str, ...], np.dtype] = {}
-        for entry in self.entries(params, batch_stats) if keep_types else ():
-            found = tensors[entry.name].dtype
-            if types.setdefault(entry.path, found) != found:
-                raise ConversionError(f"blocks of a stack have different types of numbers: {'.'.join(entry.path)}")
-
-        def empty(tree: Tree) -> dict:
-            flat = traverse_util.flatten_dict(tree)
-            arrays = {path: np.empty(leaf.shape, types.get(path, leaf.dtype)) for path, leaf in flat.items()}
-            return traverse_util.unflatten_dict(arrays)
-
-        result = empty(params), empty(batch_stats)
+        result = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), (dict(params), dict(batch_stats)))
         self.overlay(tensors, match, *result)
         return result
 
-    def report(self, match: Match, left_out: Iterable[str] = ()) -> str:
+    def report(self, match: Match, left_out: Sequence[str] = ()) -> str:
         """Returns a table of what became of tensors: loaded by part of the network, skipped and why, missing.
 
-        Args:
-            match: the tensors.
-            left_out: what else was skipped, with the reasons.
+        `left_out` are lines about what else was skipped.
         """
         counts: dict[str, list[int]] = {}
         for name, shape in match.loaded.items():
             part = next(found.expand(title) for row, title in self.parts.items() if (found := re.fullmatch(row, name)))
             counts.setdefault(part.lstrip(), []).append(math.prod(shape))
         counts["all"] = list(itertools.chain(*counts.values()))
-        rows = [(part, str(len(sizes)), f"{sum(sizes):,}") for part, sizes in counts.items()]
-        widths = [max(map(len, column)) for column in zip(*rows, ("loaded", "tensors", "numbers"), strict=True)]
-        lines = [
-            f"{part:<{widths[0]}}  {tensors:>{widths[1]}}  {numbers:>{widths[2]}}"
-            for part, tensors, numbers in [("loaded", "tensors", "numbers"), *rows]
-        ]
+        rows = [("loaded", "tensors", "numbers")]
+        rows += [(part, str(len(sizes)), f"{sum(sizes):,}") for part, sizes in counts.items()]
+        first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+        lines = ["  ".join((part.ljust(first), *map(str.rjust, numbers, others))) for part, *numbers in rows]
         # What the network has no place for comes last: a deeper network alone can have hundreds of such tensors.
         reasons = sorted(match.skipped.items(), key=lambda item: item[1] == UNKNOWN)
         skipped = [*left_out, *(f"{name}: {reason}" for name, reason in reasons)]
@@ -278,6 +188,11 @@ class NameTable:
 def misfit(problems: Sequence[str]) -> ConversionError:
     """Returns the error that lists why tensors do not fit a network."""
     return ConversionError("\n  ".join([f"{len(problems)} tensors do not fit the network:", *_first(problems, 30)]))
+
+
+def parameter_names(tensors: Mapping[str, Any]) -> list[str]:
+    """Returns the parameters of a state dict in its order, by which PyTorch numbers the optimizer's state."""
+    return [name for name in tensors if not name.endswith(BUFFERS)]
 
 
 def _first(lines: Sequence[str], count: int) -> list[str]:

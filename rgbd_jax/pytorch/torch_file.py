@@ -1,8 +1,8 @@
 """Reads and writes the files of `torch.save` without PyTorch; nothing that a file names is ever imported or run.
 
 Both of PyTorch's formats, the zip archive and the older stream, hold a pickle of the value and, beside it, "storages":
-the memory that tensors are views of. Python's unpickler reads the pickle with two tables of ours: the instructions
-that it may use, and a stand-in for every name that it may mention.
+the memory that tensors are views of. `pickletools` takes a pickle apart; the loop in `_unpickle` knows the instructions
+of plain data alone, and calls nothing but the functions of `GLOBALS`.
 """
 
 import io
@@ -16,7 +16,7 @@ import re
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -75,6 +75,12 @@ def _number(dtype: np.dtype, data: bytes) -> bool | int | float:
     return np.frombuffer(data, dtype)[0].item()
 
 
+def _bytes(text: str, encoding: str) -> bytes:
+    if type(text) is not str or encoding != "latin1":
+        raise ConversionError("its pickle encodes text in an unknown way")
+    return text.encode("latin1")
+
+
 STORAGE_TYPES = {
     "Double": "float64",
     "Float": "float32",
@@ -89,7 +95,7 @@ STORAGE_TYPES = {
     "Byte": "uint8",
     "Bool": "bool",
 }
-TORCH_NAMES = {np.dtype(dtype): f"torch.{name}Storage" for name, dtype in STORAGE_TYPES.items()}
+STORAGE_NAMES = {np.dtype(dtype): f"{name}Storage" for name, dtype in STORAGE_TYPES.items()}
 # What a pickle may name, and what stands in for it. What no network needs becomes the simplest thing there is: an
 # argparse.Namespace an empty dict, a set a list, a device its kind.
 GLOBALS: dict[str, Any] = {
@@ -105,91 +111,111 @@ GLOBALS: dict[str, Any] = {
     "builtins.set": lambda members=(): members,
     "__builtin__.set": lambda members=(): members,
     "__builtin__.bytes": lambda: b"",
-    "_codecs.encode": lambda text, encoding: text.encode({"latin1": "latin1"}[encoding]),
+    "_codecs.encode": _bytes,
     "numpy.dtype": _number_type,
     "numpy.core.multiarray.scalar": _number,
     "numpy._core.multiarray.scalar": _number,
     **{f"torch.{name}": np.dtype(name) for name in (*STORAGE_TYPES.values(), "uint16", "uint32", "uint64")},
-    **{name: dtype for dtype, name in TORCH_NAMES.items()},
+    **{f"torch.{name}": dtype for dtype, name in STORAGE_NAMES.items()},
 }
-INSTRUCTIONS = re.findall(
-    r"\w+",
-    """PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE BINPERSID BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET NONE
-    NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES
-    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT EMPTY_SET ADDITEMS NEWOBJ""",
-)
-# A set is read as a list, and of a class its stand-in is called.
-INSTEAD = {"EMPTY_SET": "EMPTY_LIST", "ADDITEMS": "APPENDS", "NEWOBJ": "REDUCE"}
+TAKEN = {"APPEND": 1, "SETITEM": 2, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}  # instruction -> values it takes
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 
-class _Instructions(dict):
-    def __missing__(self, code: int) -> None:
-        names = {ord(known.code): known.name for known in pickletools.opcodes}
-        raise ConversionError(f"its pickle uses the instruction {names.get(code, code)}; {TRUSTED_WAY}")
+def _unpickle(stream: BinaryIO, storage_data: Callable[[str, np.dtype, int], np.ndarray]) -> Any:
+    """Returns the value of the pickle that begins here; `storage_data` gives a storage's memory by key, type and size.
 
-
-class _Unpickler(pickle._Unpickler):
-    """Python's unpickler, confined to our two tables.
-
-    It is the one written in Python: that in C has no table of instructions, and a file can make its memo fill memory.
-
-    Args:
-        stream: the pickle.
-        storage: gives the memory of a storage by its key, type and number of elements.
+    This is a loop of our own because Python's unpicklers hash whatever a file makes a key (of nested tuples that
+    crashes or never ends), set any attribute that it names, and size their memo by its numbers.
     """
+    stack: list[Any] = []
+    outer: list[list[Any]] = []  # the stack below each mark
+    memo: dict[int, Any] = {}
+    arg: Any
+    for opcode, arg, _ in pickletools.genops(stream):
+        name, items = opcode.name, []
+        if name in ("APPENDS", "ADDITEMS", "SETITEMS", "TUPLE"):
+            items, stack = stack, outer.pop()
+        elif name in TAKEN:
+            items = [stack.pop() for _ in range(TAKEN[name])][::-1]
+        match name:
+            case "PROTO" | "FRAME":
+                pass
+            case "BINPUT" | "LONG_BINPUT":
+                memo[arg] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[arg])
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+                stack.append(arg)
+            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINBYTES" | "SHORT_BINBYTES":
+                stack.append(arg)
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append(CONSTANTS[name])
+            case "MARK":
+                outer.append(stack)
+                stack = []
+            case "EMPTY_TUPLE" | "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(items))
+            case "EMPTY_LIST" | "EMPTY_SET":
+                stack.append([])
+            case "APPEND" | "APPENDS" | "ADDITEMS":
+                _expect(list, stack[-1], "appends to")
+                stack[-1].extend(items)
+            case "EMPTY_DICT":
+                stack.append({})
+            case "SETITEM" | "SETITEMS":
+                _expect(dict, stack[-1], "sets an item of")
+                stack[-1].update(zip(map(_key, items[::2]), items[1::2], strict=True))
+            case "GLOBAL":
+                stack.append(_global(arg.replace(" ", ".")))
+            case "STACK_GLOBAL":
+                attribute, module = stack.pop(), stack.pop()
+                _expect(str, module, "names")
+                _expect(str, attribute, "names")
+                stack.append(_global(f"{module}.{attribute}"))
+            case "REDUCE" | "NEWOBJ":
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(function(*arguments))
+            case "BUILD":  # dropped: PyTorch's `_metadata` of an OrderedDict, what is in a Namespace
+                state = stack.pop()
+                if not (isinstance(stack[-1], np.dtype) and state[1] in ("<", "|")):
+                    _expect(dict, stack[-1], "sets the state of")
+            case "BINPERSID":
+                stack.append(_storage(stack.pop(), storage_data))
+            case "STOP":
+                return stack.pop()
+            case _:
+                raise ConversionError(f"its pickle uses the instruction {name}; {TRUSTED_WAY}")
 
-    stack: list[Any]
-    pop_mark: Callable[[], list[Any]]
 
-    def __init__(self, stream: BinaryIO, storage: Callable[[str, np.dtype, int], np.ndarray]):
-        super().__init__(stream)
-        self._storage = storage
+def _expect(kind: type, value: Any, action: str) -> None:
+    if type(value) is not kind:
+        raise ConversionError(
+            f"its pickle {action} a {type(value).__name__}, expected a {kind.__name__}; {TRUSTED_WAY}"
+        )
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (found := f"{module}.{name}") not in GLOBALS:
-            raise ConversionError(f"its pickle names {found[:120]!a}, not a tensor or plain value; {TRUSTED_WAY}")
-        return GLOBALS[found]
 
-    def persistent_load(self, pid: Any) -> Storage:
-        kind, dtype, key, _, numel, *part = pid
-        if (kind, type(key), type(numel)) != ("storage", str, int) or not isinstance(dtype, np.dtype) or numel < 0:
-            raise ConversionError("its pickle describes a storage in an unknown way")
-        data = self._storage(key, dtype, numel)
-        if part and part[0] is not None:  # of a larger storage; PyTorch's first versions wrote that
-            _, first, length = part[0]
-            data = data[first * dtype.itemsize :][: length * dtype.itemsize]
-        return Storage(data, dtype)
+def _global(name: str) -> Any:
+    if name not in GLOBALS:
+        raise ConversionError(f"its pickle names {name[:120]!a}, not a tensor or plain value; {TRUSTED_WAY}")
+    return GLOBALS[name]
 
-    def load_build(self) -> None:
-        state = self.stack.pop()  # dropped: PyTorch's `_metadata` of an OrderedDict, what is in a Namespace
-        target = self.stack[-1]
-        if not (type(target) is dict or (isinstance(target, np.dtype) and state[1] in ("<", "|"))):
-            raise ConversionError(f"its pickle sets the state of a {type(target).__name__}; {TRUSTED_WAY}")
 
-    def load_setitems(self) -> None:
-        items = self.pop_mark()
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            self._set_item(key, value)
+def _key(key: Any) -> Any:
+    # A file can choose tuples that crash whoever hashes them, or never end, and long integers that collide.
+    if type(key) not in (str, bytes, float, bool, int, type(None)) or (type(key) is int and abs(key) >> 60):
+        raise ConversionError(f"a key of a dict is a {type(key).__name__}; expected text or a number below 2^60")
+    return key
 
-    def load_setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._set_item(key, value)
 
-    def _set_item(self, key: Any, value: Any) -> None:
-        # A file can choose tuples and long integers that crash whoever hashes them, or collide.
-        if type(key) not in (str, bytes, float, bool, int, type(None)) or (type(key) is int and abs(key) >> 60):
-            raise ConversionError(f"a key of a dict is a {type(key).__name__}; expected text or a number below 2^60")
-        if type(self.stack[-1]) is not dict:
-            raise ConversionError("its pickle sets an item of what is no dict")
-        self.stack[-1][key] = value
-
-    dispatch = _Instructions(
-        (getattr(pickle, name)[0], pickle._Unpickler.dispatch[getattr(pickle, INSTEAD.get(name, name))[0]])
-        for name in INSTRUCTIONS
-    )
-    dispatch[pickle.BUILD[0]] = load_build
-    dispatch[pickle.SETITEM[0]] = load_setitem
-    dispatch[pickle.SETITEMS[0]] = load_setitems
+def _storage(identity: Any, storage_data: Callable[[str, np.dtype, int], np.ndarray]) -> Storage:
+    kind, dtype, key, _, numel, *view = identity  # a view of another storage was last written by PyTorch 0.3
+    known = (kind, type(key), type(numel)) == ("storage", str, int) and isinstance(dtype, np.dtype) and not any(view)
+    if not known or numel < 0:
+        raise ConversionError("its pickle describes a storage in an unknown way")
+    return Storage(storage_data(key, dtype, numel), dtype)
 
 
 def read_torch(path: str | os.PathLike[str]) -> Any:
@@ -203,8 +229,7 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
     is noticed where it breaks the structure, not in the values of a tensor, a number or a text.
 
     Raises:
-        ConversionError: the file holds anything else.
-        Exception: it is damaged; as for Python's unpickler, which one is not known.
+        Exception: it is damaged, or (ConversionError) holds anything else.
     """
     with Path(path).open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -236,7 +261,7 @@ def _read_zip(file: BinaryIO) -> Any:
             raise ConversionError(f"its data.pkl has more than {MAX_PICKLE_BYTES} bytes")
         stream = io.BytesIO(archive.read(f"{root}/data.pkl"))
 
-    def storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
+    def storage_data(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
         entry = entries.get(f"{root}/data/{key}")
         if entry is None or entry.file_size != numel * dtype.itemsize:
             found = f"has {entry.file_size} bytes" if entry else "is missing"
@@ -244,14 +269,14 @@ def _read_zip(file: BinaryIO) -> Any:
         lengths = struct.unpack_from("<HH", mapped, entry.header_offset + 26)  # of the name and what follows it
         return np.frombuffer(mapped, np.uint8, entry.file_size, entry.header_offset + 30 + sum(lengths))
 
-    return _Unpickler(stream, storage).load()
+    return _unpickle(stream, storage_data)
 
 
 def _read_legacy(file: BinaryIO, size: int) -> Any:
     storages: dict[str, tuple[int, np.ndarray]] = {}
     free = size
 
-    def storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
+    def storage_data(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
         nonlocal free
         if key not in storages:
             free -= numel * dtype.itemsize
@@ -262,8 +287,9 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
 
     file.seek(0)
     stream = io.BytesIO(file.read(min(size, MAX_PICKLE_BYTES)))
-    magic, version, system, value, keys = (_Unpickler(stream, storage).load() for _ in range(5))
-    if (magic, version) != (LEGACY_MAGIC, LEGACY_VERSION) or sorted(keys) != sorted(storages):
+    magic, version, system, value, keys = (_unpickle(stream, storage_data) for _ in range(5))
+    listed = all(type(key) is str for key in keys) and sorted(keys) == sorted(storages)
+    if (magic, version) != (LEGACY_MAGIC, LEGACY_VERSION) or not listed:
         raise ConversionError(f"its magic number, version or list of storages is damaged; {INCOMPLETE}")
     _check_byte_order(system["little_endian"] is True)
     file.seek(stream.tell())
@@ -305,69 +331,56 @@ def _check_extent(value: Any, file_size: int) -> None:
         )
 
 
-class _Pickler(pickle._Pickler):
-    """Python's pickler, which writes PyTorch's names without importing them.
-
-    Attributes:
-        storages: the arrays whose values belong under data/0, data/1, ...; one that occurs twice is stored once.
-    """
-
-    write: Callable[[bytes], Any]
-
-    def __init__(self, stream: BinaryIO):
-        super().__init__(stream, protocol=2)
-        self.storages: list[np.ndarray] = []
-
-    def persistent_id(self, value: Any) -> Any:
-        if type(value) is not Storage:
-            return None
-        self.storages.append(value.data)
-        return "storage", value.dtype, str(len(self.storages) - 1), "cpu", value.data.size
-
-    def reducer_override(self, value: Any) -> Any:
-        if value is _tensor:
-            return "torch._utils._rebuild_tensor_v2"
-        if isinstance(value, np.dtype):
-            return TORCH_NAMES[value]
-        if not isinstance(value, np.ndarray):
-            return NotImplemented
-        if (dtype := value.dtype.newbyteorder("=")) not in TORCH_NAMES:
-            raise ConversionError(f"PyTorch has no tensors of {dtype}, expected {', '.join(STORAGE_TYPES.values())}")
-        lengths = [max(length, 1) for length in value.shape]
-        strides = tuple(math.prod(lengths[axis + 1 :]) for axis in range(value.ndim))
-        return _tensor, (Storage(value, dtype), 0, value.shape, strides, False, OrderedDict())
-
-    def save_global(self, obj: Any, name: str | None = None) -> None:
-        if name is None or not name.startswith("torch."):
-            super().save_global(obj, name)  # type: ignore[misc]
-        else:
-            module, _, attribute = name.rpartition(".")
-            self.write(pickle.GLOBAL + f"{module}\n{attribute}\n".encode())
-
-
 def write_torch(path: str | os.PathLike[str], value: Any) -> None:
     """Writes a file that `torch.load` reads, also with weights_only=True, in PyTorch's zip format.
 
-    The file appears under its name only when it is complete and on the disk.
-
-    Args:
-        path: the file; one that exists is replaced.
-        value: containers, text, numbers and NumPy arrays, which become tensors of the same shape and type.
+    A file that exists is replaced when the new one is complete. NumPy arrays among the containers, text and numbers
+    become tensors of the same shape and type; one that occurs twice is stored once.
 
     Raises:
         ConversionError: an array has a type that PyTorch lacks.
-        OSError: the file cannot be written.
     """
-    stream = io.BytesIO()
-    pickler = _Pickler(stream)
-    pickler.dump(value)
+    storages: dict[int, np.ndarray] = {}
+    data = pickle.PROTO + b"\x02" + _instructions(value, storages) + pickle.STOP
     with atomic_write(Path(path)) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
-        _write_entry(archive, "data.pkl", stream.getvalue())
+        _write_entry(archive, "data.pkl", data)
         _write_entry(archive, "byteorder", b"little")
-        for key, array in enumerate(pickler.storages):
+        for key, array in enumerate(storages.values()):
             little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
             _write_entry(archive, f"data/{key}", little.reshape(-1).view(np.uint8).data)
         _write_entry(archive, "version", b"3\n")
+
+
+def _instructions(value: Any, storages: dict[int, np.ndarray]) -> bytes:
+    """Returns the part of a pickle that builds a value, and adds the value's arrays to `storages`, by their id.
+
+    This does not leave it to Python's pickler because that imports whatever it names.
+    """
+
+    def all_of(values: Iterable[Any]) -> bytes:
+        return pickle.MARK + b"".join(_instructions(item, storages) for item in values)
+
+    if isinstance(value, dict):
+        empty = b"ccollections\nOrderedDict\n)R" if isinstance(value, OrderedDict) else pickle.EMPTY_DICT
+        return empty + all_of(itertools.chain.from_iterable(value.items())) + pickle.SETITEMS
+    if isinstance(value, list):
+        return pickle.EMPTY_LIST + all_of(value) + pickle.APPENDS
+    if isinstance(value, np.dtype):
+        return f"ctorch\n{STORAGE_NAMES[value]}\n".encode()
+    if isinstance(value, Storage):
+        storages[id(value.data)] = value.data
+        key = str(list(storages).index(id(value.data)))
+        return all_of(("storage", value.dtype, key, "cpu", value.data.size)) + pickle.TUPLE + pickle.BINPERSID
+    if isinstance(value, tuple):
+        return all_of(value) + pickle.TUPLE
+    if not isinstance(value, np.ndarray):
+        return pickle.dumps(value, protocol=2)[2:-1]  # without its start and end
+    if (dtype := value.dtype.newbyteorder("=")) not in STORAGE_NAMES:
+        raise ConversionError(f"PyTorch has no tensors of {dtype}, expected {', '.join(STORAGE_TYPES.values())}")
+    lengths = [max(length, 1) for length in value.shape]
+    strides = tuple(math.prod(lengths[axis + 1 :]) for axis in range(value.ndim))
+    view = all_of((Storage(value, dtype), 0, value.shape, strides, False, OrderedDict()))
+    return b"ctorch._utils\n_rebuild_tensor_v2\n" + view + pickle.TUPLE + pickle.REDUCE
 
 
 def _write_entry(archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> None:

@@ -16,14 +16,11 @@ from safetensors import safe_open
 from rgbd_jax.checkpoint.checkpoints import accuracy_by_epoch, best_epoch, find, read_metadata
 from rgbd_jax.checkpoint.model_card import ModelCardData
 from rgbd_jax.checkpoint.workdir import CONFIG_FILE, read_class_names, read_config
+from rgbd_jax.model import FAMILIES, family_of
 from rgbd_jax.optim import learning_rate
-from rgbd_jax.pytorch.decoupled_names import DECOUPLED
-from rgbd_jax.pytorch.names import BUFFERS, COUNTER, ConversionError, DetectedNetwork, NameTable, Tree
+from rgbd_jax.pytorch.names import COUNTER, ConversionError, DetectedNetwork, parameter_names
 from rgbd_jax.pytorch.torch_file import INCOMPLETE, read_torch
 
-NAME_TABLES = (DECOUPLED,)  # of every network family
-
-CONVERTED_FORMAT = 1
 MOMENTUM_PREFIX = "momentum_buffer."  # of the momentum buffers in a safetensors file
 RECORD = "rgbd_jax"  # the metadata field of a safetensors file that holds `TrainedWeights.record()`
 OTHER_SGD = ("nesterov", "dampening", "maximize")  # variants of SGD that this package does not have
@@ -47,27 +44,16 @@ OTHER_FILES = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainedWeights:
-    """A network as a training left it.
+    """A network as a training left it; None and empty fields are not known."""
 
-    Attributes:
-        tensors: the state dict by PyTorch's names: parameters, running statistics, step counters.
-        momentum: parameter -> buffer of SGD with momentum; empty if there is none.
-        epoch: epochs that are finished; None if it is not known.
-        best_accuracy: best validation accuracy so far, as the training counted it; None if it is not known.
-        optimizer: settings of the optimizer by PyTorch's names ("lr", "momentum", ...); empty if not known.
-        reference_layout: `config.fusion.reference_layout` of a fusion network; None if it is not known.
-        left_out: what else the source holds, each with the reason why it is not taken over.
-        card: what a run of this package records for their model card; None if they are of another program.
-    """
-
-    tensors: Mapping[str, np.ndarray]
-    momentum: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    epoch: int | None = None
-    best_accuracy: float | None = None
-    optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    reference_layout: bool | None = None
-    left_out: tuple[str, ...] = ()
-    card: ModelCardData | None = None
+    tensors: Mapping[str, np.ndarray]  # the state dict by PyTorch's names: parameters, running statistics, counters
+    momentum: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # parameter -> buffer of SGD
+    epoch: int | None = None  # epochs that are finished
+    best_accuracy: float | None = None  # on the validation clips, as the training counted it
+    optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # settings by PyTorch's names ("lr", ...)
+    reference_layout: bool | None = None  # `config.fusion.reference_layout` of a fusion network
+    left_out: tuple[str, ...] = ()  # what else the source holds, each with the reason why it is not taken over
+    card: ModelCardData | None = None  # what a run of this package records for their model card
 
     @property
     def steps(self) -> int:
@@ -75,13 +61,8 @@ class TrainedWeights:
         return max((int(value) for name, value in self.tensors.items() if name.endswith(COUNTER)), default=0)
 
     def record(self) -> dict[str, Any]:
-        """Returns everything but the tensors, JSON-able."""
-        return {
-            "epoch": self.epoch,
-            "best_accuracy": self.best_accuracy,
-            "optimizer": dict(self.optimizer),
-            "reference_layout": self.reference_layout,
-        }
+        """Returns what a file of tensors cannot hold, JSON-able."""
+        return {name: getattr(self, name) for name in ("epoch", "best_accuracy", "optimizer", "reference_layout")}
 
 
 def is_workdir(path: Path) -> bool:
@@ -97,20 +78,18 @@ def is_converted(path: Path) -> bool:
 def read_weights(path: str | Path, which: str = "best") -> TrainedWeights:
     """Returns the weights of a checkpoint, whose kind is recognised by its content.
 
-    Args:
-        path: a file of PyTorch (zip or legacy format) or safetensors, a converted checkpoint, or the workdir of a run.
-        which: the "best" or the "latest" checkpoint of a workdir; of other kinds there is only one.
+    It is a file of PyTorch or safetensors, a converted checkpoint, or the "best" or "latest" one of a run's workdir.
 
     Raises:
         FileNotFoundError: there is nothing, or a folder that is neither a workdir nor a converted checkpoint.
         ConversionError: the file is damaged, or holds something other than weights; names it.
     """
     path = Path(path).expanduser()
+    if is_converted(path):
+        return _from_converted(path)
+    if is_workdir(path):
+        return _from_workdir(path, which)
     if path.is_dir():
-        if is_converted(path):
-            return _from_converted(path)
-        if is_workdir(path):
-            return _from_workdir(path, which)
         raise FileNotFoundError(f"{path} is neither the workdir of a run nor a converted checkpoint")
     try:
         return _from_file(path)
@@ -123,48 +102,23 @@ def read_weights(path: str | Path, which: str = "best") -> TrainedWeights:
         raise ConversionError(f"{path}: cannot be read ({found}); {INCOMPLETE}") from error
 
 
-def table_of(names: Mapping[str, Any]) -> NameTable:
-    """Returns the name table of the family that a state dict belongs to.
-
-    Raises:
-        ConversionError: it is of no known family.
-    """
-    for table in NAME_TABLES:
-        if any(name.endswith(table.marker) for name in names):
-            return table
-    expected, found = " or ".join(table.marker for table in NAME_TABLES), ", ".join(list(names)[:5])
-    raise ConversionError(f"not a network of the reference: no {expected} among {found}, ...")
-
-
-def table_of_params(params: Tree) -> NameTable:
-    """Returns the name table that has a row for each of a network's parameters."""
-    for table in NAME_TABLES:
-        try:
-            list(table.entries(params))
-        except ConversionError as error:
-            problem = error
-        else:
-            return table
-    raise problem
+def detect_family(names: Mapping[str, Any]) -> str | None:
+    """Returns the family of networks whose state dict has such names; None if there is none."""
+    return next((name for name, family in FAMILIES.items() if family.name_table.family(names) == name), None)
 
 
 def detect_network(tensors: Mapping[str, Any], preferred: Mapping[str, Any] | None = None) -> DetectedNetwork:
-    """Returns the network that a state dict belongs to.
+    """Returns the network that a state dict, of tensors or of their shapes, belongs to.
 
-    Args:
-        tensors: name -> tensor, or anything with a shape; a plain sequence is taken as the shape itself.
-        preferred: of several networks with the same shapes the one with these fields of `config.model` is returned.
+    Of several networks with the same shapes it is the one with the `preferred` fields of `config.model`.
 
     Raises:
         ConversionError: the tensors are of no known network, or contradict each other; names each.
     """
+    if (family := detect_family(tensors)) is None:
+        raise ConversionError(f"not a network of the reference ({' or '.join(FAMILIES)}); found {_listed(tensors)}")
     shapes = {name: tuple(getattr(tensor, "shape", tensor)) for name, tensor in tensors.items()}
-    return table_of(shapes).detect(shapes, preferred or {})
-
-
-def is_fusion(tensors: Mapping[str, Any]) -> bool:
-    """Returns whether a state dict is of a network of both modalities."""
-    return any(name.startswith(tuple(table.fusion_marker for table in NAME_TABLES)) for name in tensors)
+    return FAMILIES[family].name_table.detect(shapes, preferred or {})
 
 
 def _from_file(path: Path) -> TrainedWeights:
@@ -174,7 +128,8 @@ def _from_file(path: Path) -> TrainedWeights:
         return _from_torch(read_torch(path))
     if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= size - 8:
         with safe_open(path, framework="np") as tensors:
-            return _from_safetensors({name: tensors.get_tensor(name) for name in tensors.keys()}, tensors.metadata())  # noqa: SIM118
+            arrays = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, it is no dict
+            return _from_safetensors(arrays, tensors.metadata())
     found = next(what for pattern, what in OTHER_FILES.items() if re.match(pattern, start.lower(), re.DOTALL))
     raise ConversionError(f"the file is {found}; it begins with {start[:16]!r}")
 
@@ -191,11 +146,8 @@ def _from_torch(contents: Any) -> TrainedWeights:
     if others := [name for name, value in model.items() if type(name) is not str or not isinstance(value, np.ndarray)]:
         raise ConversionError(f"its 'model' holds what is no tensor: {_listed(others)}")
     tensors = _without_prefix(model)
-    left_out = [
-        f"{str(name)[:80]}: not part of the network"
-        for name in fields
-        if name not in ("model", "optimizer", "epoch", "bestacc")
-    ]
+    known = ("model", "optimizer", "epoch", "bestacc")
+    left_out = [f"{str(name)[:80]}: not part of the network" for name in fields if name not in known]
     momentum: dict[str, np.ndarray] = {}
     settings: dict[str, Any] = {}
     if fields.get("optimizer") is not None:
@@ -210,7 +162,7 @@ def _from_torch(contents: Any) -> TrainedWeights:
         _number(fields, "epoch", int, left_out),
         _number(fields, "bestacc", float, left_out),
         settings,
-        reference_layout=is_fusion(tensors) or None,
+        reference_layout=True if detect_family(tensors) == "fusion" else None,
         left_out=tuple(left_out),
     )
 
@@ -220,23 +172,19 @@ def _momentum(saved: Any, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, 
     groups = saved["param_groups"]
     if len(groups) != 1:
         raise ConversionError(f"{len(groups)} parameter groups; only the state of one is taken over")
-    settings = {
-        name: value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
-        for name, value in groups[0].items()
-    }
+    settings = {name: _scalar(value) for name, value in groups[0].items()}
     if "momentum" not in settings or any(settings.get(name) for name in OTHER_SGD):
         raise ConversionError(f"only the state of SGD without {', '.join(OTHER_SGD)} is taken over")
     numbers, names = settings["params"], parameter_names(tensors)
     if len(numbers) != len(names):
         raise ConversionError(f"of {len(numbers)} parameters, the model has {len(names)}: they are not of one training")
-    buffers = {
-        name: saved["state"].get(number, {}).get("momentum_buffer") for number, name in zip(numbers, names, strict=True)
+    states = {name: saved["state"].get(number, {}) for number, name in zip(numbers, names, strict=True)}
+    # A buffer is None, or not there, where a parameter never had a gradient.
+    momentum = {
+        name: state["momentum_buffer"] for name, state in states.items() if state.get("momentum_buffer") is not None
     }
-    momentum = {name: buffer for name, buffer in buffers.items() if buffer is not None}  # None: never had a gradient
     _check_momentum(momentum, tensors)
-    return momentum, {
-        name: value for name, value in settings.items() if isinstance(value, int | float | str | bool | None)
-    }
+    return momentum, {name: value for name, value in settings.items() if isinstance(value, int | float | str | None)}
 
 
 def _check_momentum(momentum: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
@@ -249,15 +197,13 @@ def _check_momentum(momentum: Mapping[str, Any], tensors: Mapping[str, np.ndarra
         raise ConversionError(f"{len(misfits)} momentum buffers do not fit their parameters: {'; '.join(misfits[:8])}")
 
 
-def parameter_names(tensors: Mapping[str, Any]) -> list[str]:
-    """Returns the parameters of a state dict in its order, by which PyTorch numbers the optimizer's state."""
-    return [name for name in tensors if not name.endswith(BUFFERS)]
+def _scalar(value: Any) -> Any:
+    """Returns the number in place of a tensor of one number."""
+    return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
 
 
 def _number(fields: Mapping[str, Any], name: str, kind: type, left_out: list[str]) -> Any:
-    value = fields.get(name)
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.item()  # an accuracy that was kept as a tensor
+    value = _scalar(fields.get(name))
     if isinstance(value, int | float) and (kind is float or (math.isfinite(value) and value == int(value) >= 0)):
         return kind(value)
     if value is not None:
@@ -268,12 +214,10 @@ def _number(fields: Mapping[str, Any], name: str, kind: type, left_out: list[str
 
 def _from_safetensors(found: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None) -> TrainedWeights:
     """Reads the tensors and metadata of a safetensors file, by whichever program it was written."""
-    record = json.loads((metadata or {}).get(RECORD, "{}"))
-    left_out: list[str] = []
-    tensors = _without_prefix({name: tensor for name, tensor in found.items() if not name.startswith(MOMENTUM_PREFIX)})
-    momentum = {
-        name.removeprefix(MOMENTUM_PREFIX): tensor for name, tensor in found.items() if name.startswith(MOMENTUM_PREFIX)
-    }
+    record, left_out = json.loads((metadata or {}).get(RECORD, "{}")), []
+    buffers = [name for name in found if name.startswith(MOMENTUM_PREFIX)]
+    momentum = {name.removeprefix(MOMENTUM_PREFIX): found[name] for name in buffers}
+    tensors = _without_prefix({name: tensor for name, tensor in found.items() if name not in buffers})
     try:
         _check_momentum(momentum, tensors)
     except ConversionError as error:
@@ -301,50 +245,35 @@ def _listed(names: Any) -> str:
 
 
 def _from_converted(path: Path) -> TrainedWeights:
-    """Reads what `convert.save_converted` wrote."""
+    """Reads what `convert.write_weights` wrote."""
     items = ocp.args.Composite(weights=ocp.args.PyTreeRestore(), network=ocp.args.JsonRestore())
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             restored = checkpointer.restore(path.absolute(), args=items)
+        tree, network = restored.weights, restored.network
+        table = FAMILIES[network["family"]].name_table
+        counters = {name: np.asarray(value, np.int64) for name, value in network["steps_seen"].items()}
+        tensors = table.in_order(table.to_pytorch(tree["params"], tree["batch_stats"]) | counters)
+        return TrainedWeights(tensors, tree["momentum"], **network["record"])
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise ConversionError(f"{path}: a damaged converted checkpoint; convert its source again: {error}") from error
-    record, tree = restored.network, restored.weights
-    if record.get("format") != CONVERTED_FORMAT:
-        raise ConversionError(
-            f"{path}: a converted checkpoint of format {record.get('format')!r}, expected {CONVERTED_FORMAT}; convert "
-            "its source again with this version"
-        )
-    table = table_of_params(tree["params"])
-    counters = {name: np.asarray(value, np.int64) for name, value in record["steps_seen"].items()}
-    momentum = table.to_pytorch(tree["momentum"], {}) if "momentum" in tree else {}
-    return TrainedWeights(
-        table.in_order(table.to_pytorch(tree["params"], tree["batch_stats"]) | counters),
-        {name: buffer for name, buffer in momentum.items() if name not in record["without_momentum"]},
-        record["epoch"],
-        record["best_accuracy"],
-        record["optimizer"],
-        reference_layout=record["reference_layout"],
-    )
 
 
 def _from_workdir(path: Path, which: str) -> TrainedWeights:
     """Reads the "best" or "latest" checkpoint of a run."""
-    config = read_config(path)
-    checkpoint = find(path, which, evaluated=True)
-    run = read_metadata(checkpoint)
-    folder = (checkpoint / "state").absolute()
+    config, checkpoint = read_config(path), find(path, which, evaluated=True)
+    run, folder = read_metadata(checkpoint), (checkpoint / "state").absolute()
     with ocp.PyTreeCheckpointer() as checkpointer:
         saved = checkpointer.metadata(folder).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
         state = checkpointer.restore(folder, restore_args=as_numpy)
-    table = table_of_params(state["params"])
+    family = family_of(config.modality)
+    table, epoch = family.name_table, run.history[-1]["epoch"]
     tensors = table.to_pytorch(state["params"], state["batch_stats"])
-    counters = {
-        name.removesuffix("running_var") + COUNTER: np.asarray(state["step"], np.int64)
-        for name in tensors
-        if name.endswith("running_var")
-    }
-    momentum, settings, epoch = {}, {}, run.history[-1]["epoch"]
+    variances = [name for name in tensors if name.endswith("running_var")]
+    counter = np.asarray(state["step"], np.int64)
+    tensors |= {name.removesuffix("running_var") + COUNTER: counter for name in variances}
+    momentum, settings = {}, {}
     if config.optimizer.name == "sgd":
         parts = jax.tree.leaves(state["opt_state"], is_leaf=lambda part: isinstance(part, dict) and "trace" in part)
         momentum = table.to_pytorch(next(part["trace"] for part in parts if isinstance(part, dict)), {})
@@ -356,11 +285,11 @@ def _from_workdir(path: Path, which: str) -> TrainedWeights:
             "nesterov": False,
         }
     return TrainedWeights(
-        table.in_order(tensors | counters),
+        table.in_order(tensors),
         momentum,
         epoch,
         best_epoch(run.history, config.checkpoint)[config.checkpoint.best_metric],
         settings,
-        reference_layout=config.fusion.reference_layout if config.modality == "fusion" else None,
+        reference_layout=config.fusion.reference_layout if family.name == "fusion" else None,
         card=ModelCardData(run.config, run.history, run.provenance, read_class_names(path)),
     )

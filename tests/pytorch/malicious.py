@@ -58,7 +58,7 @@ def calls(canary: str) -> Iterator[tuple[str, bytes, str]]:
             (b"ctorch\nFloatStorage\n)R.", "object is not callable"),
             (KNOWN + b"]R.", "cannot be read"),
             (KNOWN + b"(" + text("a") * 6 + b"tR.", "describes a tensor in an unknown way"),
-            (b"c_codecs\nencode\n" + text("a") + text("zip") + b"\x86R.", "cannot be read"),
+            (b"c_codecs\nencode\n" + text("a") + text("zip") + b"\x86R.", "encodes text in an unknown way"),
             (KNOWN + b".", "holds a function"),
             (b"\x97.", "NEXT_BUFFER"),
         )
@@ -71,12 +71,15 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     doubled = b"".join(b"](h%ch%ceq%c" % (level, level, level + 1) for level in range(40))
     sharing = b"".join((b")" if i == 0 else b"h%c" % (i - 1)) + b"\x85" * 50 + b"q%c" % i for i in range(5))
     colliding = b"".join(b"\x8a\x0d" + ((2**61 - 1) * (k + 2**40)).to_bytes(13, "little") + b"N" for k in range(20_000))
+    doubled_tuples = b"q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(45))
     nested, key, cut = "nested deeper than 64", "a key of a dict is a", "cannot be read"
     for name, data, message in (
         ("doubled lists", b"]q\x00" + doubled + b".", nested),
-        ("doubled tuples", b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(45)) + b".", nested),
+        ("doubled tuples", b")" + doubled_tuples + b".", nested),
         ("tens", b")q\x00" + b"".join(b"(" + b"h%c" % i * 10 + b"tq%c" % (i + 1) for i in range(20)) + b".", nested),
         ("deep by sharing", b"(" + sharing + b"t.", nested),
+        ("deep encoding", b"c_codecs\nencode\n" + text("a") + b")" + b"\x85" * 300_000 + b"\x86R.", "encodes text"),
+        ("doubled name", text("a") + b")" + doubled_tuples + b"\x93.", "names a tuple"),
         ("marks", b"(" * 400_000 + b".", cut),
         ("cycle", b"]q\x00h\x00a.", nested),
         ("cycle in a dict", b"}q\x00" + text("a") + b"h\x00s.", nested),
@@ -90,14 +93,14 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
         ("colliding keys", b"}(" + colliding + b"u.", key),
         ("key a list", b"}]Ns.", key),
         ("long text", b"X\xff\xff\xff\x7fab.", cut),
-        ("longer text", b"\x8d" + b"\xff" * 7 + b"\x7fab.", "BINUNICODE8"),
+        ("longer text", b"\x8d" + b"\xff" * 7 + b"\x7fab.", "in a unicodestring8"),
         ("long bytes", b"B\xff\xff\xff\xffab.", cut),
-        ("longer bytes", b"\x8e\x00\x00\x00\x00\x00\x01\x00\x00ab.", "BINBYTES8"),
-        ("long bytearray", b"\x96\x00\x00\x00\x00\x00\x01\x00\x00ab.", "BYTEARRAY8"),
+        ("longer bytes", b"\x8e\x00\x00\x00\x00\x00\x01\x00\x00ab.", "in a bytes8"),
+        ("long bytearray", b"\x96\x00\x00\x00\x00\x00\x01\x00\x00ab.", "in a bytearray8"),
         ("frame", b"\x95" + b"\xff" * 8 + b"X\xff\xff\xff\xff.", cut),
         ("frame, shorter", b"\x95" + b"\x00" * 5 + b"\x01\x00\x00N.", ""),
-        ("long number", b"\x8b\xff\xff\xff\x7f\x01.", "LONG4"),
-        ("decimal number", b"L" + b"9" * 100_000 + b"L\n.", "LONG"),
+        ("long number", b"\x8b\xff\xff\xff\x7f\x01.", "read long4"),
+        ("decimal number", b"L" + b"9" * 100_000 + b"L\n.", "4300 digits"),
         ("huge memo", b"Nr\xff\xff\xff\xff.", "holds a NoneType"),
         ("huge memo, text", b"Np99999999999\n.", "PUT"),
         ("unknown memo", b"j\xff\xff\xff\x7f.", cut),
@@ -109,7 +112,7 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
         ("nothing to end", b".", cut),
         ("odd items", b"}(Nu.", cut),
         ("item of a list", b"]K\x00Ns.", "sets an item"),
-        ("append to text", text("a") + b"Na.", cut),
+        ("append to text", text("a") + b"Na.", "appends to a str"),
     ):
         yield name, b"\x80\x04" + data, message
 

@@ -4,7 +4,6 @@ import argparse
 from collections import OrderedDict
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
 from ml_collections import ConfigDict
@@ -30,10 +29,8 @@ def small_config(modality: str = "rgb", **model: Any) -> ConfigDict:
 
 def manifest_of(config: ConfigDict, classes: int) -> dict[str, tuple[int, ...]]:
     """Returns name -> shape of the PyTorch state dict of a network, step counters included."""
-    shapes_here = Model(config, classes).shapes()
-    params, batch_stats = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes_here)
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, tensor in DECOUPLED.to_pytorch(params, batch_stats).items():
+    for name, tensor in DECOUPLED.to_pytorch(*Model(config, classes).shapes()).items():
         shapes[name] = tensor.shape
         if name.endswith("running_var"):
             shapes[name.replace("running_var", "num_batches_tracked")] = ()

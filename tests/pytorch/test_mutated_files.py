@@ -98,9 +98,12 @@ def accepted(results, *bases: str):
 def test_two_thousand_files_are_refused_by_name_or_read(results):
     """Nothing runs, nothing takes long, and memory is bounded by the size of the file."""
     assert len(results) >= 2000
+    assert sum(case.base == "malicious" for case, _ in results) > 500
     for case, found in results:
         what = case.base, case.kind, found
-        assert found["outcome"] in ("read", "ConversionError"), what
+        allowed = ("ConversionError",) if case.base == "malicious" else ("read", "ConversionError")
+        assert found["outcome"] in allowed, what
+        assert case.message in found.get("message", ""), what
         if found["outcome"] != "read":
             path, _, reason = found["message"].partition(": ")
             assert path.endswith(found["file"]), what
@@ -112,39 +115,11 @@ def test_two_thousand_files_are_refused_by_name_or_read(results):
         assert found["peak"] < limit, what
 
 
-def test_malicious_files_are_refused_for_what_they_are(results):
-    cases = [(case, found) for case, found in results if case.base == "malicious"]
-    assert len(cases) > 500
-    for case, found in cases:
-        assert found["outcome"] == "ConversionError", (case.kind, found)
-        assert case.message in found["message"], (case.kind, found)
-
-
-def test_no_change_of_a_zip_file_changes_what_is_read(results):
-    """It is refused, or in what says nothing of the content: versions, times, attributes, padding."""
+def test_what_is_read_from_changed_files(results):
+    """A zip file is as it was but for what says nothing of the content; without checksum a value may be another one."""
     for case, _, changed in accepted(results, "zip", "own"):
         assert not changed, (case.base, case.kind, case.changed, changed)
-
-
-def test_without_checksum_a_changed_byte_is_refused_or_another_value(results):
     for case, _, changed in accepted(results, "legacy", "safetensors"):
         assert case.kind == "flip" or not changed, (case.base, case.kind, case.changed, changed)
     flips = [found["outcome"] for case, found in results if case.base == "pickle"]
     assert flips.count("ConversionError") > len(flips) / 3
-
-
-def test_changed_values_change_no_other_tensor(results):
-    content = legacy_file(sample())
-    _, storages = pickled(sample(), legacy=True)
-    end = len(content)
-    spans = []
-    for storage in reversed(storages):
-        spans.append((range(end - storage.nbytes, end), str(storage.dtype)))
-        end -= 8 + storage.nbytes
-    checked = 0
-    for case, now, changed in accepted(results, "legacy"):
-        for span, dtype in spans:
-            if case.changed in span:
-                assert all(f"'{dtype}'" in now[place] for place in changed), (case.changed, changed)
-                checked += 1
-    assert checked > 30

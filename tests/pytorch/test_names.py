@@ -1,7 +1,6 @@
 """The table of names: order, layouts and problems, for networks of every kind."""
 
 import json
-import re
 from pathlib import Path
 
 import jax
@@ -10,7 +9,7 @@ import pytest
 
 from rgbd_jax.model import Model
 from rgbd_jax.pytorch.decoupled_names import DECOUPLED
-from rgbd_jax.pytorch.names import ConversionError, DetectedNetwork, NameTable
+from rgbd_jax.pytorch.names import ConversionError
 from rgbd_jax.pytorch.weights import detect_network
 from tests.pytorch.networks import DTYPES, manifest_of, random_state_dict, small_config
 
@@ -23,25 +22,20 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name.split(".")[0])
-def test_order_is_that_of_every_recorded_state_dict(path):
-    names = list(json.loads(path.read_text()))
-    shuffled = list(np.random.default_rng(3).permutation(names))
-    assert shuffled != names
-    assert list(DECOUPLED.in_order(dict.fromkeys(shuffled))) == names
-
-
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name.split(".")[0])
-def test_every_recorded_network_is_recognised(path):
+def test_every_recorded_network_is_recognised_and_ordered(path):
     """All recorded cases are of the paper's width and heads; the rest is checked by other tensors than those used."""
     manifest = json.loads(path.read_text())
+    shuffled = list(np.random.default_rng(3).permutation(list(manifest)))
+    assert list(DECOUPLED.in_order(dict.fromkeys(shuffled))) == list(manifest) != shuffled
     detected = detect_network(manifest)
-    assert detected.fusion == ("fusion" in path.name)
+    fusion = "fusion" in path.name
+    assert detected.family == ("fusion" if fusion else "unimodal")
     assert (detected.model["width"], detected.model["attention_heads"]) == (1.0, 8)
-    prefix = "Modalit_rgb." if detected.fusion else ""
+    prefix = "Modalit_rgb." if fusion else ""
     assert manifest[f"{prefix}dtn.cls_token_small"] == [1, 1, 512]
     assert f"{prefix}dtn.multi_scale_transformers.{detected.model['temporal_blocks'] - 1}" in " ".join(manifest)
     assert f"{prefix}dtn.multi_scale_transformers.{detected.model['temporal_blocks']}." not in " ".join(manifest)
-    classes = manifest["fusion_model.efc.weight" if detected.fusion else "dtn.mlp_head_large.1.bias"][0]
+    classes = manifest["fusion_model.efc.weight" if fusion else "dtn.mlp_head_large.1.bias"][0]
     assert detected.model["num_classes"] == classes
     if detected.model["recoupling"]:
         assert manifest[f"{prefix}dtn.rcm.k.weight"] == [64 * detected.model["recoupling_heads"], detected.frames]
@@ -53,7 +47,7 @@ def test_round_trip_and_detection(modality, dtype):
     config.clip.frames = 7
     tensors = random_state_dict(manifest_of(config, classes), dtype)
     detected = detect_network(tensors)
-    assert detected.fusion == (config.modality == "fusion")
+    assert detected.family == ("fusion" if modality == "fusion" else "unimodal")
     assert detected.frames == (config.clip.frames if config.model.recoupling else None)
     assert detected.model["num_classes"] == classes
     for name, value in detected.model.items():
@@ -123,71 +117,32 @@ def test_every_problem_is_reported_at_once():
         assert [line for line in lines[1:] if line.strip().startswith(f"{name}: ") and what in line], name
 
 
-def test_class_heads_are_left_out_by_name_alone():
-    config = small_config()
-    tensors = random_state_dict(manifest_of(config, 3))
-    shapes = Model(config, 3).shapes()
-    match = DECOUPLED.match(tensors, *shapes, skip=DECOUPLED.class_heads)
-    heads = {f"dtn.mlp_head_{branch}.1.{leaf}" for branch in ("small", "media", "large") for leaf in ("weight", "bias")}
-    assert set(match.skipped) == set(match.missing) == heads
-    assert set(match.loaded) | heads | set(match.counters) == set(tensors)
-
-
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("modality", "change", "message"),
     [
-        (lambda t: t.clear(), "not a network of the reference"),
-        (lambda t: t.pop("dtn.pos_embedding_media"), "dtn.pos_embedding_media is missing"),
-        (lambda t: t.pop("dtn.mlp_head_small.1.weight"), "dtn.mlp_head_small.1.weight is missing"),
-        (lambda t: t.update({"dtn.rcm.q.weight": np.zeros(4)}), r"dtn.rcm.q.weight has shape \(4,\); expected 2 axes"),
+        ("fusion", lambda t: t.pop("Modalit_depth.frp_module.rpconv1d.weight"), "two streams are different networks"),
+        ("rgb", lambda t: t.clear(), "not a network of the reference"),
+        ("rgb", lambda t: t.pop("dtn.pos_embedding_media"), "dtn.pos_embedding_media is missing"),
+        ("rgb", lambda t: t.pop("dtn.mlp_head_small.1.weight"), "dtn.mlp_head_small.1.weight is missing"),
+        (
+            "rgb",
+            lambda t: t.update({"dtn.rcm.q.weight": np.zeros(4)}),
+            r"q.weight has shape \(4,\); expected 2 axes",
+        ),
     ],
 )
-def test_what_is_no_network_is_refused(change, message):
-    tensors = random_state_dict(manifest_of(small_config(), 3))
+def test_what_is_no_network_is_refused(modality, change, message):
+    tensors = random_state_dict(manifest_of(small_config(modality), 3))
     change(tensors)
     with pytest.raises(ConversionError, match=message):
         detect_network(tensors)
 
 
-def test_streams_that_differ_are_refused():
-    tensors = random_state_dict(manifest_of(small_config("fusion"), 3))
-    del tensors["Modalit_depth.frp_module.rpconv1d.weight"]
-    with pytest.raises(ConversionError, match="the two streams are different networks"):
-        detect_network(tensors)
-
-
-def test_of_widths_with_the_same_channels_the_preferred_one_is_found():
+def test_of_widths_with_the_same_channels_the_preferred_one_is_found_despite_a_misshapen_tensor():
     shapes = manifest_of(small_config(width=0.101), 3)
     assert detect_network(shapes, {"width": 0.101}).model["width"] == 0.101
     assert detect_network(shapes, {"width": 0.5}).model["width"] == detect_network(shapes).model["width"] != 0.101
-
-
-def test_one_misshapen_tensor_does_not_change_the_width():
     tensors = random_state_dict(manifest_of(small_config(width=0.25), 3))
     for name in ("Conv3d_1a_7x7.conv3d.weight", "LinearMap.1.weight"):
         tensors[name] = tensors[name][:5]
         assert detect_network(tensors).model["width"] == 0.25
-
-
-def test_another_family_is_another_table():
-    """Blocks and branches may be numbered in the other order, as in the names of UMDR."""
-    table = NameTable(
-        rows=(
-            ("stem.<linear>", "stem.0.<linear>"),
-            ("<branch>.layers.hidden.<linear>", "dtn.transformers.<branch>.2.layers.<block>.1.fn.fc1.<linear>"),
-        ),
-        words={"branch": {"small": "0", "large": "1"}, "linear": {"kernel": "weight", "bias": "bias"}},
-        layouts={"linear.kernel": "i o -> o i"},
-        class_heads=re.compile("none"),
-        parts={".*": "all"},
-        marker="stem.0.weight",
-        fusion_marker="SCC_Module.",
-        detect=lambda shapes, preferred: DetectedNetwork(False, {}, None),
-    )
-    layers = {"hidden": {"kernel": np.arange(12.0).reshape(2, 2, 3), "bias": np.arange(6.0).reshape(2, 3)}}
-    params = {"large": {"layers": layers}, "small": {"layers": layers}, "stem": {"kernel": np.eye(2, 3)}}
-    tensors = table.to_pytorch(params, {})
-    blocks = [f"dtn.transformers.{branch}.2.layers.{block}.1.fn.fc1" for branch in (0, 1) for block in (0, 1)]
-    assert list(tensors) == ["stem.0.weight", *(f"{name}.{leaf}" for name in blocks for leaf in ("weight", "bias"))]
-    np.testing.assert_array_equal(tensors[f"{blocks[1]}.weight"], layers["hidden"]["kernel"][1].T)
-    jax.tree.map(np.testing.assert_array_equal, table.from_pytorch(tensors, params, {})[0], params)

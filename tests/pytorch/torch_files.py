@@ -6,6 +6,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -196,8 +197,9 @@ def sample() -> dict[str, Any]:
     }
 
 
-def plain_sample(value: Any) -> Any:
-    """Returns what reading `sample()` has to give."""
+def plain_sample(value: Any, plain: Callable[[Any], Any] | None = None) -> Any:
+    """Returns what reading `sample()` has to give; `plain` does the same for what is in a container."""
+    plain = plain or plain_sample
     if isinstance(value, View):
         return value.array()
     if isinstance(value, Parameter):
@@ -206,15 +208,13 @@ def plain_sample(value: Any) -> Any:
         return value.arguments[0]
     if isinstance(value, argparse.Namespace):
         return {}
-    if isinstance(value, set):
-        return list(value)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
-        return type(value)((key, plain_sample(item)) for key, item in value.items())
+        return type(value)((key, plain(item)) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return type(value)(plain_sample(item) for item in value)
-    return value
+        return type(value)(plain(item) for item in value)
+    return list(value) if isinstance(value, set) else value
 
 
 def flat(value: Any, place: str = "") -> dict[str, tuple]:
