@@ -8,6 +8,8 @@ from flax import nnx, struct
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
+from rgbd_jax.models.name_table import NameTable
+
 Tree = Mapping[str, Any]
 Labels = Int[Array, "b"] | Float[Array, "b k"]  # true classes, or a distribution over the classes for mixed clips
 
@@ -72,7 +74,7 @@ class Family:
         reference_protocol: the sums of heads of which the reference reports the highest accuracy.
         init_fields: config field of a checkpoint to start from -> the part of the parameters it is for, "" for all.
         explained: modality -> (features, pooled features), names of the intermediate values that Grad-CAM reads.
-        name_table: the weights' names in PyTorch, a `rgbd_jax.models.name_table.NameTable`.
+        name_table: the weights' names in PyTorch.
         attention: modality -> title -> name of an intermediate value, layers b heads n+1 n+1, the class token first.
         frame_weights: (config, modality) -> title -> name of an intermediate value, b t c, weights of the features.
     """
@@ -87,7 +89,7 @@ class Family:
     reference_protocol: tuple[tuple[str, ...], ...]
     init_fields: Mapping[str, str]
     explained: Callable[[str], tuple[str, str]]
-    name_table: Any
+    name_table: NameTable
     attention: Callable[[str], Mapping[str, str]]
     frame_weights: Callable[[ConfigDict, str], Mapping[str, str]]
 

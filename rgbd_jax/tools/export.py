@@ -76,12 +76,9 @@ def export(
     """
     _check_absent(target)
     to_onnx = target.suffix == ".onnx"
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None] if to_onnx else []
-    if missing:
-        raise ValueError(
-            f"{target.name}: the ONNX format needs {', '.join(missing)}, not installed here: "
-            "pip install --no-deps --requirement requirements-onnx.txt"
-        )
+    if missing := [name for name in ONNX_PACKAGES if to_onnx and importlib.util.find_spec(name) is None]:
+        command = "pip install --no-deps --requirement requirements-onnx.txt"
+        raise ValueError(f"{target.name}: the ONNX format needs {', '.join(missing)}, not installed here: {command}")
     log.info("exporting %s (%s, %d classes)", trained.path, trained.config.modality, len(trained.class_names))
     started = time.monotonic()
     file_format: dict[str, Any] = {"format": "stablehlo", "platforms": list(platforms)}
@@ -133,10 +130,8 @@ def _check(trained: TrainedModel, exported: Callable[..., Outputs]) -> float:
     scale = max(1.0, float(np.abs(right).max()))
     difference = float(max(np.abs(probabilities - expected.probabilities).max(), np.abs(logits - right).max() / scale))
     if not difference <= TOLERANCE:
-        raise ValueError(
-            f"the exported outputs differ from the model's by {difference:.2g}, expected at most {TOLERANCE:g}; "
-            "nothing is written. Other versions of the exporter's packages may do better"
-        )
+        found = f"the exported outputs differ from the model's by {difference:.2g}, expected at most {TOLERANCE:g}"
+        raise ValueError(f"{found}; nothing is written. Other versions of the exporter's packages may do better")
     log.info("checked against the model: largest difference %.2g", difference)
     return difference
 

@@ -47,9 +47,7 @@ DEPTH_RULES = {
 
 
 def metadata(trained: TrainedModel, checkpoint: str, **file_format: Any) -> dict[str, Any]:
-    """Describes an exported network; JSON-able.
-
-    Names of folders, hosts and commands are left out: the file may be passed on.
+    """Describes a network, exported in a format, without names of folders, hosts and commands; JSON-able.
 
     Args:
         trained: the network.

@@ -65,10 +65,8 @@ def _dots(x: str, names: Sequence[str], values: Mapping[str, Float[np.ndarray, "
     figure = _figure(x, height=110 + 24 * len(names), hovermode="y unified")
     rates = np.stack(list(values.values()))  # series rows
     ends = np.stack([np.fmin.reduce(rates), np.fmax.reduce(rates), np.full(len(names), np.nan)])  # NaN lifts the pen
-    line = {"color": "lightgrey", "width": 3}
-    figure.add_scatter(
-        x=ends.T.ravel(), y=np.repeat(range(len(names)), 3), mode="lines", line=line, hoverinfo="skip", showlegend=False
-    )
+    style = {"mode": "lines", "line": {"color": "lightgrey", "width": 3}, "hoverinfo": "skip", "showlegend": False}
+    figure.add_scatter(x=ends.T.ravel(), y=np.repeat(range(len(names)), 3), **style)
     for number, name in enumerate(values):
         marker = {"size": 10, "color": qualitative.D3[number % 10], "symbol": number}
         dots = {"mode": "markers", "marker": marker, "hovertemplate": "%{x:.1%}"}

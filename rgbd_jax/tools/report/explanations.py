@@ -109,8 +109,6 @@ def _records(source: Source, config: ConfigDict, indices: Sequence[int]) -> list
     names = source.scores.names
     records = [split[index] for index in indices] if len(split) == len(names) else []
     if [record.name for record in records] != [names[index] for index in indices]:
-        raise ClipsMissingError(
-            f"the clips of split {split.split} of {split.directory} are not those of the scores: they are of another "
-            "data set, or it was built again"
-        )
+        others = f"the clips of split {split.split} of {split.directory} are not those of the scores"
+        raise ClipsMissingError(f"{others}: they are of another data set, or it was built again")
     return records

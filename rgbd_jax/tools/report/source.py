@@ -116,20 +116,16 @@ def read_curves(file: Path) -> dict[str, dict[str, Curve]]:
                 values.append(float(value))
                 steps.append(step)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(
-                f"{file}:{number}: not a line of metrics ({error!r}); expected a JSON object with step and kind: "
-                "remove the line"
-            ) from error
+            expected = "expected a JSON object with step and kind: remove the line"
+            raise ValueError(f"{file}:{number}: not a line of metrics ({error!r}); {expected}") from error
     return curves
 
 
 def _evaluate(workdir: Path, split: str, config: ConfigDict | None) -> None:
     missing = scores_file(workdir, split)
     if not is_workdir(workdir) and not is_converted(workdir):
-        raise FileNotFoundError(
-            f"{workdir} has neither scores of split {split!r} ({missing}) nor a checkpoint to evaluate; check the path "
-            "and --split"
-        )
+        absent = f"neither scores of split {split!r} ({missing}) nor a checkpoint to evaluate"
+        raise FileNotFoundError(f"{workdir} has {absent}; check the path and --split")
     if config is None:
         raise ValueError(
             f"{missing} does not exist, and a converted checkpoint does not record its input settings: pass --config, "
