@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import cv2
@@ -73,23 +74,20 @@ def _start_worker() -> None:
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
     cv2.setNumThreads(1)  # one process a core is enough
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed; it would wait for work for ever."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    if parent is not None:  # a worker whose parent was killed would wait for work for ever
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def run_on_beam(tasks: Sequence[ShardTask], options: Sequence[str]) -> Shards:
     """Writes shards with Apache Beam; all machines must see raw and prepared data under the same paths.
 
-    Args:
-        tasks: the shards.
-        options: Beam's pipeline options as on a command line, such as ("--runner=DirectRunner",).
+    `options` are Beam's, as on a command line: ("--runner=DirectRunner",).
     """
     try:
         import apache_beam as beam
@@ -116,6 +114,11 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if multiprocessing.current_process().name != "MainProcess":  # its parent holds the lock, and waits for it
+                raise RuntimeError(
+                    "a worker process that helps to build a data set imports your script again, and reached the build "
+                    'in it: put what the script does under `if __name__ == "__main__":`'
+                ) from None
             log.info("another process builds in %s; waiting for it", folder)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # some network file systems
@@ -126,20 +129,10 @@ def locked(folder: Path) -> Iterator[None]:
 def build_shards(
     name: str, folder: Path, tasks: Sequence[ShardTask], runner: Runner, skip_bad_clips: bool
 ) -> list[ShardReport]:
-    """Writes the shards of a data set that are missing in `folder`.
-
-    Args:
-        name: name of the data set.
-        folder: where the shards are written; after an error finished ones stay there for the next build.
-        tasks: all shards.
-        runner: writes them.
-        skip_bad_clips: leave bad clips out instead of refusing to build.
-
-    Returns:
-        The reports of all shards, in order.
+    """Writes the shards that are missing in `folder` and returns the reports of all, in order.
 
     Raises:
-        RawDataError: clips are bad and bad clips are not skipped.
+        RawDataError: clips are bad and bad clips are not skipped; finished shards stay for the next build.
         OSError: a shard cannot be written, or was lost; of a full disk the message states what the build needs.
     """
     folder.mkdir(exist_ok=True)
@@ -156,12 +149,13 @@ def build_shards(
         state = f"{len(finished)} of {len(tasks)} shards are finished"
         if finished:
             state += f" and kept in {folder}: build again to resume, or delete that folder"
-        space = _space(folder, tasks, finished)[1]
+        free, needed = _space(folder, tasks, finished)
         _remove_others(folder, tasks)
         if not finished:
             shutil.rmtree(folder)
         cause = error.__cause__ if isinstance(error, OSError) and error.errno is None else error
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+            space = f"{_gb(free)} free" + (f", about {_gb(needed)} needed" if needed else "")
             what = f"{os.strerror(cause.errno)}; the disk is full: {space}; {state}"
             raise OSError(cause.errno, what, cause.filename or str(folder)) from error
         log.warning("%s was not built: %s", name, state)
@@ -173,35 +167,40 @@ def _write(name: str, folder: Path, tasks: Sequence[ShardTask], runner: Runner, 
         finished = list(threads.map(functools.partial(is_finished, skip_bad_clips=skip_bad_clips), tasks))
     to_do = [task for task, done in zip(tasks, finished, strict=True) if not done]
     log.info("%s: %d shards, of which %d are to be written", name, len(tasks), len(to_do))
+    clips = sum(len(task.clips) for task in tasks)
     progress = tqdm(
         desc=f"building {name}",
-        total=sum(len(task.clips) for task in tasks),
-        initial=sum(len(task.clips) for task, done in zip(tasks, finished, strict=True) if done),
+        total=clips,
+        initial=clips - sum(len(task.clips) for task in to_do),
         unit="clip",
         mininterval=0.1 if sys.stderr.isatty() else 60,  # a log file gets a line a minute
     )
-    reports: list[ShardReport] = []
+    checked_space = False
     with progress, contextlib.closing(runner(to_do)) as written:
         for task in written:
             progress.update(len(task.clips))
             report = read_report(task)
-            for problem in report.problems if report else ():
+            if report is None:  # it was lost, which is noticed at the end
+                continue
+            for problem in report.problems:
                 log.warning("%s: %s", "left out" if skip_bad_clips else "bad clip", problem)
-            reports += [report] if report else []
-            enough, space = _space(folder, to_do, reports)
-            if len(reports) == 1 and not enough:
-                log.warning("%s: the disk is too small: %s", folder, space)
+            if not checked_space:
+                free, needed = _space(folder, to_do, [report])
+                if needed > free:
+                    log.warning("%s: the disk is too small: %s free, about %s needed", folder, _gb(free), _gb(needed))
+                checked_space = True
 
 
-def _space(folder: Path, tasks: Sequence[ShardTask], reports: Sequence[ShardReport]) -> tuple[bool, str]:
-    """Returns whether the disk has room for the tasks that have no report yet, and what is free and needed."""
-    free = shutil.disk_usage(folder).free
+def _space(folder: Path, tasks: Sequence[ShardTask], reports: Sequence[ShardReport]) -> tuple[float, float]:
+    """Returns the bytes that are free and, by the size of finished clips, those that the others need (0: unknown)."""
     done = sum(len(report.names) for report in reports)
-    if not done:
-        return True, f"{_size(free)} free"
     left = sum(len(task.clips) for task in tasks) - done
-    needed = left * sum(report.file_bytes for report in reports) / done
-    return needed <= free, f"{_size(free)} free, about {_size(needed)} needed"
+    file_bytes = sum(report.file_bytes for report in reports)
+    return shutil.disk_usage(folder).free, left * file_bytes / done if done else 0
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.3g} GB"
 
 
 def _remove_others(folder: Path, tasks: Sequence[ShardTask]) -> None:
@@ -210,11 +209,3 @@ def _remove_others(folder: Path, tasks: Sequence[ShardTask]) -> None:
     for file in [*folder.glob("*"), *(folder / REPORTS).glob("*")]:
         if file not in wanted and file.is_file():
             file.unlink()
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
