@@ -5,6 +5,7 @@ Prints a table of the splits and every problem with its file and line; the exit 
 
 import argparse
 import collections
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +29,8 @@ from rgbd_jax.ingest.shards import ReadFrames, read_example
 _SHORT_CLIPS_LISTED = 20
 
 
-def check_raw(
-    dataset: str, raw_dir: Path, *, decode: bool, workers: int | None = None
-) -> tuple[RawClips, dict[str, list[int]]]:
-    """Looks for everything that would stop a build; returns the clips, and split to the frames of each good clip.
+def check_raw(dataset: str, raw_dir: Path, *, decode: bool, workers: int | None = None) -> RawClips:
+    """Looks for everything that would stop a build; good clips are returned with their number of frames.
 
     With `decode`, every frame is decoded as in a build, by `workers` threads (default: one a core); otherwise files are
     listed and their headers read.
@@ -50,9 +49,8 @@ def check_raw(
         if decode:
             check = functools.partial(_decode, kinds=frame_kinds(raw), read_frames=cls.read_frames)
     except RawDataError as error:
-        return RawClips((), raw.class_names, {}, (*raw.problems, *error.problems)), {}
+        return RawClips((), raw.class_names, {}, (*raw.problems, *error.problems))
     good: dict[str, list[ClipSpec]] = {split: [] for split in raw.splits}
-    frames: dict[str, list[int]] = {split: [] for split in raw.splits}
     problems = list(raw.problems)
     clips = [(split, clip) for split, each in raw.splits.items() for clip in each]
     with ThreadPoolExecutor(workers or (available_cores() if decode else THREADS)) as threads:
@@ -60,11 +58,10 @@ def check_raw(
         progress = tqdm(results, desc=f"checking {dataset}", total=len(clips), unit="clip", disable=None)
         for (split, clip), result in zip(clips, progress, strict=True):
             if isinstance(result, int):
-                good[split].append(clip)
-                frames[split].append(result)
+                good[split].append(dataclasses.replace(clip, frame_count=result))
             else:
                 problems += in_split(split, result)
-    return RawClips(raw.modalities, raw.class_names, good, problems, raw.metadata), frames
+    return RawClips(raw.modalities, raw.class_names, good, problems, raw.metadata)
 
 
 def _check_headers(clip: ClipSpec) -> int | Sequence[Problem]:
@@ -125,22 +122,23 @@ def compare(raw: RawClips, directory: Path) -> tuple[list[str], list[str]]:
     return differences, [f"{known} clips that are not prepared were unreadable when it was built"] if known else []
 
 
-def report(raw: RawClips, frames: Mapping[str, Sequence[int]], *, decoded: bool, every_short_clip: bool) -> list[str]:
+def report(raw: RawClips, *, decoded: bool, every_short_clip: bool) -> list[str]:
     """Returns what was found in raw data as lines: a table of the splits, the problems, the notes."""
     short = [
-        (split, f"{clip.where}: {clip.name} has {count} frames only")
+        (split, f"{clip.where}: {clip.name} has {clip.frame_count} frames only")
         for split, clips in raw.splits.items()
-        for clip, count in zip(clips, frames[split], strict=True)
-        if 0 < count <= REFERENCE_SHORT
+        for clip in clips
+        if 0 < (clip.frame_count or 0) <= REFERENCE_SHORT
     ]
     found = collections.Counter((problem.split, str(problem.kind)) for problem in raw.problems)
     found.update((split, "too short") for split, _ in short)
     columns = (*KINDS, "too short")
     lines = ["  ".join([f"{'split':<24}", "good clips", f"{'frames':>10}", *columns])]
     for split in dict.fromkeys([*raw.splits, *(problem.split for problem in raw.problems)]):
-        clips, total = len(raw.splits.get(split, ())), sum(frames.get(split, ()))
+        clips = raw.splits.get(split, ())
+        frames = sum(clip.frame_count or 0 for clip in clips)
         counts = [f"{found[split, column]:>{len(column)}}" for column in columns]
-        lines.append("  ".join([f"{split or '(no split)':<24}", f"{clips:>10}", f"{total:>10}", *counts]))
+        lines.append("  ".join([f"{split or '(no split)':<24}", f"{len(clips):>10}", f"{frames:>10}", *counts]))
     how = "every frame was decoded" if decoded else "no frame was decoded (--decode does)"
     lines += ["", f"{len(raw.problems)} problems; {how}"]
     lines += [f"  {problem.kind}: {problem}" for problem in raw.problems]
@@ -166,8 +164,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints what is wrong with raw data; ends the program with status 1 if there is a problem or a difference."""
-    raw, frames = check_raw(args.dataset, args.raw_dir.expanduser(), decode=args.decode, workers=args.workers)
-    print("\n".join(report(raw, frames, decoded=args.decode, every_short_clip=args.all)))
+    raw = check_raw(args.dataset, args.raw_dir.expanduser(), decode=args.decode, workers=args.workers)
+    print("\n".join(report(raw, decoded=args.decode, every_short_clip=args.all)))
     differences: list[str] = []
     if args.data_dir:
         directory = prepared_directory(args.dataset, args.data_dir)

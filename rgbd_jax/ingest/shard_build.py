@@ -20,42 +20,33 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
+from rgbd_jax.ingest import shards
 from rgbd_jax.ingest.clip_files import ClipSpec
 from rgbd_jax.ingest.discovery import THREADS
 from rgbd_jax.ingest.problems import RawDataError
-from rgbd_jax.ingest.shards import (
-    DISK_FULL,
-    REPORTS,
-    ShardReport,
-    ShardTask,
-    check_shard,
-    is_finished,
-    read_report,
-    write_shard,
-)
 
 CLIPS_PER_SHARD = 16  # a build that is killed loses little
 MAX_SHARDS = 512  # random access keeps a file open for every shard, and 1024 is a common limit
 
-Shards = Generator[ShardTask, None, None]
-Runner = Callable[[Sequence[ShardTask]], Shards]
+Shards = Generator[shards.ShardTask, None, None]
+Runner = Callable[[Sequence[shards.ShardTask]], Shards]
 """Writes shards somewhere and yields each when it is done; what it holds is in its report."""
 
 log = logging.getLogger("rgbd_jax")
 
 
-def run_locally(tasks: Sequence[ShardTask], workers: int | None = None) -> Shards:
+def run_locally(tasks: Sequence[shards.ShardTask], workers: int | None = None) -> Shards:
     """Writes shards in processes on this machine, one a core by default; one worker is this process."""
     workers = min(workers or available_cores(), len(tasks))
     if workers <= 1:
         for task in tasks:
-            write_shard(task)
+            shards.write_shard(task)
             yield task
         return
     context = multiprocessing.get_context("spawn")  # OpenCV and JAX have threads, which do not survive a fork
     pool = ProcessPoolExecutor(workers, context, _start_worker)
     try:
-        futures = {pool.submit(write_shard, task): task for task in tasks}
+        futures = {pool.submit(shards.write_shard, task): task for task in tasks}
         for future in as_completed(futures):
             future.result()
             yield futures[future]
@@ -84,7 +75,7 @@ def _end_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def run_on_beam(tasks: Sequence[ShardTask], options: Sequence[str]) -> Shards:
+def run_on_beam(tasks: Sequence[shards.ShardTask], options: Sequence[str]) -> Shards:
     """Writes shards with Apache Beam; all machines must see raw and prepared data under the same paths.
 
     `options` are Beam's, as on a command line: ("--runner=DirectRunner",).
@@ -95,8 +86,8 @@ def run_on_beam(tasks: Sequence[ShardTask], options: Sequence[str]) -> Shards:
     except ImportError as error:
         raise ValueError(f"Apache Beam cannot be imported ({error}): `pip install -e '.[beam]'` installs it") from error
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
-        shards = pipeline | beam.Create(tasks, reshuffle=False) | beam.Reshuffle()
-        shards | beam.Map(write_shard)
+        distributed = pipeline | beam.Create(tasks, reshuffle=False) | beam.Reshuffle()
+        distributed | beam.Map(shards.write_shard)
     yield from tasks
 
 
@@ -127,8 +118,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def build_shards(
-    name: str, folder: Path, tasks: Sequence[ShardTask], runner: Runner, skip_bad_clips: bool
-) -> list[ShardReport]:
+    name: str, folder: Path, tasks: Sequence[shards.ShardTask], runner: Runner, skip_bad_clips: bool
+) -> list[shards.ShardReport]:
     """Writes the shards that are missing in `folder` and returns the reports of all, in order.
 
     Raises:
@@ -139,13 +130,13 @@ def build_shards(
     try:
         _remove_others(folder, tasks)
         _write(name, folder, tasks, runner, skip_bad_clips)
-        reports = [check_shard(task) for task in tasks]  # a runner may have lost some without an error
+        reports = [shards.check_shard(task) for task in tasks]  # a runner may have lost some without an error
         problems = [problem for report in reports for problem in report.problems]
         if problems and not skip_bad_clips:
             raise RawDataError(problems)
         return reports
     except BaseException as error:
-        finished = [r for task in tasks if (r := read_report(task)) and (skip_bad_clips or not r.problems)]
+        finished = [r for task in tasks if (r := shards.read_report(task)) and (skip_bad_clips or not r.problems)]
         state = f"{len(finished)} of {len(tasks)} shards are finished"
         if finished:
             state += f" and kept in {folder}: build again to resume, or delete that folder"
@@ -154,7 +145,7 @@ def build_shards(
         if not finished:
             shutil.rmtree(folder)
         cause = error.__cause__ if isinstance(error, OSError) and error.errno is None else error
-        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+        if isinstance(cause, OSError) and cause.errno in shards.DISK_FULL:
             space = f"{_gb(free)} free" + (f", about {_gb(needed)} needed" if needed else "")
             what = f"{os.strerror(cause.errno)}; the disk is full: {space}; {state}"
             raise OSError(cause.errno, what, cause.filename or str(folder)) from error
@@ -162,9 +153,9 @@ def build_shards(
         raise
 
 
-def _write(name: str, folder: Path, tasks: Sequence[ShardTask], runner: Runner, skip_bad_clips: bool) -> None:
+def _write(name: str, folder: Path, tasks: Sequence[shards.ShardTask], runner: Runner, skip_bad_clips: bool) -> None:
     with ThreadPoolExecutor(THREADS) as threads:
-        finished = list(threads.map(functools.partial(is_finished, skip_bad_clips=skip_bad_clips), tasks))
+        finished = list(threads.map(functools.partial(shards.is_finished, skip_bad_clips=skip_bad_clips), tasks))
     to_do = [task for task, done in zip(tasks, finished, strict=True) if not done]
     log.info("%s: %d shards, of which %d are to be written", name, len(tasks), len(to_do))
     clips = sum(len(task.clips) for task in tasks)
@@ -179,7 +170,7 @@ def _write(name: str, folder: Path, tasks: Sequence[ShardTask], runner: Runner, 
     with progress, contextlib.closing(runner(to_do)) as written:
         for task in written:
             progress.update(len(task.clips))
-            report = read_report(task)
+            report = shards.read_report(task)
             if report is None:  # it was lost, which is noticed at the end
                 continue
             for problem in report.problems:
@@ -191,7 +182,9 @@ def _write(name: str, folder: Path, tasks: Sequence[ShardTask], runner: Runner, 
                 checked_space = True
 
 
-def _space(folder: Path, tasks: Sequence[ShardTask], reports: Sequence[ShardReport]) -> tuple[float, float]:
+def _space(
+    folder: Path, tasks: Sequence[shards.ShardTask], reports: Sequence[shards.ShardReport]
+) -> tuple[float, float]:
     """Returns the bytes that are free and, by the size of finished clips, those that the others need (0: unknown)."""
     done = sum(len(report.names) for report in reports)
     left = sum(len(task.clips) for task in tasks) - done
@@ -203,9 +196,9 @@ def _gb(count: float) -> str:
     return f"{count / 1e9:.3g} GB"
 
 
-def _remove_others(folder: Path, tasks: Sequence[ShardTask]) -> None:
+def _remove_others(folder: Path, tasks: Sequence[shards.ShardTask]) -> None:
     """Removes what a killed build was writing, and shards of one that cut the data set in another way."""
     wanted = {path for task in tasks for path in (task.file, task.report_file)}
-    for file in [*folder.glob("*"), *(folder / REPORTS).glob("*")]:
+    for file in [*folder.glob("*"), *(folder / shards.REPORTS).glob("*")]:
         if file not in wanted and file.is_file():
             file.unlink()
