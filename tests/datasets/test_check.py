@@ -157,8 +157,7 @@ def test_differences_from_what_was_built_are_listed(good, command):
     differences = done.stdout.split("differences from the raw data\n")[1].splitlines()
     assert [line.strip() for line in differences] == [
         "train: 3 good raw clips, 2 prepared",
-        "train, class 0 (0): 1 good raw clips, 2 prepared",
-        "train, class 1 (1): 2 good raw clips, 0 prepared",
+        "train, class 1 (1): 2 good raw clips, 1 prepared",
         f"{good.root}/train.txt:1: a has label 1 here, 0 where it is prepared",
         f"{good.root}/train.txt:2: b is not prepared in split train",
         f"{good.root}/train.txt:3: new is not prepared in split train",
