@@ -55,13 +55,6 @@ def from_metadata(metadata: Mapping[str, Any] | None) -> dict[str, ProtocolSplit
     return {name: ProtocolSplit(tuple(entry["splits"]), entry["classes"]) for name, entry in stored.items()}
 
 
-def split_sizes(stored: Mapping[str, int], protocols: Mapping[str, ProtocolSplit]) -> dict[str, int]:
-    """Returns the number of clips of each protocol split, or of each stored split where there are no protocols."""
-    if not protocols:
-        return dict(stored)
-    return {name: sum(stored[part] for part in split.base_splits) for name, split in protocols.items()}
-
-
 def resolve(
     spec: str, protocols: Mapping[str, ProtocolSplit], base_splits: Collection[str], num_classes: int
 ) -> tuple[str, int]:
@@ -92,9 +85,3 @@ def resolve(
             if protocols and used.setdefault(base_split, name) != name:
                 raise ValueError(f"{spec!r}: {used[base_split]} and {name} share clips, those of {base_split}")
     return "+".join(terms), classes
-
-
-def describe(protocols: Mapping[str, ProtocolSplit], base_splits: Collection[str]) -> str:
-    """Returns the names that `resolve` knows, for messages."""
-    stored = ", ".join(sorted(base_splits))
-    return f"{', '.join(sorted(protocols))} (protocols) and {stored} (their parts)" if protocols else stored

@@ -64,7 +64,9 @@ class PreparedSplit:
             self._records = builder.as_data_source(base_splits, decoders=decoders)
             parts = tfds.core.ReadInstruction.from_spec(base_splits).to_absolute(info.splits)
         except ValueError as error:
-            known = protocols.describe(protocol_splits, set(info.splits))
+            known = ", ".join(sorted(info.splits))
+            if protocol_splits:
+                known = f"{', '.join(sorted(protocol_splits))} (protocols) and {known} (their parts)"
             raise ValueError(
                 f"{self.directory}: cannot open split {self.split!r}; there are {known} "
                 f"(and parts of them, such as 'train[:80%]'): {error}"

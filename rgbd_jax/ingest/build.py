@@ -120,10 +120,14 @@ def prepare(
     if left_out and not built and not skip_bad_clips:
         log.warning("%s leaves out %d bad clips; delete it to build it anew", directory, len(left_out))
     stored = {split: info.splits[split].num_examples for split in info.splits}
+    of_protocols = {
+        name: sum(stored[part] for part in split.base_splits)
+        for name, split in protocols.from_metadata(info.metadata).items()
+    }
     return PreparedInfo(
         dataset=dataset,
         directory=directory,
-        clips=protocols.split_sizes(stored, protocols.from_metadata(info.metadata)),
+        clips=of_protocols or stored,
         class_names=tuple(info.features["label"].names),
         modalities=tuple(modality for modality in MODALITIES if modality in info.features),
         left_out=left_out,

@@ -24,18 +24,19 @@ from rgbd_jax.ingest import shards
 from rgbd_jax.ingest.clip_files import ClipSpec
 from rgbd_jax.ingest.discovery import THREADS
 from rgbd_jax.ingest.problems import RawDataError
+from rgbd_jax.ingest.shards import ShardReport, ShardTask
 
 CLIPS_PER_SHARD = 16  # a build that is killed loses little
 MAX_SHARDS = 512  # random access keeps a file open for every shard, and 1024 is a common limit
 
-Shards = Generator[shards.ShardTask, None, None]
-Runner = Callable[[Sequence[shards.ShardTask]], Shards]
+Shards = Generator[ShardTask, None, None]
+Runner = Callable[[Sequence[ShardTask]], Shards]
 """Writes shards somewhere and yields each when it is done; what it holds is in its report."""
 
 log = logging.getLogger("rgbd_jax")
 
 
-def run_locally(tasks: Sequence[shards.ShardTask], workers: int | None = None) -> Shards:
+def run_locally(tasks: Sequence[ShardTask], workers: int | None = None) -> Shards:
     """Writes shards in processes on this machine, one a core by default; one worker is this process."""
     workers = min(workers or available_cores(), len(tasks))
     if workers <= 1:
@@ -75,7 +76,7 @@ def _end_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def run_on_beam(tasks: Sequence[shards.ShardTask], options: Sequence[str]) -> Shards:
+def run_on_beam(tasks: Sequence[ShardTask], options: Sequence[str]) -> Shards:
     """Writes shards with Apache Beam; all machines must see raw and prepared data under the same paths.
 
     `options` are Beam's, as on a command line: ("--runner=DirectRunner",).
@@ -118,8 +119,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def build_shards(
-    name: str, folder: Path, tasks: Sequence[shards.ShardTask], runner: Runner, skip_bad_clips: bool
-) -> list[shards.ShardReport]:
+    name: str, folder: Path, tasks: Sequence[ShardTask], runner: Runner, skip_bad_clips: bool
+) -> list[ShardReport]:
     """Writes the shards that are missing in `folder` and returns the reports of all, in order.
 
     Raises:
@@ -153,7 +154,7 @@ def build_shards(
         raise
 
 
-def _write(name: str, folder: Path, tasks: Sequence[shards.ShardTask], runner: Runner, skip_bad_clips: bool) -> None:
+def _write(name: str, folder: Path, tasks: Sequence[ShardTask], runner: Runner, skip_bad_clips: bool) -> None:
     with ThreadPoolExecutor(THREADS) as threads:
         finished = list(threads.map(functools.partial(shards.is_finished, skip_bad_clips=skip_bad_clips), tasks))
     to_do = [task for task, done in zip(tasks, finished, strict=True) if not done]
@@ -182,9 +183,7 @@ def _write(name: str, folder: Path, tasks: Sequence[shards.ShardTask], runner: R
                 checked_space = True
 
 
-def _space(
-    folder: Path, tasks: Sequence[shards.ShardTask], reports: Sequence[shards.ShardReport]
-) -> tuple[float, float]:
+def _space(folder: Path, tasks: Sequence[ShardTask], reports: Sequence[ShardReport]) -> tuple[float, float]:
     """Returns the bytes that are free and, by the size of finished clips, those that the others need (0: unknown)."""
     done = sum(len(report.names) for report in reports)
     left = sum(len(task.clips) for task in tasks) - done
@@ -196,7 +195,7 @@ def _gb(count: float) -> str:
     return f"{count / 1e9:.3g} GB"
 
 
-def _remove_others(folder: Path, tasks: Sequence[shards.ShardTask]) -> None:
+def _remove_others(folder: Path, tasks: Sequence[ShardTask]) -> None:
     """Removes what a killed build was writing, and shards of one that cut the data set in another way."""
     wanted = {path for task in tasks for path in (task.file, task.report_file)}
     for file in [*folder.glob("*"), *(folder / shards.REPORTS).glob("*")]:
