@@ -78,9 +78,9 @@ def _hand_colour(cover: Mask, centre: Point, tilt: float, turned: float, hand: H
     back = hand.stripe_colours[0] + stripe[..., None] * (hand.stripe_colours[1] - hand.stripe_colours[0])
 
     reach = hand.palm_radius + hand.finger_length
-    place = (across * np.cos(hand.turn_direction) + upright * np.sin(hand.turn_direction)) / (2 * reach) + 0.5
+    position = (across * np.cos(hand.turn_direction) + upright * np.sin(hand.turn_direction)) / (2 * reach) + 0.5
     border = turned * (1 + 2 * _TURN_SOFTNESS) - _TURN_SOFTNESS
-    in_view = np.clip((border - place) / _TURN_SOFTNESS + 0.5, 0, 1)[..., None]
+    in_view = np.clip((border - position) / _TURN_SOFTNESS + 0.5, 0, 1)[..., None]
 
     shade = 0.55 + (1 - 0.55) * cv2.GaussianBlur(cover, (0, 0), 1.2)  # darker at the border of the hand
     return shade[..., None] * (hand.colour + in_view * (back - hand.colour))

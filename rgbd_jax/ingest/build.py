@@ -89,7 +89,7 @@ def prepare(
         runner: reads raw clips and writes shards; by default on all cores of this machine.
 
     Raises:
-        ValueError: there is no such data set, or `raw_dir` is missing, not wanted or not that of what is prepared.
+        ValueError: there is no such data set, or `raw_dir` is missing, superfluous or not that of what is prepared.
         FileNotFoundError: there are no raw clips.
         RawDataError: something is wrong with the raw clips.
         OSError: the prepared data cannot be written.

@@ -197,7 +197,7 @@ def _gb(count: float) -> str:
 
 def _remove_others(folder: Path, tasks: Sequence[ShardTask]) -> None:
     """Removes what a killed build was writing, and shards of one that cut the data set in another way."""
-    wanted = {path for task in tasks for path in (task.file, task.report_file)}
+    kept = {path for task in tasks for path in (task.file, task.report_file)}
     for file in [*folder.glob("*"), *(folder / shards.REPORTS).glob("*")]:
-        if file not in wanted and file.is_file():
+        if file not in kept and file.is_file():
             file.unlink()

@@ -153,7 +153,7 @@ def test_lists_say_which_clips_how_many_frames_and_which_split(raw):
     third = "S002C003P003R001A003"
     for name in (NAME, OTHER, third, "S002C003P003R001A004"):  # the last one is in no list
         ntu.write_depth(raw.root, name, FRAMES)
-    # Not what the rule says of these subjects.
+    # Not by the rule of these subjects.
     raw.lists("dataset_splits/@CS", train=[f"{OTHER}_rgb 4 59 ", f"{third}_rgb 6 2 "], valid=[f" {NAME}_rgb  5\t6"])
     info = raw.build("ntu_rgbd")
     assert info.clips == {"cs_train": 2, "cs_validation": 1, "cv_train": 2, "cv_validation": 1}
