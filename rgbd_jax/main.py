@@ -70,26 +70,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _train_or_evaluate(config: ConfigDict, args: argparse.Namespace) -> dict:
     from rgbd_jax.evaluate import evaluate
+    from rgbd_jax.ingest.build import prepare_for
     from rgbd_jax.parallel import distributed
     from rgbd_jax.train import train
 
     if distributed.is_primary():
-        _prepare_data(config)
+        prepare_for(config)
     distributed.barrier("the data set is prepared")
     return train(config, args.workdir) if args.mode == "train" else evaluate(config, args.workdir, args.checkpoint)
-
-
-def _prepare_data(config: ConfigDict) -> None:
-    """Builds the data set from the raw clips of the config; the demo, which is rendered, where it is missing."""
-    from rgbd_jax.data.source import prepared_directory
-    from rgbd_jax.ingest.build import prepare
-
-    data = config.data
-    rendered = data.dataset == "rgbd_demo" and prepared_directory(data.dataset, data.data_dir) is None
-    if data.raw_dir or rendered:
-        raw_dir, skip_bad_clips = data.raw_dir or None, data.skip_bad_clips
-        info = prepare(data.dataset, data_dir=data.data_dir, raw_dir=raw_dir, skip_bad_clips=skip_bad_clips)
-        log.info("%s is prepared in %s", data.dataset, info.directory)
 
 
 def _plan(config: ConfigDict, device_count: int) -> None:

@@ -12,8 +12,6 @@ import pytest
 from absl import flags
 from rgbd_jax.datasets.rgbd_demo.builder import RgbdDemo
 
-from tests.indexing import write_indices
-
 ROOT = Path(__file__).parents[1]
 # Files whose tiny networks take longer to compile than to run: XLA optimises less in them, which saves a quarter of
 # their time. Numbers are held against recorded ones, and against other devices, in other files.
@@ -63,5 +61,4 @@ def small_demo(tmp_path_factory) -> Path:
     data_dir = tmp_path_factory.mktemp("small_demo")
     builder = RgbdDemo(data_dir=data_dir, clips_per_class={"train": 4, "validation": 2}, file_format="array_record")
     builder.download_and_prepare(file_format="array_record")
-    write_indices(data_dir)  # until the builder does
     return data_dir

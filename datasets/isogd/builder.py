@@ -32,17 +32,14 @@ class IsoGd(RawClipsBuilder):
         check_folder(raw_dir, "train/, valid/, test/ and their lists")
         problems: list[Problem] = []
         lists = find_lists(raw_dir / LISTS_FOLDER, MODALITIES)
-        if lists:
-            splits = read_lists(lists, problems, num_classes=_CLASSES, name_of=name_of)
-        else:
-            splits = _read_own_lists(raw_dir, problems)
+        splits = read_lists(lists, problems, _CLASSES, name_of) if lists else _read_own_lists(raw_dir, problems)
         roots = {modality: raw_dir / modality if (raw_dir / modality).is_dir() else raw_dir for modality in MODALITIES}
         clips = [clip for each in splits.values() for clip in each]
-        roots = {m: root for m, root in roots.items() if any(find_clip(root, _path_of(c.name, m)) for c in clips)}
+        roots = {m: root for m, root in roots.items() if any(find_clip(root / _path_of(c.name, m)) for c in clips)}
         if not roots:
             raise FileNotFoundError(f"{raw_dir}: none of the {len(clips)} clips of the lists is there")
         class_names = tuple(f"{number:03d}" for number in range(1, _CLASSES + 1))
-        return check_splits(roots, class_names, splits, locator(roots, "%06d", name_in=_path_of), problems)
+        return check_splits(roots, class_names, splits, locator(roots, "%06d", path_of=_path_of), problems)
 
 
 def name_of(path: str) -> str:
@@ -64,8 +61,7 @@ def _read_own_lists(raw_dir: Path, problems: list[Problem]) -> dict[str, list[Cl
     for folder, split in _SPLITS.items():
         files = [file for name in _LISTS if (file := raw_dir / name.format(folder)).is_file()]
         if len(files) > 1:
-            what = f"{files[0]} and {files[1]} are both lists of {folder}; keep the one with labels"
-            raise bad_data(raw_dir, what)
+            raise bad_data(raw_dir, f"{files[0]} and {files[1]} are both lists of {folder}; keep the one with labels")
         for file in files:
             if all(len(line.split()) == 2 for _, line in read_lines(file)):
                 what = "has no labels; the labels of this split come separately (see datasets/isogd/README.md)"

@@ -40,7 +40,7 @@ class Jester(RawClipsBuilder):
             return ClipSpec(name, class_names.index(label), where)
 
         if lists:
-            splits = read_lists(lists, problems, num_classes=_CLASSES, name_of=_name_of)
+            splits = read_lists(lists, problems, _CLASSES, _name_of)
         else:
             files = {split: raw_dir / _CSV.format(split) for split in ("train", "validation")}
             splits = {split: read_clips(file, parse, split, problems) for split, file in files.items()}

@@ -65,14 +65,8 @@ class NtuRgbd(RawClipsBuilder):
             expected = {modality: root / clip.name for modality, root in roots.items()}
             return _frame_ranges(clip, complete(clip, found, expected))
 
-        layout = Layout(
-            modalities=tuple(roots),
-            class_names=CLASS_NAMES if of_120 else CLASS_NAMES[:CLASSES_60],
-            name_of=_name_of,
-            label_of=_label_of,
-            on_disk=dict(sorted(on_disk.items())),
-            locate=locate,
-        )
+        class_names = CLASS_NAMES if of_120 else CLASS_NAMES[:CLASSES_60]
+        layout = Layout(tuple(roots), class_names, _name_of, _label_of, dict(sorted(on_disk.items())), locate)
         protocols = [protocol for protocol in PROTOCOLS if of_120 or protocol.num_classes == CLASSES_60]
         raw = find_protocol_clips(raw_dir, layout, protocols, problems)
         return dataclasses.replace(raw, metadata={**raw.metadata, "person_cropped": True})
@@ -90,8 +84,7 @@ class NtuRgbd(RawClipsBuilder):
         depth_frames = (decode_frame(file, file.read_bytes(), kinds["depth"]) for file in depth_files)
         if rgb and is_video(rgb.path):
             for number, frame in enumerate(video_frames(rgb)):
-                image = next(depth_frames, None)
-                if image is None:
+                if (image := next(depth_frames, None)) is None:
                     what = f"expected as many frames as {rgb.path.name} has, found only {number}"
                     raise bad_clip(depth.path if depth else rgb.path, what, "unpaired")
                 left, top, right, bottom = person_box_in_colour(image, frame.shape[1], frame.shape[0])
@@ -106,9 +99,7 @@ class NtuRgbd(RawClipsBuilder):
                 expected = f"a frame that is cropped around the person, at most {_LARGEST[0]}x{_LARGEST[1]}"
                 raise bad_clip(file, f"is {width}x{height}; expected {expected}")
             encoded["rgb"].append(content if (width, height) == _SIZE else encode_jpeg(cv2.resize(image, _SIZE)))
-        if depth:
-            encoded["depth"] = [_crop_depth(image) for image in depth_frames]
-        return encoded
+        return encoded | ({"depth": [_crop_depth(image) for image in depth_frames]} if depth else {})
 
 
 def _roots(raw_dir: Path) -> dict[str, Path]:
@@ -133,8 +124,7 @@ def _clip_paths(root: Path, problems: list[Problem]) -> dict[str, Path]:
         with os.scandir(folder) as entries:
             visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
         for entry in visible:
-            path = Path(entry.path)
-            is_folder = entry.is_dir()
+            path, is_folder = Path(entry.path), entry.is_dir()
             if is_video(path) or (is_folder and entry.name.startswith("S") and "C" in entry.name):
                 name = path.stem.removesuffix(_RGB_SUFFIX)
                 try:

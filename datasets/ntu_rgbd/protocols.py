@@ -1,6 +1,7 @@
 """The protocols of NTU RGB+D, as rules on the names of clips."""
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from rgbd_jax.ingest.protocols import Protocol
@@ -31,32 +32,21 @@ def parse_name(name: str) -> ClipName:
     return ClipName(*map(int, match.groups()))
 
 
-def _cross_subject_60(name: str) -> str | None:
-    clip = parse_name(name)
-    return _split(clip.subject in _SUBJECTS_60) if clip.setup < _FIRST_SETUP_OF_120 else None
+def _rule(is_training: Callable[[ClipName], bool], *, of_60: bool) -> Callable[[str], str | None]:
+    def split_of(name: str) -> str | None:
+        clip = parse_name(name)
+        if of_60 and clip.setup >= _FIRST_SETUP_OF_120:
+            return None
+        return "train" if is_training(clip) else "validation"
+
+    return split_of
 
 
-def _cross_view(name: str) -> str | None:
-    clip = parse_name(name)
-    return _split(clip.camera != 1) if clip.setup < _FIRST_SETUP_OF_120 else None
-
-
-def _cross_subject_120(name: str) -> str:
-    return _split(parse_name(name).subject in _SUBJECTS_120)
-
-
-def _cross_setup(name: str) -> str:
-    return _split(parse_name(name).setup % 2 == 0)
-
-
-def _split(training: bool) -> str:
-    return "train" if training else "validation"
-
-
+_SIZES_CS, _SIZES_CV = {"train": 40320, "validation": 16560}, {"train": 37920, "validation": 18960}
 PROTOCOLS = (
-    Protocol("cs", ("@CS",), CLASSES_60, _cross_subject_60, {"train": 40320, "validation": 16560}),
-    Protocol("cv", ("@CV",), CLASSES_60, _cross_view, {"train": 37920, "validation": 18960}),
-    Protocol("csub", ("@CSub",), _CLASSES_120, _cross_subject_120),
-    Protocol("cset", ("@CSet",), _CLASSES_120, _cross_setup),
+    Protocol("cs", ("@CS",), CLASSES_60, _rule(lambda clip: clip.subject in _SUBJECTS_60, of_60=True), _SIZES_CS),
+    Protocol("cv", ("@CV",), CLASSES_60, _rule(lambda clip: clip.camera != 1, of_60=True), _SIZES_CV),
+    Protocol("csub", ("@CSub",), _CLASSES_120, _rule(lambda clip: clip.subject in _SUBJECTS_120, of_60=False)),
+    Protocol("cset", ("@CSet",), _CLASSES_120, _rule(lambda clip: clip.setup % 2 == 0, of_60=False)),
 )
 """The first two are those of NTU RGB+D 60, the others those of NTU RGB+D 120."""

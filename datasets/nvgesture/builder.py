@@ -1,6 +1,7 @@
 """TFDS builder of `nvgesture`."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -58,11 +59,7 @@ def _clips_of_videos(raw_dir: Path) -> RawClips:
         file = raw_dir / _LST.format(folder)
         if not file.is_file():
             raise bad_data(file, f"no such list; without it the frames of the gestures in {_VIDEOS}/ are unknown")
-
-        def parse(line: str, where: str, folder: str = folder) -> ClipSpec:
-            return _parse_line(line, where, raw_dir, folder)
-
-        splits[split] = read_clips(file, parse, split, problems)
+        splits[split] = read_clips(file, functools.partial(_parse_line, raw_dir=raw_dir, split=folder), split, problems)
     return check_splits(MODALITIES, _CLASS_NAMES, splits, _check_videos, problems)
 
 
@@ -117,26 +114,21 @@ def _clips_of_frames(raw_dir: Path) -> RawClips:
     find = locator(roots, pattern="%06d")
 
     def locate(clip: ClipSpec) -> Mapping[str, FrameRange]:
-        frames = find(clip)
-        for each in frames.values():
-            _check_that_it_is_the_gesture(clip, each.path)
+        """Refuses whole recordings, of which the gesture is only a part."""
+        frames, count = find(clip), clip.frame_count or 0
+        for path in (each.path for each in frames.values()):
+            if is_video(path):
+                expected = f"a folder of the gesture's frames, or {_VIDEOS}/ with its .lst lists"
+                raise bad_clip(path, f"is a whole recording; expected {expected}")
+            if count > _GESTURE_FRAMES:
+                expected = f"at most {_GESTURE_FRAMES} frames, as many as a gesture has"
+                raise bad_clip(clip.where, f"expected {expected}, found {count}: a whole recording")
+            held = sum(file.suffix.lower() in FRAME_SUFFIXES for file in path.iterdir())
+            if held > max(count, _GESTURE_FRAMES):
+                what = f"holds {held} frames, more than the {_GESTURE_FRAMES} of a gesture"
+                raise bad_clip(path, f"{what}: expected those of the gesture alone")
         return frames
 
     problems: list[Problem] = []
-    splits = read_lists(lists, problems, num_classes=_CLASSES)
+    splits = read_lists(lists, problems, _CLASSES)
     return check_splits(roots, _CLASS_NAMES, splits, locate, problems)
-
-
-def _check_that_it_is_the_gesture(clip: ClipSpec, path: Path) -> None:
-    """Raises RawDataError for a whole recording, of which the gesture is only a part."""
-    count = clip.frame_count or 0
-    if is_video(path):
-        what = f"is a whole recording; expected a folder of the gesture's frames, or {_VIDEOS}/ with its .lst lists"
-        raise bad_clip(path, what)
-    if count > _GESTURE_FRAMES:
-        what = f"expected at most {_GESTURE_FRAMES} frames, as many as a gesture has, found {count}: a whole recording"
-        raise bad_clip(clip.where, what)
-    held = sum(file.suffix.lower() in FRAME_SUFFIXES for file in path.iterdir())
-    if held > max(count, _GESTURE_FRAMES):
-        what = f"holds {held} frames, more than the {_GESTURE_FRAMES} of a gesture: expected those of the gesture alone"
-        raise bad_clip(path, what)

@@ -30,9 +30,7 @@ class RgbdDemo(tfds.core.GeneratorBasedBuilder):
         self._seed = seed
         self._clips_per_class = dict(clips_per_class or {"train": 50, "validation": 20})
         if set(self._clips_per_class) != set(SPLITS):
-            raise ValueError(
-                f"clips_per_class must be given for the splits {SPLITS}, found {(*self._clips_per_class,)}"
-            )
+            raise ValueError(f"clips_per_class must be given for {SPLITS}, found {(*self._clips_per_class,)}")
         self._clips: dict[str, list[tuple[str, int, int]]] = {}  # names, labels and lengths of what was generated
         super().__init__(**kwargs)
 

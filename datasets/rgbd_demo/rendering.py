@@ -46,7 +46,9 @@ def _render_frame(scene: Scene, t: int) -> tuple[Rgb, Mask]:
     centre, hand_mm = motion.centre[t], motion.depth_mm[t]
     arm = hand.elbow - centre
     along_arm = np.clip(((_X - centre[0]) * arm[0] + (_Y - centre[1]) * arm[1]) / (arm @ arm), 0, 1)
-    paint(_arm(centre, hand), hand.sleeve_colour, hand_mm + (ELBOW_DEPTH_MM - hand_mm) * along_arm)
+    canvas = _new_canvas()
+    _line(canvas, centre, hand.elbow, 1.3 * hand.palm_radius)
+    paint(_average_down(canvas), hand.sleeve_colour, hand_mm + (ELBOW_DEPTH_MM - hand_mm) * along_arm)
 
     tilt = hand.tilt + 0.5 * np.arctan2(-arm[0], arm[1])  # the hand follows the arm half way
     cover = _hand(centre, tilt, motion.openness[t], hand)
@@ -76,24 +78,17 @@ def _hand_colour(cover: Mask, centre: Point, tilt: float, turned: float, hand: H
     back = hand.stripe_colours[0] + stripe[..., None] * (hand.stripe_colours[1] - hand.stripe_colours[0])
 
     reach = hand.palm_radius + hand.finger_length
-    place = (across * np.cos(hand.turn_direction) + upright * np.sin(hand.turn_direction)) / (2 * reach) + 0.5
+    position = (across * np.cos(hand.turn_direction) + upright * np.sin(hand.turn_direction)) / (2 * reach) + 0.5
     border = turned * (1 + 2 * _TURN_SOFTNESS) - _TURN_SOFTNESS
-    in_view = np.clip((border - place) / _TURN_SOFTNESS + 0.5, 0, 1)[..., None]
+    in_view = np.clip((border - position) / _TURN_SOFTNESS + 0.5, 0, 1)[..., None]
 
     shade = 0.55 + (1 - 0.55) * cv2.GaussianBlur(cover, (0, 0), 1.2)  # darker at the border of the hand
     return shade[..., None] * (hand.colour + in_view * (back - hand.colour))
 
 
-def _arm(centre: Point, hand: Hand) -> Mask:
-    canvas = _new_canvas()
-    _line(canvas, centre, hand.elbow, 1.3 * hand.palm_radius)
-    return _average_down(canvas)
-
-
 def _ellipse(centre: Point, radii: tuple[float, float], tilt_degrees: float) -> Mask:
     canvas = _new_canvas()
-    axes = (_fixed_length(radii[0]), _fixed_length(radii[1]))
-    cv2.ellipse(canvas, _fixed(centre), axes, tilt_degrees, 0, 360, 255, -1, cv2.LINE_AA, _SHIFT)
+    cv2.ellipse(canvas, _fixed(centre), _fixed(radii), tilt_degrees, 0, 360, 255, -1, cv2.LINE_AA, _SHIFT)
     return _average_down(canvas)
 
 
@@ -113,5 +108,5 @@ def _fixed_length(pixels: float) -> int:
     return round(pixels * _SCALE * (1 << _SHIFT))
 
 
-def _fixed(point: Point) -> tuple[int, int]:
+def _fixed(point: Point | tuple[float, float]) -> tuple[int, int]:
     return _fixed_length(point[0]), _fixed_length(point[1])

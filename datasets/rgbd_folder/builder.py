@@ -30,10 +30,7 @@ class RgbdFolder(RawClipsBuilder):
         if lists:
             class_names = _class_names(raw_dir / "classes.txt")
             num_classes = len(class_names) or None
-            splits = {
-                split: read_split_list(file, problems, split=split, num_classes=num_classes)
-                for split, file in lists.items()
-            }
+            splits = {split: read_split_list(file, problems, split, num_classes) for split, file in lists.items()}
             labels = [clip.label for clips in splits.values() for clip in clips]
             class_names = class_names or tuple(map(str, range(max(labels, default=-1) + 1)))
         else:
@@ -43,8 +40,8 @@ class RgbdFolder(RawClipsBuilder):
 
 def _class_names(file: Path) -> tuple[str, ...]:
     names = tuple(name for _, name in read_lines(file)) if file.exists() else ()
-    for name, count in collections.Counter(names).items():
-        if count > 1:
+    for name in names:
+        if names.count(name) > 1:
             raise bad_data(file, f"names {name!r} more than once")
     return names
 

@@ -47,25 +47,19 @@ class ThuRead(RawClipsBuilder):
         if not roots:
             what = "expected clips such as RGB_clap_hand_cgy_3 and D_clap_hand_cgy_3 there"
             raise FileNotFoundError(f"{raw_dir}: {what}")
-        layout = Layout(
-            modalities=tuple(roots),
-            class_names=CLASS_NAMES,
-            name_of=_name_of,
-            label_of=lambda name: CLASS_NAMES.index(_parse(name)[0]),
-            on_disk=dict(sorted((clips["depth"] | clips["rgb"]).items())),
-            locate=locator(roots, "%06d", name_in=lambda name, modality: _PREFIXES[modality] + name),
-        )
+        on_disk = dict(sorted((clips["depth"] | clips["rgb"]).items()))
+        locate = locator(roots, "%06d", path_of=lambda name, modality: _PREFIXES[modality] + name)
+        layout = Layout(tuple(roots), CLASS_NAMES, _name_of, _label_of, on_disk, locate)
+        sizes = {"train": 720, "validation": 240}
         protocols = [
-            Protocol(
-                name=f"fold{number}",
-                lists=(f"@CS{number}", f"@{number}"),
-                num_classes=len(CLASS_NAMES),
-                split_of=functools.partial(_split_of, subjects),
-                sizes={"train": 720, "validation": 240},
-            )
-            for number, subjects in enumerate(FOLDS, start=1)
+            Protocol(f"fold{k}", (f"@CS{k}", f"@{k}"), len(CLASS_NAMES), functools.partial(_split_of, subjects), sizes)
+            for k, subjects in enumerate(FOLDS, start=1)
         ]
         return find_protocol_clips(raw_dir, layout, protocols, [])
+
+
+def _label_of(name: str) -> int:
+    return CLASS_NAMES.index(_parse(name)[0])
 
 
 def _split_of(subjects: tuple[str, ...], name: str) -> str:

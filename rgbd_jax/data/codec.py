@@ -11,7 +11,6 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8, UInt16
 
-_JPEG_MAGIC = b"\xff\xd8\xff"
 _JPEG_QUALITY = 95
 _OPENCV_FLAGS = {
     "rgb": cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
@@ -26,26 +25,19 @@ def decode_frame(encoded: bytes, modality: str) -> np.ndarray | None:
         RGB: uint8[h w 3], whatever is stored. Depth: what is stored, usually uint8[h w], uint16[h w] or uint8[h w 3]
         (in the order red, green, blue). None if the frame cannot be decoded.
     """
-    frame = _decode_jpeg(encoded, modality)
-    if frame is not None or not encoded:
-        return frame
+    if encoded.startswith(b"\xff\xd8\xff"):
+        with contextlib.suppress(ValueError):  # OpenCV repairs small flaws and refuses truncated files
+            colour_space = simplejpeg.decode_jpeg_header(encoded)[2]
+            if colour_space == "Gray" and modality == "depth":
+                return simplejpeg.decode_jpeg(encoded, "GRAY")[..., 0]
+            if colour_space in ("YCbCr", "RGB", "Gray"):  # libjpeg-turbo does not convert the others to RGB
+                return simplejpeg.decode_jpeg(encoded, "RGB")
+    if not encoded:
+        return None
     frame = cv2.imdecode(np.frombuffer(encoded, np.uint8), _OPENCV_FLAGS[modality])
     if frame is None or modality == "rgb" or frame.shape[2:] != (3,) or frame.dtype != np.uint8:
         return frame
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-
-
-def _decode_jpeg(encoded: bytes, modality: str) -> np.ndarray | None:
-    """Decodes a flawless JPEG; the others are left to OpenCV, which repairs small flaws and refuses truncated files."""
-    if not encoded.startswith(_JPEG_MAGIC):
-        return None
-    with contextlib.suppress(ValueError):
-        colour_space = simplejpeg.decode_jpeg_header(encoded)[2]
-        if colour_space == "Gray" and modality == "depth":
-            return simplejpeg.decode_jpeg(encoded, "GRAY")[..., 0]
-        if colour_space in ("YCbCr", "RGB", "Gray"):  # libjpeg-turbo does not convert the others to RGB
-            return simplejpeg.decode_jpeg(encoded, "RGB")
-    return None
 
 
 def encode_jpeg(frame: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]) -> bytes:

@@ -26,9 +26,8 @@ def colour_depth(depth: Depth, settings: ConfigDict) -> UInt8[np.ndarray, "h w 3
         ValueError: `depth` is neither uint8[h w] nor uint16[h w].
     """
     if depth.ndim != 2 or depth.dtype not in (np.uint8, np.uint16):
-        raise ValueError(
-            f"single-channel depth must be uint8[h w] or uint16[h w], not {depth.dtype}{list(depth.shape)}"
-        )
+        found = f"{depth.dtype}{list(depth.shape)}"
+        raise ValueError(f"single-channel depth must be uint8[h w] or uint16[h w], not {found}")
     grey = encode_depth(depth, settings)
     if settings.colour_map == "grey":
         return cv2.merge([grey, grey, grey])
@@ -77,11 +76,7 @@ def _cut(depth: Depth, mask: UInt8[np.ndarray, "h w"]) -> Depth:
 
 
 def person_box(mask: UInt8[np.ndarray, "h w"]) -> Box:
-    """Finds the 320x240 box around the person, as the reference does, clipped at the frame.
-
-    Args:
-        mask: Encoded depth, 0 where there is nobody.
-    """
+    """Finds the 320x240 box around the person, as the reference does, clipped at the frame; `mask` is 0 elsewhere."""
     height, width = mask.shape
     return _box(_person_centre(mask), _PERSON_CROP, width, height)
 

@@ -36,8 +36,8 @@ def write_index(
     directory: Path, split: str, names: Sequence[str], labels: Sequence[int], frames: Mapping[str, Sequence[int]]
 ) -> None:
     """Writes the index of a base split; the arguments are the fields of `ClipIndex`, in the order of its records."""
-    counts = {modality: [int(count) for count in counts] for modality, counts in frames.items()}
-    content = {"names": list(names), "labels": [int(label) for label in labels], "frames": counts}
+    counts = {modality: list(map(int, counts)) for modality, counts in frames.items()}
+    content = {"names": list(names), "labels": list(map(int, labels)), "frames": counts}
     with atomic_write(index_file(directory, split)) as unfinished:
         unfinished.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
@@ -46,29 +46,25 @@ def read_index(directory: Path, split: str) -> ClipIndex:
     """Reads the index of a base split; one that is missing or damaged is an error with the advice to build again."""
     file = index_file(directory, split)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        problem = _problem(content)
+        return _parse(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file} is missing, the index of clips; {rebuild_advice(directory)}") from error
     except (ValueError, RecursionError) as error:
-        problem = str(error)
-    if problem:
-        raise ValueError(f"{file} is not an index of clips ({problem}); {rebuild_advice(directory)}")
-    frames = {name: np.array(content["frames"][name], int) for name in MODALITIES if name in content["frames"]}
-    return ClipIndex(tuple(content["names"]), np.array(content["labels"], int), frames)
+        raise ValueError(f"{file} is not an index of clips ({error}); {rebuild_advice(directory)}") from error
 
 
-def _problem(content: Any) -> str | None:
+def _parse(content: Any) -> ClipIndex:
     if not isinstance(content, dict) or set(content) != {"names", "labels", "frames"}:
-        return "expected an object with names, labels and frames"
+        raise ValueError("expected an object with names, labels and frames")
     names, labels, frames = content["names"], content["labels"], content["frames"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return "names: expected a list of strings"
+        raise ValueError("names: expected a list of strings")
     if not isinstance(frames, dict) or not set(frames) <= set(MODALITIES):
-        return f"frames: expected an object with {' or '.join(MODALITIES)}"
+        raise ValueError(f"frames: expected an object with {' or '.join(MODALITIES)}")
     for field, numbers in {"labels": labels, **frames}.items():
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**31 for n in numbers):
-            return f"{field}: expected a list of whole numbers from 0 on"
+            raise ValueError(f"{field}: expected a list of whole numbers from 0 on")
         if len(numbers) != len(names):
-            return f"{field}: expected {len(names)} entries, one for each name, found {len(numbers)}"
-    return None
+            raise ValueError(f"{field}: expected {len(names)} entries, one for each name, found {len(numbers)}")
+    counts = {modality: np.array(frames[modality], int) for modality in MODALITIES if modality in frames}
+    return ClipIndex(tuple(names), np.array(labels, int), counts)

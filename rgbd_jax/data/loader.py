@@ -51,11 +51,8 @@ def train_batches(
     """Starts the endless stream of training batches.
 
     Each epoch is a fresh shuffle of all clips, of which every shard takes its block of each batch: the batches over
-    all shards, and the order of the clips in them, are the same for every number of shards.
-
-    Returns:
-        An iterator of batches. Its `get_state()` is a small JSON-able dict, and `set_state()` resumes exactly after the
-        batch that was last taken.
+    all shards, and the order of the clips in them, are the same for every number of shards. `get_state()` of the
+    iterator is a small JSON-able dict, and `set_state()` resumes exactly after the batch that was last taken.
 
     Raises:
         ValueError: A setting cannot be used, or there are fewer clips than a batch over all shards; from the iterator:
@@ -84,17 +81,18 @@ def eval_batches(
 ) -> grain.IterDataset[Batch]:
     """Gives every clip exactly once over all shards, in order, with the frames and transform of an evaluation.
 
-    Returns:
-        An iterable of batches, `eval_steps` of them on every shard. The last one is padded with black clips of label 0
-        and record -1. With several views of a clip (`config.eval.clips` times `config.eval.crops`, crops side by side)
-        "frames" holds uint8[b v t h w 3].
+    There are `eval_steps` batches on every shard. The last one is padded with black clips of label 0 and record -1.
+    With several views of a clip (`config.eval.clips` times `config.eval.crops`, crops side by side) "frames" holds
+    uint8[b v t h w 3].
 
     Raises:
         ValueError: A setting cannot be used, or there are no clips; from the iterator: a clip cannot be read.
     """
     config = _checked(config, shard_index, shard_count)
     crops = evaluation_transforms(config)
-    padding = _padding(config, views=config.eval.clips * len(crops))
+    view_count, shape = config.eval.clips * len(crops), (config.clip.frames, config.clip.size, config.clip.size, 3)
+    black = np.zeros(shape if view_count == 1 else (view_count, *shape), np.uint8)  # *v t h w c
+    padding = _example(dict.fromkeys(STREAMS[config.modality], black), label=0, record=-1, mask=False)
 
     def load(record: int) -> Batch:
         return _eval_example(source[record], int(record), crops, config) if record < len(source) else padding
@@ -126,8 +124,7 @@ def _checked(config: ConfigDict, shard_index: int, shard_count: int) -> ConfigDi
     """Returns a copy of the config: threads read it while the caller may change the original."""
     check_data_config(config)
     if not 0 <= shard_index < shard_count:
-        expected = f"0 to {shard_count - 1}, as shard_count is {shard_count}"
-        raise ValueError(f"shard_index is {shard_index}; expected {expected}")
+        raise ValueError(f"shard_index is {shard_index}; expected 0 to {shard_count - 1} of {shard_count} shards")
     return config.copy_and_resolve_references()
 
 
@@ -157,12 +154,6 @@ def _eval_example(clip: ClipRecord, record: int, crops: Sequence[ClipTransform],
     return _example(frames, clip.label, record, mask=True)
 
 
-def _padding(config: ConfigDict, views: int) -> Batch:
-    shape = (config.clip.frames, config.clip.size, config.clip.size, 3)
-    black = np.zeros(shape if views == 1 else (views, *shape), np.uint8)
-    return _example(dict.fromkeys(STREAMS[config.modality], black), label=0, record=-1, mask=False)
-
-
 def _example(frames: dict[str, np.ndarray], label: int, record: int, *, mask: bool) -> Batch:
     return {"frames": frames, "label": np.int32(label), "record": np.int32(record), "mask": np.bool_(mask)}
 
@@ -188,11 +179,11 @@ def _load_frames(
 
     for number in np.unique(numbers):
         frame = _decode(clip, modality, int(number), config)
-        (view, place), *repeats = np.argwhere(numbers == number)  # a short clip repeats frames
+        (view, t), *repeats = np.argwhere(numbers == number)  # a short clip repeats frames
         for crop, transform in enumerate(crops):
-            transform(frame, out=frames[view, crop, place], colour=colour)
-        for other_view, other_place in repeats:
-            frames[other_view, :, other_place] = frames[view, :, place]
+            transform(frame, out=frames[view, crop, t], colour=colour)
+        for other_view, other_t in repeats:
+            frames[other_view, :, other_t] = frames[view, :, t]
     merged = frames.reshape(-1, *frames.shape[2:])  # (v c) t h w 3
     return merged if len(merged) > 1 else merged[0]
 

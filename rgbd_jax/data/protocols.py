@@ -27,11 +27,9 @@ class ProtocolSplit:
 def to_base_splits(
     clips: Mapping[str, T], members: Mapping[str, Collection[str]]
 ) -> tuple[dict[str, list[T]], dict[str, list[str]]]:
-    """Cuts clips into base splits, one for each combination of protocol splits that some clips are in.
+    """Cuts clips (name -> any value) into base splits, one for each combination of protocol splits that some are in.
 
-    Args:
-        clips: clip name -> any value.
-        members: protocol split, such as "cs_train" -> the names of its clips, whether they are in `clips` or not.
+    `members` are protocol split, such as "cs_train" -> the names of its clips, whether they are in `clips` or not.
 
     Returns:
         Base split -> its clips in the order of `clips`, and protocol split -> its base splits. Clips that are in no
@@ -48,9 +46,7 @@ def to_base_splits(
 
 def to_metadata(protocols: Mapping[str, ProtocolSplit]) -> dict[str, Any]:
     """Returns protocols as they are stored in a data set's metadata, under "protocols"."""
-    return {
-        name: {"splits": list(split.base_splits), "classes": split.num_classes} for name, split in protocols.items()
-    }
+    return {name: {"splits": list(each.base_splits), "classes": each.num_classes} for name, each in protocols.items()}
 
 
 def from_metadata(metadata: Mapping[str, Any] | None) -> dict[str, ProtocolSplit]:
@@ -59,22 +55,12 @@ def from_metadata(metadata: Mapping[str, Any] | None) -> dict[str, ProtocolSplit
     return {name: ProtocolSplit(tuple(entry["splits"]), entry["classes"]) for name, entry in stored.items()}
 
 
-def split_sizes(stored: Mapping[str, int], protocols: Mapping[str, ProtocolSplit]) -> dict[str, int]:
-    """Returns the number of clips of each protocol split, or of each stored split where there are no protocols."""
-    if not protocols:
-        return dict(stored)
-    return {name: sum(stored[part] for part in split.base_splits) for name, split in protocols.items()}
-
-
 def resolve(
     spec: str, protocols: Mapping[str, ProtocolSplit], base_splits: Collection[str], num_classes: int
 ) -> tuple[str, int]:
-    """Expresses a split in base splits.
+    """Returns a split in base splits, in the notation of TFDS ("a+b[:20%]"), and its number of classes.
 
     A percentage of a protocol split, such as "cs_train[:20%]", is that percentage of each of its base splits.
-
-    Returns:
-        The split in the notation of TFDS, such as "a+b[:20%]", and its number of classes.
 
     Raises:
         ValueError: there is no such split, a part of a protocol split is not in percent, or two splits share clips.
@@ -99,9 +85,3 @@ def resolve(
             if protocols and used.setdefault(base_split, name) != name:
                 raise ValueError(f"{spec!r}: {used[base_split]} and {name} share clips, those of {base_split}")
     return "+".join(terms), classes
-
-
-def describe(protocols: Mapping[str, ProtocolSplit], base_splits: Collection[str]) -> str:
-    """Returns the names that `resolve` knows, for messages."""
-    stored = ", ".join(sorted(base_splits))
-    return f"{', '.join(sorted(protocols))} (protocols) and {stored} (their parts)" if protocols else stored

@@ -45,40 +45,50 @@ class PreparedSplit:
     modalities: tuple[str, ...]  # which of "rgb" and "depth" the data set has
     person_cropped: bool  # whether single-channel depth was cut around the person when the data set was built
     names: tuple[str, ...]  # of the clips
-    labels: Int[np.ndarray, " n"]  # of the clips
+    labels: Int[np.ndarray, " n"]
     frame_counts: Mapping[str, Int[np.ndarray, " n"]]  # modality -> number of frames of each clip
 
     def __init__(self, directory: str | Path, split: str | None):
-        """Opens a split as `open_split` does, of the prepared data set in `directory` (the folder of one version)."""
+        """Opens a split as `open_split` does, of the folder of one version."""
         self.directory = Path(directory)
         builder = tfds.builder_from_directory(self.directory)
-        features, stored = builder.info.features, builder.info.splits
-        metadata = builder.info.metadata or {}
-        label = cast(tfds.features.ClassLabel, features["label"])
-        self.modalities = tuple(modality for modality in MODALITIES if modality in features)
+        info, metadata = builder.info, builder.info.metadata or {}
+        label = cast(tfds.features.ClassLabel, info.features["label"])
+        self.modalities = tuple(modality for modality in MODALITIES if modality in info.features)
         self.person_cropped = bool(metadata.get("person_cropped", False))
         protocol_splits = protocols.from_metadata(metadata)
         self.split = split if split is not None else next(iter(protocol_splits), "train")
         try:
-            base_splits, classes = protocols.resolve(self.split, protocol_splits, set(stored), len(label.names))
+            base_splits, classes = protocols.resolve(self.split, protocol_splits, set(info.splits), len(label.names))
             decoders = {modality: KeepEncoded() for modality in self.modalities}
             self._records = builder.as_data_source(base_splits, decoders=decoders)
-            parts = tfds.core.ReadInstruction.from_spec(base_splits).to_absolute(stored)
+            parts = tfds.core.ReadInstruction.from_spec(base_splits).to_absolute(info.splits)
         except ValueError as error:
-            known = protocols.describe(protocol_splits, set(stored))
+            known = ", ".join(sorted(info.splits))
+            if protocol_splits:
+                known = f"{', '.join(sorted(protocol_splits))} (protocols) and {known} (their parts)"
             raise ValueError(
                 f"{self.directory}: cannot open split {self.split!r}; there are {known} "
                 f"(and parts of them, such as 'train[:80%]'): {error}"
             ) from error
         self.class_names = tuple(label.names[:classes])
         self._rows: Sequence[int] = range(len(self._records))
-        indices = [(_checked_index(builder.info, part.splitname), slice(part.from_, part.to)) for part in parts]
+        indices = [(self._index(info, part.splitname), slice(part.from_, part.to)) for part in parts]
         self.names = tuple(name for index, rows in indices for name in index.names[rows])
         self.labels = np.concatenate([index.labels[rows] for index, rows in indices])
         self.frame_counts = {
             modality: np.concatenate([index.frames[modality][rows] for index, rows in indices])
             for modality in self.modalities
         }
+
+    def _index(self, info: tfds.core.DatasetInfo, split: str) -> ClipIndex:
+        index, clips = read_index(self.directory, split), info.splits[split].num_examples
+        if (len(index.names), tuple(index.frames)) != (clips, self.modalities):
+            raise ValueError(
+                f"{index_file(self.directory, split)} lists {len(index.names)} clips of {', '.join(index.frames)}, but "
+                f"{clips} of {', '.join(self.modalities)} are stored; {rebuild_advice(self.directory)}"
+            )
+        return index
 
     def select(self, rows: Sequence[int]) -> "PreparedSplit":
         """Returns the split with the clips at `rows` alone, in that order."""
@@ -102,23 +112,8 @@ class PreparedSplit:
         if not 0 <= row < len(self):
             raise IndexError(f"clip {row} of {len(self)} in split {self.split!r} of {self.directory}")
         example = self._records[self._rows[row]]
-        return ClipRecord(
-            name=example["name"].decode(),
-            label=int(example["label"]),
-            frames={modality: tuple(example[modality]) for modality in self.modalities},
-        )
-
-
-def _checked_index(info: tfds.core.DatasetInfo, split: str) -> ClipIndex:
-    directory, clips = Path(info.data_dir), info.splits[split].num_examples
-    modalities = tuple(modality for modality in MODALITIES if modality in info.features)
-    index = read_index(directory, split)
-    if (len(index.names), tuple(index.frames)) != (clips, modalities):
-        raise ValueError(
-            f"{index_file(directory, split)} lists {len(index.names)} clips of {', '.join(index.frames)}, but {clips} "
-            f"of {', '.join(modalities)} are stored; {rebuild_advice(directory)}"
-        )
-    return index
+        frames = {modality: tuple(example[modality]) for modality in self.modalities}
+        return ClipRecord(example["name"].decode(), int(example["label"]), frames)
 
 
 def prepared_directory(dataset: str, data_dir: str | Path) -> Path | None:
@@ -128,8 +123,16 @@ def prepared_directory(dataset: str, data_dir: str | Path) -> Path | None:
     return max(versions, key=lambda path: tfds.core.Version(path.name), default=None)
 
 
-def require_prepared(dataset: str, data_dir: str | Path) -> Path:
-    """Returns what `prepared_directory` does; where that is nothing, raises an error that says what is missing."""
+def open_split(dataset: str, data_dir: str | Path, split: str | None) -> PreparedSplit:
+    """Opens one split of the newest prepared version of `dataset` under `data_dir`.
+
+    `split` is such as "train", "train[:80%]" or, of a protocol, "cs_train"; None takes the first split of the first
+    protocol, or "train" without protocols.
+
+    Raises:
+        FileNotFoundError: the data set is not prepared, or its index is missing.
+        ValueError: the data set has no such split, or its index is damaged.
+    """
     directory = prepared_directory(dataset, data_dir)
     if directory is None:
         folder = (Path(data_dir).expanduser() / dataset).absolute()
@@ -137,20 +140,4 @@ def require_prepared(dataset: str, data_dir: str | Path) -> Path:
             f"{dataset} is not prepared: there is no prepared data in {folder}; build it with "
             f"`python -m rgbd_jax data build {dataset} --data_dir {data_dir}` (and --raw_dir, where it has raw clips)"
         )
-    return directory
-
-
-def open_split(dataset: str, data_dir: str | Path, split: str | None) -> PreparedSplit:
-    """Opens one split of the newest prepared version of `dataset` under `data_dir`.
-
-    Args:
-        dataset: name of the data set, such as "rgbd_folder".
-        data_dir: the folder under which prepared data sets lie.
-        split: such as "train", "train[:80%]" or, of a protocol, "cs_train". None takes the first split of the first
-            protocol, or "train" without protocols.
-
-    Raises:
-        FileNotFoundError: the data set is not prepared, or its index is missing.
-        ValueError: the data set has no such split, or its index is damaged.
-    """
-    return PreparedSplit(require_prepared(dataset, data_dir), split)
+    return PreparedSplit(directory, split)

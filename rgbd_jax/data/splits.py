@@ -34,10 +34,8 @@ def open_splits(config: ConfigDict) -> Splits:
     training = open_split(data.dataset, data.data_dir, data.train_split)
     evaluation = open_split(data.dataset, data.data_dir, data.eval_split)
     if not set(STREAMS[config.modality]) <= set(training.modalities):
-        raise ValueError(
-            f"config.modality={config.modality!r}, but {training.directory} has "
-            f"{' and '.join(training.modalities)} only"
-        )
+        only = f"{training.directory} has {' and '.join(training.modalities)} only"
+        raise ValueError(f"config.modality={config.modality!r}, but {only}")
     if training.person_cropped and data.depth.reference_person_crop:
         raise ValueError(
             f"config.data.depth.reference_person_crop is set, but the depth in {training.directory} was cut around the "

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import importlib
 import logging
-import multiprocessing
 import os
 import pkgutil
 import shlex
@@ -19,8 +18,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 
 from rgbd_jax.data import protocols
+from rgbd_jax.data.source import prepared_directory
 from rgbd_jax.ingest.builder import RawClipsBuilder
 from rgbd_jax.ingest.shard_build import Runner, run_locally, run_on_beam
 from rgbd_jax.modalities import MODALITIES
@@ -88,8 +89,7 @@ def prepare(
         runner: reads raw clips and writes shards; by default on all cores of this machine.
 
     Raises:
-        ValueError: there is no such data set, `raw_dir` is missing or not wanted, or what is prepared comes from
-            another `raw_dir`.
+        ValueError: there is no such data set, or `raw_dir` is missing, superfluous or not that of what is prepared.
         FileNotFoundError: there are no raw clips.
         RawDataError: something is wrong with the raw clips.
         OSError: the prepared data cannot be written.
@@ -100,11 +100,16 @@ def prepare(
         raise ValueError(f"{dataset} is built from raw clips: raw_dir must name the folder that holds them")
     if raw_dir and not issubclass(cls, RawClipsBuilder):
         raise ValueError(f"{dataset} is generated: it takes no raw_dir, found {str(raw_dir)!r}")
-    raw = Path(raw_dir).expanduser() if raw_dir else None
-    directory = Path(data_dir).expanduser() / dataset / str(cls.VERSION)
+    data_dir, raw = Path(data_dir).expanduser(), Path(raw_dir).expanduser() if raw_dir else None
+    directory = data_dir / dataset / str(cls.VERSION)
     built = not (directory / "dataset_info.json").exists()
-    if built:
-        _build(dataset, directory.parents[1], raw, skip_bad_clips, runner)
+    if built and raw:
+        cls(data_dir=data_dir, raw_dir=raw, skip_bad_clips=skip_bad_clips, runner=runner).download_and_prepare()
+    elif built:
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as no_downloads:
+            builder = cls(data_dir=data_dir, file_format="array_record")
+            builder.download_and_prepare(download_dir=no_downloads, file_format="array_record")
     info = tfds.builder_from_directory(directory).info
     left_out = tuple(info.metadata.get("left_out", ()))
     if raw and info.metadata["raw_dir"] != str(raw.resolve()):
@@ -115,10 +120,14 @@ def prepare(
     if left_out and not built and not skip_bad_clips:
         log.warning("%s leaves out %d bad clips; delete it to build it anew", directory, len(left_out))
     stored = {split: info.splits[split].num_examples for split in info.splits}
+    of_protocols = {
+        name: sum(stored[part] for part in split.base_splits)
+        for name, split in protocols.from_metadata(info.metadata).items()
+    }
     return PreparedInfo(
         dataset=dataset,
         directory=directory,
-        clips=protocols.split_sizes(stored, protocols.from_metadata(info.metadata)),
+        clips=of_protocols or stored,
         class_names=tuple(info.features["label"].names),
         modalities=tuple(modality for modality in MODALITIES if modality in info.features),
         left_out=left_out,
@@ -126,20 +135,15 @@ def prepare(
     )
 
 
-def _build(dataset: str, data_dir: Path, raw_dir: Path | None, skip_bad_clips: bool, runner: Runner) -> None:
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # both processes would wait for ever
-        raise RuntimeError(
-            "a worker process that helps to build a data set imports your script again, and reached the build in it: "
-            'put what the script does under `if __name__ == "__main__":`'
+def prepare_for(config: ConfigDict) -> None:
+    """Builds the data set of a config from its raw clips, if it names some; the demo, which is rendered, if missing."""
+    data = config.data
+    rendered = data.dataset == "rgbd_demo" and prepared_directory(data.dataset, data.data_dir) is None
+    if data.raw_dir or rendered:
+        info = prepare(
+            data.dataset, data_dir=data.data_dir, raw_dir=data.raw_dir or None, skip_bad_clips=data.skip_bad_clips
         )
-    cls = builder_class(dataset)
-    if raw_dir:
-        cls(data_dir=data_dir, raw_dir=raw_dir, skip_bad_clips=skip_bad_clips, runner=runner).download_and_prepare()
-        return
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as no_downloads:
-        builder = cls(data_dir=data_dir, file_format="array_record")
-        builder.download_and_prepare(download_dir=no_downloads, file_format="array_record")
+        log.info("%s is prepared in %s", data.dataset, info.directory)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,11 +154,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip_bad_clips", action="store_true", help="list bad clips and leave them out")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, help="processes that read raw clips (default: one a core)")
-    where.add_argument(
-        "--beam",
-        metavar="OPTIONS",
-        help="read raw clips with Apache Beam: '--runner=FlinkRunner --flink_master=HOST:PORT'",
-    )
+    beam = "read raw clips with Apache Beam: '--runner=FlinkRunner --flink_master=HOST:PORT'"
+    where.add_argument("--beam", metavar="OPTIONS", help=beam)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -164,7 +165,6 @@ def run(args: argparse.Namespace) -> None:
     runner: Runner = functools.partial(run_locally, workers=args.workers)
     if args.beam is not None:
         runner = functools.partial(run_on_beam, options=shlex.split(args.beam))
-    info = prepare(
-        args.dataset, data_dir=args.data_dir, raw_dir=args.raw_dir, skip_bad_clips=args.skip_bad_clips, runner=runner
-    )
+    where = {"data_dir": args.data_dir, "raw_dir": args.raw_dir}
+    info = prepare(args.dataset, **where, skip_bad_clips=args.skip_bad_clips, runner=runner)
     print(info)

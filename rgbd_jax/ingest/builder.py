@@ -28,11 +28,8 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
     A record holds `name`, `label` and the encoded frames of each modality; records are in the order of the raw data.
     The frames of a modality are all of one kind, which the features state.
 
-    Args:
-        raw_dir: where the raw clips lie.
-        skip_bad_clips: leave bad clips out, and list them in the log, instead of refusing to build.
-        runner: writes the shards; by default on all cores of this machine.
-        **kwargs: passed to TFDS: `data_dir`.
+    `runner` writes the shards, by default on all cores of this machine. With `skip_bad_clips`, bad clips are left out
+    and listed in the log instead of refused; `kwargs` are passed to TFDS (`data_dir`).
 
     Raises:
         FileNotFoundError: there are no raw clips.
@@ -117,26 +114,23 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
             log.warning("left out: %s", problem)
         tasks = self._tasks(folder)
         reports = build_shards(self.name, folder, tasks, self._runner, self._skip_bad_clips)
-        shards = {
-            split: [report for task, report in zip(tasks, reports, strict=True) if task.split == split]
-            for split in self._raw.splits
-        }
-        for split, each in shards.items():
-            if not any(shard.names for shard in each):
+        for split in self._raw.splits:
+            if not any(report.names for task, report in zip(tasks, reports, strict=True) if task.split == split):
                 raise bad_data(self.raw_dir, f"has no good clip in split {split}")
         infos, left_out, unreadable = [], list(self._raw.problems), []
-        for split, each in shards.items():
-            names = [name for shard in each for name in shard.names]
-            labels = [label for shard in each for label in shard.labels]
-            frames = {m: [count for shard in each for count in shard.frames[m]] for m in self._kinds}
+        for split, clips in self._raw.splits.items():
+            shards = [report for task, report in zip(tasks, reports, strict=True) if task.split == split]
+            names = [name for shard in shards for name in shard.names]
+            labels = [label for shard in shards for label in shard.labels]
+            frames = {m: [count for shard in shards for count in shard.frames[m]] for m in self._kinds}
             write_index(folder, split, names, labels, frames)
-            left_out += [problem for shard in each for problem in shard.problems]
-            unreadable += sorted({clip.name for clip in self._raw.splits[split]} - set(names))
+            left_out += [problem for shard in shards for problem in shard.problems]
+            unreadable += sorted({clip.name for clip in clips} - set(names))
             infos.append(
                 SplitInfo(
                     name=split,
-                    shard_lengths=[len(shard.names) for shard in each],
-                    num_bytes=sum(shard.record_bytes for shard in each),
+                    shard_lengths=[len(shard.names) for shard in shards],
+                    num_bytes=sum(shard.record_bytes for shard in shards),
                     filename_template=self._get_filename_template(split_name=split),
                 )
             )
@@ -146,30 +140,27 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
 
     def _tasks(self, folder: Path) -> list[ShardTask]:
         total = sum(map(len, self._raw.splits.values()))
+        features, version = self.info.features, str(self.version)
         tasks = []
         for split, clips in self._raw.splits.items():
             template = self._get_filename_template(split_name=split)
             shards = cut(clips, total)
-            for number, shard in enumerate(shards):
-                file = folder / Path(template.sharded_filepath(shard_index=number, num_shards=len(shards))).name
-                tasks.append(
-                    ShardTask(split, shard, self._kinds, self.read_frames, self.info.features, str(self.version), file)
-                )
+            for index, shard in enumerate(shards):
+                file = folder / Path(template.sharded_filepath(shard_index=index, num_shards=len(shards))).name
+                tasks.append(ShardTask(split, shard, self._kinds, self.read_frames, features, version, file))
         return tasks
 
 
 def frame_kinds(raw: RawClips) -> dict[str, FrameKind]:
     """Returns modality to the kind of its frames, that of the first clip that can be read."""
-    return {modality: _kind(raw, modality) for modality in raw.modalities}
 
+    def kind(modality: str) -> FrameKind:
+        problems: list[Problem] = []
+        for clip in (clip for clips in raw.splits.values() for clip in clips):
+            try:
+                return clip_kind(clip.frames[modality], modality)
+            except RawDataError as error:
+                problems += error.problems
+        raise RawDataError(problems)
 
-def _kind(raw: RawClips, modality: str) -> FrameKind:
-    if modality == "rgb":
-        return COLOUR
-    problems: list[Problem] = []
-    for clip in (clip for clips in raw.splits.values() for clip in clips):
-        try:
-            return clip_kind(clip.frames[modality], modality)
-        except RawDataError as error:
-            problems += error.problems
-    raise RawDataError(problems)
+    return {modality: COLOUR if modality == "rgb" else kind(modality) for modality in raw.modalities}

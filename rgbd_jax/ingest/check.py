@@ -5,6 +5,7 @@ Prints a table of the splits and every problem with its file and line; the exit 
 
 import argparse
 import collections
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,19 +29,11 @@ from rgbd_jax.ingest.shards import ReadFrames, read_example
 _SHORT_CLIPS_LISTED = 20
 
 
-def check_raw(
-    dataset: str, raw_dir: Path, *, decode: bool, workers: int | None = None
-) -> tuple[RawClips, dict[str, list[int]]]:
-    """Looks for everything that would stop a build.
+def check_raw(dataset: str, raw_dir: Path, *, decode: bool, workers: int | None = None) -> RawClips:
+    """Looks for everything that would stop a build; good clips are returned with their number of frames.
 
-    Args:
-        dataset: name of the data set.
-        raw_dir: where the raw clips lie.
-        decode: decode every frame as a build does; otherwise files are listed and their headers read.
-        workers: threads that decode; None for one a core.
-
-    Returns:
-        The good clips and all problems, and split to the number of frames of each good clip.
+    With `decode`, every frame is decoded as in a build, by `workers` threads (default: one a core); otherwise files are
+    listed and their headers read.
 
     Raises:
         ValueError: there is no such data set, or it is generated.
@@ -56,9 +49,8 @@ def check_raw(
         if decode:
             check = functools.partial(_decode, kinds=frame_kinds(raw), read_frames=cls.read_frames)
     except RawDataError as error:
-        return RawClips((), raw.class_names, {}, (*raw.problems, *error.problems)), {}
+        return RawClips((), raw.class_names, {}, (*raw.problems, *error.problems))
     good: dict[str, list[ClipSpec]] = {split: [] for split in raw.splits}
-    frames: dict[str, list[int]] = {split: [] for split in raw.splits}
     problems = list(raw.problems)
     clips = [(split, clip) for split, each in raw.splits.items() for clip in each]
     with ThreadPoolExecutor(workers or (available_cores() if decode else THREADS)) as threads:
@@ -66,11 +58,10 @@ def check_raw(
         progress = tqdm(results, desc=f"checking {dataset}", total=len(clips), unit="clip", disable=None)
         for (split, clip), result in zip(clips, progress, strict=True):
             if isinstance(result, int):
-                good[split].append(clip)
-                frames[split].append(result)
+                good[split].append(dataclasses.replace(clip, frame_count=result))
             else:
                 problems += in_split(split, result)
-    return RawClips(raw.modalities, raw.class_names, good, problems, raw.metadata), frames
+    return RawClips(raw.modalities, raw.class_names, good, problems, raw.metadata)
 
 
 def _check_headers(clip: ClipSpec) -> int | Sequence[Problem]:
@@ -90,81 +81,64 @@ def _check_headers(clip: ClipSpec) -> int | Sequence[Problem]:
 def _decode(clip: ClipSpec, kinds: Mapping[str, FrameKind], read_frames: ReadFrames) -> int | Sequence[Problem]:
     """Returns the number of frames of a clip when decoded, or what is wrong with it."""
     try:
-        example = read_example(clip, kinds, read_frames)
+        return len(read_example(clip, kinds, read_frames)[next(iter(clip.frames))])
     except RawDataError as error:
         return error.problems
-    return len(example[next(iter(clip.frames))])
 
 
 def compare(raw: RawClips, directory: Path) -> tuple[list[str], list[str]]:
-    """Compares raw data with the index of what was built from it.
-
-    Args:
-        raw: the good clips of the raw data.
-        directory: the prepared data set.
-
-    Returns:
-        The differences, and notes that explain some of them.
-    """
+    """Returns how good raw clips differ from the index of what was built from them, and notes that explain it."""
     info = tfds.builder_from_directory(directory).info
-    indices = {split: read_index(directory, split) for split in info.splits}
     differences = []
     if tuple(info.features["label"].names) != raw.class_names:
         differences.append("the classes are others, or have other names")
-    for split, index in indices.items():
+    prepared: dict[str, dict[str, int]] = {}  # split to name to label
+    for split in info.splits:
+        index = read_index(directory, split)
+        prepared[split] = dict(zip(index.names, index.labels, strict=True))
         if info.splits[split].num_examples != len(index.names):
             what = f"{info.splits[split].num_examples} records, but {len(index.names)} clips in its index"
             differences.append(f"{split}: {what}; delete {directory} and build it again")
-    for split in dict.fromkeys([*raw.splits, *indices]):
-        labels = dict(zip(indices[split].names, indices[split].labels, strict=True)) if split in indices else {}
-        differences += _differences(split, raw.splits.get(split, ()), labels, raw.class_names)
+    for split in dict.fromkeys([*raw.splits, *prepared]):
+        clips, labels = raw.splits.get(split, ()), prepared.get(split, {})
+        if len(clips) != len(labels):
+            differences.append(f"{split}: {len(clips)} good raw clips, {len(labels)} prepared")
+        here, there = collections.Counter(clip.label for clip in clips), collections.Counter(labels.values())
+        for label in sorted(here | there):
+            if here[label] != there[label]:
+                name = raw.class_names[label] if label < len(raw.class_names) else "unknown"
+                counts = f"{here[label]} good raw clips, {there[label]} prepared"
+                differences.append(f"{split}, class {label} ({name}): {counts}")
+        for clip in clips:
+            if clip.name not in labels:
+                differences.append(f"{clip.where}: {clip.name} is not prepared in split {split}")
+            elif labels[clip.name] != clip.label:
+                found = f"label {clip.label} here, {labels[clip.name]} where it is prepared"
+                differences.append(f"{clip.where}: {clip.name} has {found}")
+        gone = labels.keys() - {clip.name for clip in clips}
+        differences += [f"{split}: {name} is prepared, but is no good raw clip" for name in labels if name in gone]
     unreadable = set((info.metadata or {}).get("unreadable_clips", ()))
     known = sum(clip.name in unreadable for clips in raw.splits.values() for clip in clips)
-    notes = [f"{known} clips that are not prepared were unreadable when it was built"] if known else []
-    return differences, notes
+    return differences, [f"{known} clips that are not prepared were unreadable when it was built"] if known else []
 
 
-def _differences(
-    split: str, clips: Sequence[ClipSpec], prepared: Mapping[str, int], class_names: Sequence[str]
-) -> list[str]:
-    """Returns how the good raw clips of a split differ from the prepared ones, name to label."""
-    differences = []
-    if len(clips) != len(prepared):
-        differences.append(f"{split}: {len(clips)} good raw clips, {len(prepared)} prepared")
-    here, there = collections.Counter(clip.label for clip in clips), collections.Counter(prepared.values())
-    for label in sorted(here | there):
-        if here[label] != there[label]:
-            name = class_names[label] if label < len(class_names) else "unknown"
-            counts = f"{here[label]} good raw clips, {there[label]} prepared"
-            differences.append(f"{split}, class {label} ({name}): {counts}")
-    for clip in clips:
-        if clip.name not in prepared:
-            differences.append(f"{clip.where}: {clip.name} is not prepared in split {split}")
-        elif prepared[clip.name] != clip.label:
-            labels = f"label {clip.label} here, {prepared[clip.name]} where it is prepared"
-            differences.append(f"{clip.where}: {clip.name} has {labels}")
-    good = {clip.name for clip in clips}
-    return differences + [
-        f"{split}: {name} is prepared, but is no good raw clip" for name in prepared if name not in good
-    ]
-
-
-def report(raw: RawClips, frames: Mapping[str, Sequence[int]], *, decoded: bool, every_short_clip: bool) -> list[str]:
+def report(raw: RawClips, *, decoded: bool, every_short_clip: bool) -> list[str]:
     """Returns what was found in raw data as lines: a table of the splits, the problems, the notes."""
-    found = collections.Counter((problem.split, str(problem.kind)) for problem in raw.problems)
     short = [
-        (split, f"{clip.where}: {clip.name} has {count} frames only")
+        (split, f"{clip.where}: {clip.name} has {clip.frame_count} frames only")
         for split, clips in raw.splits.items()
-        for clip, count in zip(clips, frames[split], strict=True)
-        if 0 < count <= REFERENCE_SHORT
+        for clip in clips
+        if 0 < (clip.frame_count or 0) <= REFERENCE_SHORT
     ]
+    found = collections.Counter((problem.split, str(problem.kind)) for problem in raw.problems)
     found.update((split, "too short") for split, _ in short)
     columns = (*KINDS, "too short")
     lines = ["  ".join([f"{'split':<24}", "good clips", f"{'frames':>10}", *columns])]
     for split in dict.fromkeys([*raw.splits, *(problem.split for problem in raw.problems)]):
-        clips, total = len(raw.splits.get(split, ())), sum(frames.get(split, ()))
+        clips = raw.splits.get(split, ())
+        frames = sum(clip.frame_count or 0 for clip in clips)
         counts = [f"{found[split, column]:>{len(column)}}" for column in columns]
-        lines.append("  ".join([f"{split or '(no split)':<24}", f"{clips:>10}", f"{total:>10}", *counts]))
+        lines.append("  ".join([f"{split or '(no split)':<24}", f"{len(clips):>10}", f"{frames:>10}", *counts]))
     how = "every frame was decoded" if decoded else "no frame was decoded (--decode does)"
     lines += ["", f"{len(raw.problems)} problems; {how}"]
     lines += [f"  {problem.kind}: {problem}" for problem in raw.problems]
@@ -184,15 +158,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_dir", type=Path, help="compare with the data set that is prepared there")
     parser.add_argument("--decode", action="store_true", help="decode every frame; otherwise headers alone are read")
     parser.add_argument("--workers", type=int, help="threads that decode (default: one a core)")
-    parser.add_argument(
-        "--all", action="store_true", help=f"list every short clip, not only the first {_SHORT_CLIPS_LISTED}"
-    )
+    listed = f"list every short clip, not only the first {_SHORT_CLIPS_LISTED}"
+    parser.add_argument("--all", action="store_true", help=listed)
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints what is wrong with raw data; ends the program with status 1 if there is a problem or a difference."""
-    raw, frames = check_raw(args.dataset, args.raw_dir.expanduser(), decode=args.decode, workers=args.workers)
-    print("\n".join(report(raw, frames, decoded=args.decode, every_short_clip=args.all)))
+    raw = check_raw(args.dataset, args.raw_dir.expanduser(), decode=args.decode, workers=args.workers)
+    print("\n".join(report(raw, decoded=args.decode, every_short_clip=args.all)))
     differences: list[str] = []
     if args.data_dir:
         directory = prepared_directory(args.dataset, args.data_dir)

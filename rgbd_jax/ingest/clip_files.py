@@ -48,7 +48,7 @@ class FrameRange:
     """The frames of a clip in one modality."""
 
     path: Path  # folder of frames, or video
-    first: int = 0  # the first frame that is used
+    first: int = 0  # the first frame of a video that is used; 0 for a folder
     count: int | None = None  # how many frames are used; all that follow if None
     pattern: str | None = None  # frame i is `pattern % (i + pattern_first)` plus suffix; None: natural numeric order
     pattern_first: int = 0
@@ -81,13 +81,12 @@ def clip_name(path: str) -> str:
     return str(pure.with_suffix("") if pure.suffix.lower() in VIDEO_SUFFIXES else pure)
 
 
-def find_clip(root: Path, name: str) -> Path | None:
-    """Returns the one folder of frames or video of the clip `name` below `root`, None if there is none."""
-    folder = root / name
+def find_clip(folder: Path) -> Path | None:
+    """Returns the clip that is either `folder`, of frames, or a video of that name; None if there is none."""
     found = [folder] if folder.is_dir() else []
     for suffix in VIDEO_SUFFIXES:
-        video = folder.with_name(folder.name + suffix)
-        found += [path for path in (video, video.with_suffix(suffix.upper())) if path.is_file()][:1]
+        videos = (folder.with_name(folder.name + suffix), folder.with_name(folder.name + suffix.upper()))
+        found += [path for path in videos if path.is_file()][:1]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise bad_clip(folder, f"expected one folder or video, found {names}", "duplicated")
@@ -103,35 +102,29 @@ def frame_files(frames: FrameRange) -> list[Path]:
     for name in names:
         if Path(name).suffix.lower() not in FRAME_SUFFIXES:
             raise bad_clip(folder / name, f"is no frame ({', '.join(FRAME_SUFFIXES)})")
-    stems = {Path(name).stem: name for name in names}
+    stems: dict[str, str] = {}
     for name in names:
-        if stems[Path(name).stem] != name:
-            what = f"holds two files of one frame, {name} and {stems[Path(name).stem]}"
-            raise bad_clip(folder, what, "duplicated")
-    stop = len(names) if frames.stop is None else frames.stop
-    if stop > len(names) or frames.first >= stop:
-        wanted = f"{frames.count} frames" if frames.count is not None else "a frame"
-        after = f" from number {frames.first} on" if frames.first else ""
-        raise bad_clip(folder, f"expected {wanted}{after}, found {len(names)}", "missing")
+        if (other := stems.setdefault(Path(name).stem, name)) != name:
+            raise bad_clip(folder, f"holds two files of one frame, {other} and {name}", "duplicated")
+    count = len(names) if frames.count is None else frames.count
+    if count > len(names):
+        raise bad_clip(folder, f"expected {count} frames, found {len(names)}", "missing")
     if frames.pattern is None:
-        names = names[frames.first : stop]
-        missing = _missing_number(names)
-        if missing is not None:
+        if (missing := _missing_number(names[:count])) is not None:
             raise bad_clip(folder, f"frame {missing} is missing: frames count by ones around it", "missing")
-    else:
-        expected = [frames.pattern % (i + frames.pattern_first) for i in range(frames.first, stop)]
-        absent = [stem for stem in expected if stem not in stems]
-        if absent:
-            file = folder / f"{absent[0]}{Path(names[0]).suffix}"
-            raise bad_clip(file, f"is missing ({len(absent)} of {len(expected)} frames)", "missing")
-        names = [stems[stem] for stem in expected]
-    return [folder / name for name in names]
+        return [folder / name for name in names[:count]]
+    expected = [frames.pattern % (i + frames.pattern_first) for i in range(count)]
+    absent = [stem for stem in expected if stem not in stems]
+    if absent:
+        file = folder / f"{absent[0]}{Path(names[0]).suffix}"
+        raise bad_clip(file, f"is missing ({len(absent)} of {len(expected)} frames)", "missing")
+    return [folder / stems[stem] for stem in expected]
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sort key of natural numeric order: "frame2" before "frame10"."""
     parts = re.split("([0-9]+)", name)
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
 def _missing_number(names: list[str]) -> int | None:
@@ -147,8 +140,7 @@ def _missing_number(names: list[str]) -> int | None:
 def check_headers(frames: FrameRange) -> int:
     """Checks that every frame file starts as JPEG or PNG, or that a video opens and is long enough by its header.
 
-    Returns:
-        Number of frames that are used; 0 where the header of a video does not give it.
+    Returns the number of frames that are used; 0 where the header of a video does not give it.
     """
     if not is_video(frames.path):
         problems: list[Problem] = []
@@ -167,7 +159,7 @@ def check_headers(frames: FrameRange) -> int:
         return frames.count or 0
     if frames.stop is not None and announced < frames.stop:
         raise bad_clip(frames.path, f"expected {frames.stop} frames, found {announced} by its header", "missing")
-    return announced - frames.first if frames.count is None else frames.count
+    return frames.count or announced - frames.first
 
 
 def _signature_problems(file: Path, content: bytes) -> list[Problem]:
@@ -191,13 +183,21 @@ def clip_kind(frames: FrameRange, modality: str) -> FrameKind:
 
 def read_clip(frames: FrameRange, kind: FrameKind) -> list[bytes]:
     """Returns the encoded frames (JPEG or PNG) of a clip; raises RawDataError unless each decodes to `kind`."""
-    if is_video(frames.path):
-        return _read_video(frames, kind)
-    encoded = []
-    for file in frame_files(frames):
-        content = file.read_bytes()
-        image = decode_frame(file, content, kind)
-        encoded.append(encode_depth(image) if kind == DEPTH_16_BIT else content)
+    encoded: list[bytes] = []
+    if not is_video(frames.path):
+        for file in frame_files(frames):
+            content = file.read_bytes()
+            image = decode_frame(file, content, kind)
+            encoded.append(encode_depth(image) if kind == DEPTH_16_BIT else content)
+        return encoded
+    if kind.dtype != "uint8":
+        raise bad_clip(frames.path, f"is a video of 8 bits; the data set's frames are {kind}")
+    for number, frame in enumerate(video_frames(frames), frames.first):
+        if kind == GREY:
+            if colour_spread(frame) > GREY_SPREAD:
+                raise bad_clip(frames.path, f"frame {number} is coloured; the data set's are {kind}")
+            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        encoded.append(encode_jpeg(frame))
     return encoded
 
 
@@ -220,20 +220,6 @@ def _decode(file: Path, content: bytes) -> np.ndarray:
 
 def _kind_of(image: np.ndarray) -> FrameKind:
     return FrameKind(image.dtype.name, 1 if image.ndim == 2 else image.shape[2])
-
-
-def _read_video(frames: FrameRange, kind: FrameKind) -> list[bytes]:
-    if kind.dtype != "uint8":
-        raise bad_clip(frames.path, f"is a video of 8 bits; the data set's frames are {kind}")
-    encoded: list[bytes] = []
-    for frame in video_frames(frames):
-        if kind == GREY:
-            if colour_spread(frame) > GREY_SPREAD:
-                number = frames.first + len(encoded)
-                raise bad_clip(frames.path, f"frame {number} is coloured; the data set's are {kind}")
-            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        encoded.append(encode_jpeg(frame))
-    return encoded
 
 
 def video_frames(frames: FrameRange) -> Iterator[np.ndarray]:

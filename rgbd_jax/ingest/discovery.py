@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rgbd_jax.ingest.clip_files import ClipSpec, FrameRange, find_clip, frame_files, is_video
-from rgbd_jax.ingest.problems import Kind, Problem, RawDataError, bad_clip, in_split
+from rgbd_jax.ingest.problems import Problem, RawDataError, bad_clip, in_split
 
 THREADS = 16  # they wait for the file system
 
@@ -51,44 +51,36 @@ def locator(
     roots: Mapping[str, Path],
     pattern: str | None = None,
     pattern_first: int = 0,
-    name_in: Callable[[str, str], str] = lambda name, modality: name,
+    path_of: Callable[[str, str], str] = lambda name, modality: name,
 ) -> Locate:
-    """Returns a `Locate` for clips that are a folder of frames or a video each.
+    """Returns a `Locate` for clips that are a folder of frames or a video each, `root / path_of(name, modality)`.
 
-    Args:
-        roots: modality to the folder of its clips.
-        pattern: names of frames, as in `FrameRange`.
-        pattern_first: number of the first frame, as in `FrameRange`.
-        name_in: gives the path of a clip below the folder of a modality from its name and the modality.
+    `roots` are by modality; `pattern` and `pattern_first` are those of `FrameRange`.
     """
 
     def locate(clip: ClipSpec) -> Mapping[str, FrameRange]:
-        names = {modality: name_in(clip.name, modality) for modality in roots}
-        found = {modality: find_clip(root, names[modality]) for modality, root in roots.items()}
-        paths = complete(clip, found, {modality: root / names[modality] for modality, root in roots.items()})
-        return {
-            modality: FrameRange(path, 0, clip.frame_count, pattern, pattern_first) for modality, path in paths.items()
-        }
+        expected = {modality: root / path_of(clip.name, modality) for modality, root in roots.items()}
+        paths = complete(clip, {modality: find_clip(path) for modality, path in expected.items()}, expected)
+        return {m: FrameRange(path, 0, clip.frame_count, pattern, pattern_first) for m, path in paths.items()}
 
     return locate
 
 
 def complete(clip: ClipSpec, found: Mapping[str, Path | None], expected: Mapping[str, Path]) -> dict[str, Path]:
-    """Returns modality to the folder or video of a clip; raises RawDataError if one is not `found`, but `expected`."""
+    """Returns the folder or video of each modality of a clip; raises RawDataError if one is not `found`."""
     paths = {modality: path for modality, path in found.items() if path is not None}
     missing = [str(expected[modality]) for modality in found if modality not in paths]
     if missing:
         only = f"; it is in {' and '.join(paths)} only" if paths else ""
-        kind: Kind = "unpaired" if paths else "missing"
-        raise bad_clip(clip.where, f"there is no clip {' or '.join(missing)}{only}", kind)
+        what = f"there is no clip {' or '.join(missing)}{only}"
+        raise bad_clip(clip.where, what, "unpaired" if paths else "missing")
     return paths
 
 
 def check_clips(clips: Sequence[ClipSpec], locate: Locate, problems: list[Problem], split: str = "") -> list[ClipSpec]:
     """Finds clips on disk and counts their frames, many at a time; frames of videos are counted when they are read.
 
-    Returns:
-        The good clips, in order, with their frames; what is wrong with the others is added to `problems`.
+    Returns the good clips, in order, with their frames; what is wrong with the others is added to `problems`.
     """
 
     def check(clip: ClipSpec) -> ClipSpec | Sequence[Problem]:
@@ -102,10 +94,14 @@ def check_clips(clips: Sequence[ClipSpec], locate: Locate, problems: list[Proble
             return [Problem(clip.where, f"cannot be read: {error}")]
         return dataclasses.replace(clip, frames=frames)
 
+    good = []
     with ThreadPoolExecutor(THREADS) as threads:
-        results = list(threads.map(check, clips))
-    problems += in_split(split, (problem for each in results if not isinstance(each, ClipSpec) for problem in each))
-    return [each for each in results if isinstance(each, ClipSpec)]
+        for result in threads.map(check, clips):
+            if isinstance(result, ClipSpec):
+                good.append(result)
+            else:
+                problems += in_split(split, result)
+    return good
 
 
 def check_splits(

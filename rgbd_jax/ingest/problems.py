@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 Kind = Literal["missing", "unreadable", "unpaired", "mislabelled", "duplicated"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Kinds of problems, in the order of the columns of tables."""
+KINDS: tuple[Kind, ...] = get_args(Kind)  # in the order of the columns of tables
 
 _SHOWN = 20  # problems in the message of an error
 

@@ -13,6 +13,8 @@ from rgbd_jax.ingest.split_lists import LISTS_FOLDER, find_lists, read_lists
 
 log = logging.getLogger("rgbd_jax")
 
+SplitsOfClips = Mapping[str, Sequence[ClipSpec]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -38,44 +40,32 @@ class Layout:
 
 
 def find_protocol_clips(
-    raw_dir: Path, layout: Layout, protocols: Sequence[Protocol], problems: Sequence[Problem] = ()
+    raw_dir: Path, layout: Layout, protocols: Sequence[Protocol], problems: list[Problem]
 ) -> RawClips:
-    """Finds and checks the clips of all protocols.
+    """Finds and checks the clips of all protocols; `problems` are what is wrong already.
 
     Where there are split lists (in `dataset_splits/FOLDER`, one folder a protocol), they give the clips, their number
     of frames and their split; protocols without lists follow their rule over these clips. Without any lists the clips
-    are those on disk.
-
-    Args:
-        raw_dir: where the raw data lies.
-        layout: how it lies there.
-        protocols: the protocols.
-        problems: what is wrong already.
-
-    Returns:
-        The clips in base splits, with the protocols as metadata.
+    are those on disk. The clips are returned in base splits, with the protocols as metadata.
 
     Raises:
         RawDataError: the lists cannot be used, or there are no clips.
     """
-    problems = list(problems)
-    listed = _read_all_lists(raw_dir, layout, protocols, problems)
-    if listed:
-        named = _merge(listed, problems)
-    else:
-        named = {name: ClipSpec(name, -1, str(path)) for name, path in layout.on_disk.items()}
-    named = _with_labels(named, layout, problems)
-    members: dict[tuple[str, str], Collection[str]] = {}  # protocol and split to names of clips
+    listed = {p.name: lists for p in protocols if (lists := _lists_of(p, raw_dir, layout, problems))}
+    named = {name: ClipSpec(name, -1, str(path)) for name, path in layout.on_disk.items()}
+    named = _with_labels(_merge(listed, problems) if listed else named, layout, problems)
+    members: dict[str, Collection[str]] = {}  # split of a protocol to names of clips
     for protocol in protocols:
-        for split in listed.get(protocol.name, ("train", "validation")):
-            if protocol.name in listed:
-                members[protocol.name, split] = {clip.name for clip in listed[protocol.name][split]}
-            else:
-                members[protocol.name, split] = {name for name in named if protocol.split_of(name) == split}
+        if protocol.name in listed:
+            splits = listed[protocol.name].items()
+            members |= {f"{protocol.name}_{split}": {clip.name for clip in clips} for split, clips in splits}
+        else:
+            for split in ("train", "validation"):
+                members[f"{protocol.name}_{split}"] = {name for name in named if protocol.split_of(name) == split}
     clips = {clip.name: clip for clip in check_clips(list(named.values()), layout.locate, problems)}
     if not clips:
         raise RawDataError([*problems, Problem(str(raw_dir), "has no good clip", skippable=False)])
-    base_splits, unions = to_base_splits(clips, {"_".join(key): names for key, names in members.items()})
+    base_splits, unions = to_base_splits(clips, members)
     protocol_splits = {}
     for protocol in protocols:
         for split in ("train", "validation", "test"):
@@ -83,32 +73,22 @@ def find_protocol_clips(
             if parts:
                 protocol_splits[name] = ProtocolSplit(tuple(parts), protocol.num_classes)
                 size = sum(len(base_splits[part]) for part in parts)
-                if size != protocol.sizes.get(split, size):
-                    whole = protocol.sizes[split]
+                if size != (whole := protocol.sizes.get(split, size)):
                     log.warning("%s has %d clips here; in the whole data set it has %d", name, size, whole)
     metadata = {"protocols": to_metadata(protocol_splits)}
     return RawClips(layout.modalities, layout.class_names, base_splits, problems, metadata)
 
 
-def _read_all_lists(
-    raw_dir: Path, layout: Layout, protocols: Sequence[Protocol], problems: list[Problem]
-) -> dict[str, dict[str, list[ClipSpec]]]:
-    """Returns protocol to split to its clips, of all protocols that have lists."""
-    listed = {}
-    for protocol in protocols:
-        found = [
-            lists for name in protocol.lists if (lists := find_lists(raw_dir / LISTS_FOLDER / name, layout.modalities))
-        ]
-        if len(found) > 1:
-            both = " and ".join(protocol.lists)
-            raise bad_data(raw_dir / LISTS_FOLDER, f"{both} both hold lists of protocol {protocol.name}; keep one")
-        for lists in found:
-            classes, name_of = protocol.num_classes, layout.name_of
-            listed[protocol.name] = read_lists(lists, problems, num_classes=classes, name_of=name_of)
-    return listed
+def _lists_of(protocol: Protocol, raw_dir: Path, layout: Layout, problems: list[Problem]) -> SplitsOfClips:
+    """Reads the split lists of a protocol; {} if it has none."""
+    root = raw_dir / LISTS_FOLDER
+    found = [lists for name in protocol.lists if (lists := find_lists(root / name, layout.modalities))]
+    if len(found) > 1:
+        raise bad_data(root, f"{' and '.join(protocol.lists)} both hold lists of protocol {protocol.name}; keep one")
+    return read_lists(found[0], problems, protocol.num_classes, layout.name_of) if found else {}
 
 
-def _merge(listed: Mapping[str, Mapping[str, Sequence[ClipSpec]]], problems: list[Problem]) -> dict[str, ClipSpec]:
+def _merge(listed: Mapping[str, SplitsOfClips], problems: list[Problem]) -> dict[str, ClipSpec]:
     """Returns every clip once, as the first list has it; lists that contradict each other are problems."""
     merged: dict[str, ClipSpec] = {}
     for protocol, splits in listed.items():

@@ -70,11 +70,7 @@ def read_example(clip: ClipSpec, kinds: Mapping[str, FrameKind], read_frames: Re
 
 
 def write_shard(task: ShardTask) -> None:
-    """Writes a shard of the good clips of a task, one clip in memory at a time, and its report.
-
-    Raises:
-        OSError: the shard cannot be written; the message names it.
-    """
+    """Writes a shard of the good clips of a task, one clip in memory at a time, and its report."""
     report = ShardReport(_fingerprint(task), frames={modality: [] for modality in task.kinds})
     serializer = ExampleSerializer(task.features.get_serialized_info())
     with atomic_write(task.file) as unfinished, _os_errors(task.file):
@@ -109,17 +105,18 @@ def read_report(task: ShardTask) -> ShardReport | None:
 
 
 def check_shard(task: ShardTask) -> ShardReport:
-    """Returns the report of a shard if the shard is what its report states; otherwise the report is removed.
+    """Returns the report of a shard if the shard is what its report states.
 
     Raises:
-        OSError: the shard is not finished, is missing, or has another size or number of records.
+        OSError: the shard is not finished, is missing, or has another size or number of records; its report is removed.
     """
     report = read_report(task)
     size = task.file.stat().st_size if task.file.exists() else None
-    what = "the shard was lost"
-    if report is not None and size != report.file_bytes:
+    if report is None:
+        what = "the shard was lost"
+    elif size != report.file_bytes:
         what = f"expected a shard of {report.file_bytes} bytes, found {size or 'none'}"
-    elif report is not None:
+    else:
         with contextlib.suppress(RuntimeError):  # it was overwritten
             reader = ArrayRecordReader(str(task.file))
             records = reader.num_records()  # a shard that is cut off reads as an empty one

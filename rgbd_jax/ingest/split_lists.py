@@ -1,7 +1,7 @@
 """Text files that list clips, first of all split lists in the reference's format: `path frame_count label` a line."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from rgbd_jax.ingest.clip_files import ClipSpec, clip_name, natural_key
@@ -38,19 +38,9 @@ def read_lines(file: Path) -> list[tuple[str, str]]:
 def read_clips(
     file: Path, parse: Callable[[str, str], ClipSpec], split: str, problems: list[Problem]
 ) -> list[ClipSpec]:
-    """Reads a list of clips.
+    """Reads a list of clips; of several with one name the first counts.
 
-    Args:
-        file: the list.
-        parse: makes a clip of a line and its place; raises ValueError, or LabelError, that quotes what is wrong.
-        split: the split of the clips.
-        problems: what is wrong with single lines is added here.
-
-    Returns:
-        The clips of the good lines, in order; of several with one name the first.
-
-    Raises:
-        RawDataError: the file cannot be read.
+    `parse` makes a clip of a line and its place; its ValueError, or LabelError, is added to `problems`.
     """
     clips: dict[str, ClipSpec] = {}
     for where, line in read_lines(file):
@@ -70,7 +60,6 @@ def read_clips(
 def read_split_list(
     file: Path,
     problems: list[Problem],
-    *,
     split: str = "",
     num_classes: int | None = None,
     name_of: Callable[[str], str] = clip_name,
@@ -119,22 +108,23 @@ def find_lists(folder: Path, modalities: Iterable[str]) -> list[Path]:
 
 
 def read_lists(
-    folders: Sequence[Path], problems: list[Problem], *, num_classes: int, name_of: Callable[[str], str] = clip_name
+    folders: Sequence[Path],
+    problems: list[Problem],
+    num_classes: int | None = None,
+    name_of: Callable[[str], str] = clip_name,
 ) -> dict[str, list[ClipSpec]]:
-    """Returns split to the clips of its list in the first of the folders, all of which must hold the same clips.
+    """Returns split to the clips of its list, by `read_split_list`, in the first of the folders of `find_lists`.
 
-    Args:
-        folders: as `find_lists` returns them.
-        problems: what is wrong with single lines is added here.
-        num_classes: labels must lie below it.
-        name_of: gives the clip that a path of a list stands for, the same for all modalities.
+    Raises:
+        RawDataError: a list cannot be read, or the folders do not list the same clips in the same splits.
     """
 
     def read(folder: Path, faults: list[Problem]) -> dict[str, list[ClipSpec]]:
-        return {
-            split: read_split_list(file, faults, split=split, num_classes=num_classes, name_of=name_of)
-            for split, file in find_splits(folder).items()
-        }
+        lists = find_splits(folder).items()
+        return {split: read_split_list(file, faults, split, num_classes, name_of) for split, file in lists}
+
+    def lines_of(splits: dict[str, list[ClipSpec]]) -> dict[tuple, str]:
+        return {(s, clip.name, clip.label, clip.frame_count): clip.where for s in splits for clip in splits[s]}
 
     first = read(folders[0], problems)
     for folder in folders[1:]:
@@ -142,15 +132,10 @@ def read_lists(
         if other.keys() != first.keys():
             what = f"expected lists of {' and '.join(first)} as in {folders[0]}, found {' and '.join(other)}"
             raise bad_data(folder, what)
-        lines, others = _by_content(first), _by_content(other)
-        unmatched = [Problem(lines[key], f"no such line in {folder}", skippable=False) for key in lines.keys() - others]
-        unmatched += [
-            Problem(others[key], f"no such line in {folders[0]}", skippable=False) for key in others.keys() - lines
-        ]
+        here, there = lines_of(first), lines_of(other)
+        unmatched = [(here[key], folder) for key in here.keys() - there]
+        unmatched += [(there[key], folders[0]) for key in there.keys() - here]
         if unmatched:
-            raise RawDataError(sorted(unmatched, key=lambda problem: natural_key(problem.where)))
+            unmatched.sort(key=lambda each: natural_key(each[0]))
+            raise RawDataError([Problem(where, f"no such line in {f}", skippable=False) for where, f in unmatched])
     return first
-
-
-def _by_content(splits: Mapping[str, Sequence[ClipSpec]]) -> dict[tuple, str]:
-    return {(s, clip.name, clip.label, clip.frame_count): clip.where for s, clips in splits.items() for clip in clips}

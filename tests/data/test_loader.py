@@ -84,19 +84,6 @@ def records(batches):
     return [entry[0] for entry in joined(batches)]
 
 
-def test_a_batch_holds_frames_labels_records_and_mask():
-    batch = next(loader.train_batches(clips(5), config(), batch_size=3))
-    assert {key: batch[key].dtype for key in ("label", "record", "mask")} == {
-        "label": np.int32,
-        "record": np.int32,
-        "mask": np.bool_,
-    }
-    frames = batch["frames"]["rgb"]
-    assert (frames.shape, frames.dtype) == ((3, 4, 16, 16, 3), np.uint8)
-    assert batch["mask"].all()
-    np.testing.assert_array_equal(batch["label"], batch["record"] + 100)
-
-
 def test_epochs_are_fresh_shuffles_that_leave_out_another_remainder():
     source, epochs = clips(11, frames=1), 12
     steps = loader.steps_per_epoch(source, 4)
@@ -191,13 +178,6 @@ def test_evaluation_counts_every_clip_once(number, batch_size, shards, crops):
     assert all(label == record + 100 for record, label, mask, _ in entries if mask)
 
 
-def test_evaluation_can_be_run_again_and_draws_nothing():
-    batches = loader.eval_batches(clips(3), config(), batch_size=2)
-    first = list(batches)
-    np.testing.assert_equal(list(batches), first)
-    np.testing.assert_equal(list(loader.eval_batches(clips(3), config(seed=5), batch_size=2)), first)
-
-
 @pytest.mark.parametrize("crops", [1, 3])
 @pytest.mark.parametrize("temporal_views", [1, 2])
 @pytest.mark.parametrize("frames", [2, 12])
@@ -219,15 +199,6 @@ def test_every_view_is_the_crop_of_its_frames_in_rgb_and_each_frame_is_decoded_o
     np.testing.assert_equal(loader.load_clip(clip, config(**fields))["rgb"], batch["frames"]["rgb"][0])
 
 
-@pytest.mark.parametrize("frames", [20, 3])
-def test_training_decodes_only_the_sampled_frames_and_each_once(frames):
-    (clip,) = source = clips(1, frames=frames)
-    fields = {"data.workers": 1, "data.transforms.rotation_probability": 0.0}
-    batch = next(loader.train_batches(source, config(**fields), batch_size=1))
-    read = clip.frames["rgb"].read[: min(frames, 4)]  # what is prefetched for later epochs comes after
-    assert sorted(set(batch["frames"]["rgb"][0, :, 0, 0, 2].tolist())) == sorted(read)
-
-
 @pytest.mark.parametrize("separate", [False, True])
 def test_fusion_reads_both_modalities_at_the_same_frames_with_one_crop_or_two(separate):
     source = [
@@ -240,6 +211,10 @@ def test_fusion_reads_both_modalities_at_the_same_frames_with_one_crop_or_two(se
         "data.transforms.reference_separate_draws": separate,
     }
     batch = next(loader.train_batches(source, config(**fields), batch_size=4))
+    dtypes = {"label": np.int32, "record": np.int32, "mask": np.bool_}
+    assert {key: batch[key].dtype for key in dtypes} == dtypes
+    assert batch["mask"].all()
+    np.testing.assert_array_equal(batch["label"], batch["record"] + 100)
     rgb, depth = batch["frames"]["rgb"], batch["frames"]["depth"]
     np.testing.assert_array_equal(rgb[..., 2], depth[..., 2])  # the frames' numbers
     assert len(np.unique(rgb[..., 2])) > 8
@@ -247,13 +222,6 @@ def test_fusion_reads_both_modalities_at_the_same_frames_with_one_crop_or_two(se
     assert differing.all() if separate else not differing.any()
     batch = evaluated(source, batch_size=4, **fields)
     np.testing.assert_array_equal(batch["frames"]["rgb"], batch["frames"]["depth"])
-
-
-def test_fusion_takes_frame_numbers_that_both_modalities_have():
-    (long,), (short,) = clips(1, frames=8), clips(1, frames=4)
-    source = [ClipRecord("clip", 0, {"rgb": long.frames["rgb"], "depth": short.frames["rgb"]})]
-    for frames in evaluated(source, modality="fusion")["frames"].values():
-        np.testing.assert_array_equal(frames[0, ..., 2].max(axis=(1, 2)), np.arange(4))
 
 
 @pytest.mark.parametrize("extension", [".png", ".jpg"])
@@ -294,37 +262,17 @@ def test_a_clip_or_frame_that_cannot_be_used_is_named(make, modality, frames, me
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        ("modality", "infrared", "expected one of rgb, depth, fusion"),
-        ("clip.frames", 0, "expected at least 1"),
-        ("data.workers", -1, "expected a number of threads"),
         ("data.transforms.resize", (15, 24), "expected width and height of at least .*crop_size=16"),
-        ("data.transforms.crop_size", 0, "expected at least 1"),
-        ("data.transforms.flip_probability", 1.5, "expected a probability"),
-        ("data.transforms.rotation_probability", -0.1, "expected a probability"),
-        ("data.transforms.rotation_degrees", (5, 5), "with lowest < highest"),
+        ("data.transforms.rotation_degrees", (5, 5), "lowest < highest"),
         ("data.depth.encoding", "log", "expected one of linear, reference_wrapped"),
-        ("data.depth.colour_map", "hot", "expected one of jet, grey"),
-        ("data.depth.range_mm", (900, 900), "nearest < farthest"),
-        ("data.depth.range_mm", (-1, 900), "nearest < farthest"),
-        ("data.depth.range_mm", (0, 70000), "nearest < farthest"),
         ("eval.crops", 2, "expected one of 1, 3, 5"),
-        ("eval.clips", 0, "expected at least 1"),
     ],
 )
 def test_unusable_settings_are_errors_before_any_clip_is_read(make, field, value, expected):
     (clip,) = source = clips(1)
-    with pytest.raises(ValueError, match=rf"config\.{field}=.*: .*{expected}") as error:
+    with pytest.raises(ValueError, match=rf"config\.{field}=.*: .*{expected}"):
         make(source, config(**{field: value}), batch_size=1)
-    assert f"config.{field}={value!r}" in str(error.value)
     assert clip.frames["rgb"].read == []
-
-
-def test_settings_that_depend_on_others():
-    nvgesture = {"data.transforms.reference_nvgesture_crop": True}
-    with pytest.raises(ValueError, match=r"from 32 on, with .*reference_nvgesture_crop"):
-        evaluated(clips(1), **nvgesture)
-    evaluated(clips(1), **nvgesture, **{"data.transforms.resize": (48, 48)})
-    evaluated(clips(1), **{"data.transforms.rotation_probability": 0.0, "data.transforms.rotation_degrees": (0, 0)})
 
 
 def test_too_few_clips_and_wrong_shards_are_errors():

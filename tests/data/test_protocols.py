@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rgbd_jax.data.protocols import ProtocolSplit, from_metadata, resolve, split_sizes, to_base_splits, to_metadata
+from rgbd_jax.data.protocols import ProtocolSplit, resolve, to_base_splits
 
 clips = st.lists(st.integers(0, 30), unique=True, max_size=20).map(lambda names: {str(n): -n for n in names})
 memberships = st.dictionaries(
@@ -32,16 +32,6 @@ def test_base_splits_are_disjoint_and_make_up_every_protocol_split(clips, member
 
 
 PROTOCOLS = {"cs_train": ProtocolSplit(("a", "b"), 60), "cs_validation": ProtocolSplit(("c",), 60)}
-
-
-def test_protocols_survive_being_stored():
-    assert from_metadata({"raw_dir": "x", "protocols": to_metadata(PROTOCOLS)}) == PROTOCOLS
-    assert from_metadata({}) == from_metadata(None) == {}
-
-
-def test_sizes_are_those_of_the_protocols():
-    assert split_sizes({"a": 1, "b": 2, "c": 4}, PROTOCOLS) == {"cs_train": 3, "cs_validation": 4}
-    assert split_sizes({"a": 1}, {}) == {"a": 1}
 
 
 @pytest.mark.parametrize(

@@ -80,12 +80,9 @@ def test_a_crop_and_a_flip_without_scaling_are_exact():
     ("frame_size", "transform"),
     [
         ((320, 240), ClipTransform((256, 256), 224, 224, 32, 32)),  # NvGesture, IsoGD, Jester
-        ((320, 240), ClipTransform((256, 256), 224, 224, 0, 7, flip=True)),
         ((320, 240), ClipTransform((320, 240), 200, 224, 60, 20)),  # THU-READ
-        ((320, 240), ClipTransform((320, 240), 224, 128, 48, 8)),
         ((320, 240), ClipTransform((320, 240), 224, 64, 5, 9, flip=True)),
         ((320, 240), ClipTransform((320, 240), 224, 112, 48, 8)),
-        ((640, 480), CENTRE),
         ((1920, 1080), CENTRE),
         ((1920, 1080), ClipTransform((320, 240), 224, 128, 96, 0)),
         ((100, 80), CENTRE),
@@ -126,38 +123,27 @@ def test_blur_is_a_gaussian_of_that_many_pixels_of_the_crop(size, radius):
             assert mean_difference(blurred, reference_chain(transform, frame)) > 2 * difference(transform, frame)
 
 
-def places(config_):
-    return [(t.left, t.top) for t in transforms.evaluation_transforms(config_)]
-
-
-def test_evaluation_takes_the_centre_crop_and_nothing_else():
-    assert transforms.evaluation_transforms(config(blur=True)) == (CENTRE,)
-    nvgesture = config(resize=(256, 256), reference_nvgesture_crop=True)
-    assert transforms.draw_transform(nvgesture, None) == ClipTransform((256, 256), 224, 224, 32, 32)
-
-
 @pytest.mark.parametrize(
-    ("crops", "resize", "expected"),
+    ("crops", "fields", "expected"),
     [
-        (3, (240, 234), [(0, 5), (8, 5), (16, 5)]),
-        (3, (234, 240), [(5, 0), (5, 8), (5, 16)]),
-        (5, (240, 234), [(0, 0), (16, 0), (0, 10), (16, 10), (8, 5)]),
+        (1, {"blur": True}, [(48, 8)]),
+        (1, {"resize": (256, 256), "reference_nvgesture_crop": True}, [(32, 32)]),
+        (3, {"resize": (240, 234)}, [(0, 5), (8, 5), (16, 5)]),
+        (3, {"resize": (234, 240)}, [(5, 0), (5, 8), (5, 16)]),
+        (5, {"resize": (240, 234)}, [(0, 0), (16, 0), (0, 10), (16, 10), (8, 5)]),
+        (
+            5,
+            {"resize": (256, 256), "reference_nvgesture_crop": True},
+            [(10, 10), (32, 10), (10, 32), (32, 32), (21, 21)],
+        ),
     ],
 )
-def test_several_crops_lie_along_the_longer_side_or_in_the_corners(crops, resize, expected):
-    several = config(resize=resize)
-    several.eval.crops = crops
-    assert places(several) == expected
-    found = transforms.evaluation_transforms(several)
+def test_evaluation_crops_lie_in_the_middle_along_the_longer_side_or_in_the_corners(crops, fields, expected):
+    settings_ = config(**fields)
+    settings_.eval.crops = crops
+    found = transforms.evaluation_transforms(settings_)
+    assert [(transform.left, transform.top) for transform in found] == expected
     assert all(transform.rotation == 0 and not transform.flip and not transform.blur_radius for transform in found)
-
-
-def test_crops_of_nvgesture_stay_where_training_crops_are():
-    several = config(resize=(256, 256), reference_nvgesture_crop=True)
-    several.eval.crops = 5
-    assert places(several) == [(10, 10), (32, 10), (10, 32), (32, 32), (21, 21)]
-    drawn = draws(several)
-    assert {d.left for d in drawn} == {d.top for d in drawn} == set(range(10, 33))
 
 
 def draws(config_, number=3000):
@@ -170,6 +156,8 @@ def test_training_draws_every_crop_with_both_ends():
     assert {d.left for d in drawn} == set(range(7))
     assert {d.top for d in drawn} == set(range(4))
     assert {(d.left, d.top) for d in draws(config(resize=(224, 224)), 50)} == {(0, 0)}
+    nvgesture = draws(config(resize=(256, 256), reference_nvgesture_crop=True))
+    assert {d.left for d in nvgesture} == {d.top for d in nvgesture} == set(range(10, 33))
 
 
 def test_training_draws_rotation_flip_and_blur_as_often_as_set():

@@ -1,4 +1,4 @@
-"""Tiny NTU RGB+D clips in the layout of the real ones, and what SPEC says of their crop, stated by other means."""
+"""Tiny NTU RGB+D clips in the layout of the real ones, and the crop of the reference, stated by other means."""
 
 from pathlib import Path
 
@@ -70,12 +70,12 @@ def window(image: np.ndarray, x: int, y: int, width: int, height: int) -> np.nda
 
 
 def cut_colour(frame: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """SPEC 1 on a colour frame: around the scaled centre of what is in the high byte, half as large, as 320x240."""
+    """The crop of a colour frame: around the scaled centre of what is in the high byte, half as large, as 320x240."""
     x, y = centre((depth // 256).astype(np.uint8) * np.uint8(255) == 0)
     scaled = int(WIDTH / 512 * x), int(HEIGHT / 424 * y)
     return cv2.resize(window(frame, *scaled, WIDTH // 2, HEIGHT // 2), (320, 240))
 
 
 def cut_depth(depth: np.ndarray) -> np.ndarray:
-    """SPEC 1 on a depth frame: 320x240 around the centre of what is not 0 in 255 d modulo 256."""
+    """The crop of a depth frame: 320x240 around the centre of what is not 0 in 255 d modulo 256."""
     return window(depth, *centre((255 * depth.astype(int)) % 256 == 0), 320, 240)

@@ -96,6 +96,11 @@ def test_short_clips_are_listed_up_to_twenty_or_all_of_them(raw, command):
         assert done.returncode == 0
         assert [name for name in names if f"{name} has 2 frames only" in done.stdout] == listed
         assert ("and 3 more short clips (--all lists them)" in done.stdout) == (not options)
+    (raw.root / "train.txt").write_bytes(b"\xff\n")
+    done = command(raw)
+    assert done.returncode == 1
+    assert table(done.stdout)["(no split)"]["unreadable"] == 1
+    assert "train.txt:1: is not UTF-8 text" in done.stdout
 
 
 def test_every_problem_is_listed_with_its_kind_file_and_line(bad, command):
@@ -130,24 +135,6 @@ def test_decoding_finds_what_headers_do_not_tell(bad, command):
     assert (rows["test"]["good clips"], rows["test"]["missing"]) == (0, 1)
 
 
-def test_lists_that_cannot_be_used_are_a_problem_of_no_split(good, command):
-    (good.root / "train.txt").write_bytes(b"\xff\n")
-    done = command(good)
-    assert done.returncode == 1
-    assert table(done.stdout)["(no split)"]["unreadable"] == 1
-    assert "train.txt:1: is not UTF-8 text" in done.stdout
-
-
-def test_a_modality_of_which_nothing_can_be_read(good):
-    for file in (good.root / "depth").glob("*/*.jpg"):
-        file.write_bytes(b"\xff\xd8\xff")
-    good.lists(train=["a 20 0", "b 18 1"])
-    found, _ = check.check_raw("rgbd_folder", good.root, decode=True)
-    assert [problem.where for problem in found.problems] == [
-        str(good.root / "depth" / name / "000000.jpg") for name in ("a", "b", "short")
-    ]
-
-
 def test_what_was_built_is_what_the_raw_data_say(good, command):
     good.build()
     done = command(good, "--data_dir", good.data_dir)
@@ -160,30 +147,26 @@ def test_what_was_built_is_what_the_raw_data_say(good, command):
 
 
 def test_differences_from_what_was_built_are_listed(good, command):
-    good.build()
+    content = (good.root / "rgb/b/000004.jpg").read_bytes()
+    (good.root / "rgb/b/000004.jpg").write_bytes(content[:-100])
+    good.build(skip_bad_clips=True)
     good.clip("new", frames=20)
     good.lists(train=["a 20 1", "b 18 1", "new 20 0"], valid=["short 4 0", "c 20 0"])
     done = command(good, "--data_dir", good.data_dir)
     assert done.returncode == 1
     differences = done.stdout.split("differences from the raw data\n")[1].splitlines()
     assert [line.strip() for line in differences] == [
+        "train: 3 good raw clips, 2 prepared",
+        "train, class 1 (1): 2 good raw clips, 1 prepared",
         f"{good.root}/train.txt:1: a has label 1 here, 0 where it is prepared",
+        f"{good.root}/train.txt:2: b is not prepared in split train",
         f"{good.root}/train.txt:3: new is not prepared in split train",
         "train: c is prepared, but is no good raw clip",
         "validation: 2 good raw clips, 1 prepared",
         "validation, class 0 (0): 2 good raw clips, 1 prepared",
         f"{good.root}/valid.txt:2: c is not prepared in split validation",
+        "1 clips that are not prepared were unreadable when it was built",
     ]
-
-
-def test_clips_that_were_left_out_as_unreadable_explain_differences(good, command):
-    content = (good.root / "rgb/b/000004.jpg").read_bytes()
-    (good.root / "rgb/b/000004.jpg").write_bytes(content[:-100])
-    good.build(skip_bad_clips=True)
-    done = command(good, "--data_dir", good.data_dir)
-    assert "train: 3 good raw clips, 2 prepared" in done.stdout
-    assert "train, class 1 (1): 2 good raw clips, 1 prepared" in done.stdout
-    assert "1 clips that are not prepared were unreadable when it was built" in done.stdout
 
 
 def test_nothing_to_check(good, command):

@@ -57,11 +57,6 @@ def test_wrong_lines_are_named(jester, line, expected):
     jester.refused("jester", expected)
 
 
-def test_a_frame_that_is_missing(jester):
-    (jester.root / "20bn-jester-v1/34870/00001.jpg").unlink()
-    jester.refused("jester", r"34870/00001\.jpg: is missing \(1 of 2 frames\)")
-
-
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [

@@ -90,13 +90,9 @@ def test_wrong_lines_are_named(recordings, bad, expected):
     recordings.check_that_nothing_looks_prepared()
 
 
-def test_a_video_that_cannot_be_decoded_names_the_line(recordings):
-    file = recordings.root / "Video_data/class_25/subject3_r0/sk_depth.avi"
-    file.write_bytes(b"RIFF")
+def test_a_video_that_cannot_be_decoded_and_recordings_without_their_lists(recordings):
+    (recordings.root / "Video_data/class_25/subject3_r0/sk_depth.avi").write_bytes(b"RIFF")
     recordings.refused("nvgesture", r"train_correct_cvpr2016_v2\.lst:2: .*sk_depth\.avi: holds no frame")
-
-
-def test_recordings_without_their_lists(recordings):
     (recordings.root / LST.format("test")).unlink()
     recordings.refused("nvgesture", r"test_correct_cvpr2016_v2\.lst: no such list; without it the frames")
 
@@ -140,11 +136,6 @@ def test_lists_of_either_place_are_read(frames, folders):
     for modality in ("rgb", "depth"):
         files = [frames.root / modality / valid.name / f"{i:06d}.jpg" for i in range(3)]
         assert list(valid.frames[modality]) == [file.read_bytes() for file in files]
-
-
-def test_a_label_outside_the_25_classes(frames):
-    frames.lists("dataset_splits", train=[LISTED_TRAIN[0], "train/class_25/s1_r0 4 25"])
-    frames.refused("nvgesture", r"dataset_splits/train\.txt:2: expected a label from 0 to 24, found 25")
 
 
 @pytest.mark.parametrize("frame", [0, 1, 3])

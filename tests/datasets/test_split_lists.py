@@ -49,14 +49,6 @@ def test_published_lists_are_read_whole(folder):
         assert min(clip.frame_count for clip in clips) > 1
 
 
-@needs_shared_splits
-def test_labels_of_the_published_nvgesture_lists_count_their_class_folders_from_0():
-    for name in ("train", "valid"):
-        clips = read(SHARED_SPLITS / "NvGesture" / "rgb" / f"{name}.txt")
-        others = [clip for clip in clips if f"class_{clip.label + 1:02d}" not in clip.name]
-        assert len(others) / len(clips) < 0.02  # the data set itself labels a few clips otherwise
-
-
 blanks = st.text(" \t", max_size=3)
 gaps = st.text(" \t", min_size=1, max_size=3)
 paths = st.lists(st.text("ab_@-1é", min_size=1, max_size=5), min_size=1, max_size=3).map("/".join)
@@ -74,24 +66,18 @@ def test_blanks_and_line_ends_do_not_matter(tmp_path_factory, clips, before, gap
     file = tmp_path_factory.mktemp("lists") / "train.txt"
     file.write_bytes("".join(f"{before}{gap.join(map(str, clip))}{after}{end}" for clip in clips).encode())
     assert [(clip.name, clip.frame_count, clip.label) for clip in read(file)] == clips
-
-
-def test_a_clip_knows_its_line_and_a_byte_order_mark_is_no_part_of_the_first_path(tmp_path):
-    file = write(tmp_path, "\ufeffa 5 0", "", "b 6 3")
+    file.write_bytes(b"\xef\xbb\xbfa 5 0\n\nb 6 300\n")  # after a byte order mark
     assert [(clip.name, clip.where) for clip in read(file)] == [("a", f"{file}:1"), ("b", f"{file}:3")]
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("b", "`path frame_count label`"),
         ("b 5", "`path frame_count label`"),
         ("b 5 1 extra", "`path frame_count label`"),
         ("b,5,1", "`path frame_count label`"),
-        ("b five 1", "two whole numbers"),
         ("b 5 1.0", "two whole numbers"),
         ("b 5_0 1", "two whole numbers"),
-        ("b 0 1", "frame count of at least 1, found 0"),
         ("b -3 1", "frame count of at least 1, found -3"),
         ("b 5 -1", "label from 0 to 6, found -1"),
         ("b 5 7", "label from 0 to 6, found 7"),
@@ -108,13 +94,6 @@ def test_a_bad_line_is_named_and_the_others_are_read(tmp_path, line, expected):
     assert problem.where == f"{file}:2"
     assert expected in problem.what
     assert problem.skippable
-
-
-def test_without_a_number_of_classes_any_label_from_0_is_good(tmp_path):
-    problems = []
-    clips = read_split_list(write(tmp_path, "a 5 0", "b 5 100", "c 5 -1"), problems)
-    assert [clip.label for clip in clips] == [0, 100]
-    assert "label 0 or more, found -1" in str(problems[0])
 
 
 @pytest.mark.parametrize(

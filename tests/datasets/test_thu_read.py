@@ -63,13 +63,6 @@ def test_every_layout(raw, layout, kind):
     np.testing.assert_array_equal(decoded(clip.frames["depth"][2]), decoded(frame("Dclap_hand_cgy_12", kind)))
 
 
-def test_videos(raw):
-    for subject in ("cgy", "gs"):
-        raw.video(f"RGB/RGB_stir_{subject}_1.avi", frames=5)
-        raw.video(f"Depth/D_stir_{subject}_1.avi", frames=5, grey=True)
-    assert raw.build("thu_read").clips["fold2_train"] == 1
-
-
 def test_lists_decide(eight):
     lists = {
         "@CS1": {"train": [" RGB_zip_up_cgy_1 2 0"], "valid": ["  RGB_clap_hand_cwx_2 3 24"]},
@@ -121,10 +114,6 @@ def test_wrong_clips_are_named(eight):
     assert "found 4 rgb and 3 depth frames" in message
     assert "RGB_clap_hand_joe_1: expected an action, a subject" in message
     assert "RGB_zip_up_cgy_1/000001.jpg: is missing (1 of 2 frames)" in message
-
-
-def test_a_folder_without_clips(raw):
-    raw.refused("thu_read", "expected clips such as RGB_clap_hand_cgy_3", FileNotFoundError)
 
 
 @needs_shared_splits
