@@ -15,6 +15,7 @@ from rgbd_jax.configs import folder, nvgesture
 
 from rgbd_jax.data import loader
 from rgbd_jax.data.splits import open_splits
+from rgbd_jax.ingest.build import prepare_for
 from rgbd_jax.model import Model
 from rgbd_jax.train import train
 
@@ -30,8 +31,8 @@ def configs_by_builder(tmp_path_factory):
     """(Builder, stream) -> config of the full network, on 32 frames of 96x96, for the sample clips."""
     root = tmp_path_factory.mktemp("sample")
     made = {}
-    for module, lists in ((folder, "."), (nvgesture, "dataset_splits")):
-        raw_dir = root / module.__name__ / "raw"
+    for name, module, lists in (("folder", folder, "."), ("nvgesture", nvgesture, "dataset_splits")):
+        raw_dir = root / name / "raw"
         (raw_dir / lists).mkdir(parents=True)
         for modality in ("rgb", "depth"):
             (raw_dir / modality).mkdir()
@@ -44,7 +45,7 @@ def configs_by_builder(tmp_path_factory):
         for stream in ("rgb", "depth", "fusion"):
             config = module.get_config(stream)
             config.data.raw_dir = str(raw_dir)
-            config.data.data_dir = str(root / module.__name__ / "prepared")
+            config.data.data_dir = str(root / name / "prepared")
             config.data.transforms.resize = (100, 100)
             config.data.transforms.crop_size = 96
             config.data.transforms.reference_nvgesture_crop = False
@@ -62,7 +63,8 @@ def configs_by_builder(tmp_path_factory):
             config.loss.sharpness = False
             config.train.epochs = 8
             config.train.evaluate_every_epochs = 8
-            made[module.__name__.removeprefix("configs."), stream] = config.lock()
+            made[name, stream] = config.lock()
+        prepare_for(made[name, "fusion"])
     return made
 
 
