@@ -5,7 +5,7 @@ so that batches do not depend on the number of threads or of processes.
 
 A batch holds "frames" (modality -> uint8[b t h w 3]), "label" int32[b], "record" int32[b] (index of the clip in the
 source) and "mask" bool[b] (False for padding). Batch sizes are those of one shard (one per process) unless a docstring
-says otherwise.
+states otherwise.
 """
 
 from collections.abc import Sequence

@@ -142,7 +142,7 @@ def family(names: Iterable[str]) -> str | None:
 
 
 def detect(shapes: Shapes, preferred: Mapping[str, Any]) -> DetectedNetwork:
-    """See `NameTable.detect`; a ConversionError says which tensor is missing or misshapen, or that streams differ."""
+    """See `NameTable.detect`; a ConversionError names which tensor is missing or misshapen, or that streams differ."""
     fusion = family(shapes) == "fusion"
     prefixes = [f"{prefix}." for prefix in WORDS["modality"].values()] if fusion else [""]
     (model, frames), *others = [

@@ -168,7 +168,7 @@ def _from_torch(contents: Any) -> TrainedWeights:
 
 
 def _momentum(saved: Any, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Returns momentum buffers and settings of SGD; a ConversionError says why they are not taken over."""
+    """Returns momentum buffers and settings of SGD; a ConversionError explains why they are not taken over."""
     groups = saved["param_groups"]
     if len(groups) != 1:
         raise ConversionError(f"{len(groups)} parameter groups; only the state of one is taken over")

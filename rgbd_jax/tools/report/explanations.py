@@ -26,7 +26,7 @@ log = logging.getLogger("rgbd_jax")
 
 
 class ClipsMissingError(ValueError):
-    """The clips of the scores cannot be shown; the message says why."""
+    """The clips of the scores cannot be shown; the message explains why."""
 
 
 @dataclasses.dataclass(frozen=True)
