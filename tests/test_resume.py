@@ -66,7 +66,7 @@ def before_call(monkeypatch, owner, name, number, action):
 def test_sigterm_mid_epoch_saves_and_the_run_resumes_bit_by_bit(whole, tmp_path, monkeypatch):
     config, workdir, handler = whole[0], tmp_path / "run", signal.getsignal(signal.SIGTERM)
     before_call(monkeypatch, MetricAccumulator, "add", 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(PreemptedError, match=r"saved step 5 of 6 in .*run: the same command"):
+    with pytest.raises(PreemptedError, match=r"saved step 5 of 6 in .*run: run the same command"):
         train(config, workdir)
     monkeypatch.undo()
     assert list_checkpoints(workdir)[0] == workdir / "recovery" / "5"
@@ -142,7 +142,7 @@ def test_the_command_ends_with_a_status_of_its_own(whole, small_demo, tmp_path):
         "    entered = original(self); os.kill(os.getpid(), signal.SIGTERM); return entered\n"
         "preemption.PreemptionSync.__enter__ = enter\n"
         "sys.argv[0] = 'main'\n"
-        "import runpy; runpy.run_module('rgbd_jax.main', run_name='__main__')\n"
+        "import runpy; runpy.run_module('rgbd_jax.main', run_name='__main__', alter_sys=True)\n"
     )
     overrides = [f"--config.data.data_dir={small_demo}", f"--config.clip.size={whole[0].clip.size}"]
     command = [sys.executable, "-c", script, "--config", "configs/demo.py", "--workdir", tmp_path / "run", *overrides]
