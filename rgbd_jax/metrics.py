@@ -73,7 +73,7 @@ def measure(
     labels: Int[np.ndarray, "n"],
     losses: Mapping[str, Float[np.ndarray, "n"]],
 ) -> dict[str, float]:
-    """Returns the metrics over all clips, those of `family.metric_names()`.
+    """Returns the metrics over all clips, those of `family.metric_names`.
 
     Args:
         family: the network family; it names the heads.

@@ -124,7 +124,7 @@ class Model:
         self.num_classes = num_classes
         self.family = family_of(config.modality)
         self.modalities = STREAMS[config.modality]
-        metric, known = config.checkpoint.best_metric, self.family.metric_names()
+        metric, known = config.checkpoint.best_metric, self.family.metric_names
         if metric not in known:
             raise ValueError(f"config.checkpoint.best_metric={metric!r}: expected one of {', '.join(known)}")
         network = nnx.eval_shape(lambda: self.family.module(config, num_classes))

@@ -17,7 +17,7 @@ from rgbd_jax.evaluate import Evaluator, evaluate
 from rgbd_jax.model import UNIMODAL, Model, evaluation_schedule, schedule_at
 from rgbd_jax.parallel.mesh import make_mesh, replicated, shard
 from rgbd_jax.scores import Scores, scores_file
-from rgbd_jax.step import new_state
+from rgbd_jax.step import Steps, new_state
 from tests.conftest import ROOT
 from tests.tiny import save_run, tiny_config
 
@@ -34,7 +34,7 @@ def setup(small_demo):
 def evaluated(model, state, schedule, split="validation"):
     """Metrics and scores of the model on a split."""
     clips = open_split("rgbd_demo", model.config.data.data_dir, split)
-    return Evaluator(model, clips, make_mesh(1))(state, schedule)
+    return Evaluator(Steps(model), clips)(state, schedule)
 
 
 def assert_same_logits(found, expected):
@@ -109,8 +109,8 @@ from rgbd_jax.data.source import open_split
 from rgbd_jax.evaluate import Evaluator
 from rgbd_jax.scores import Scores
 from rgbd_jax.model import Model, schedule_at
-from rgbd_jax.parallel.mesh import make_mesh, shard, state_sharding
-from rgbd_jax.step import new_state, state_shapes
+from rgbd_jax.parallel.mesh import shard
+from rgbd_jax.step import Steps, new_state
 from tests.tiny import tiny_config
 from pathlib import Path
 
@@ -120,13 +120,14 @@ jax.distributed.initialize(address, num_processes=2, process_id=int(number))
 assert jax.device_count() == 2 and jax.local_device_count() == 1
 config = tiny_config(data_dir)
 config.eval.batch_size = 10
+config.sharding.parameter_shards = int(shards)
 model = Model(config, 12)
-mesh = make_mesh(int(shards))
-state = shard(new_state(model, *model.init(3)), state_sharding(state_shapes(model), mesh))
+steps = Steps(model)
+state = shard(new_state(model, *model.init(3)), steps.sharding)
 split_up = [leaf for leaf in jax.tree.leaves(state.params) if not leaf.is_fully_replicated]
 assert bool(split_up) == (shards == "2")
 split = open_split("rgbd_demo", data_dir, "validation")
-measured, scores = Evaluator(model, split, mesh)(state, schedule_at(config, 1.0))
+measured, scores = Evaluator(steps, split)(state, schedule_at(config, 1.0))
 scores.save(Path(folder) / f"{number}.npz")
 (Path(folder) / f"{number}.json").write_text(json.dumps(measured))
 """
@@ -179,7 +180,7 @@ def test_the_evaluator_scores_a_clip_by_the_mean_over_its_views(small_demo, monk
     config.eval.clips, config.eval.crops = 2, 3
     model = Model(config, 12)
     state = new_state(model, *model.init(0))
-    evaluator = Evaluator(model, open_split("rgbd_demo", small_demo, "validation"), make_mesh(1))
+    evaluator = Evaluator(Steps(model), open_split("rgbd_demo", small_demo, "validation"))
     all_views = loader.views
 
     def probabilities():

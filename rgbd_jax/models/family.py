@@ -93,7 +93,8 @@ class Family:
     attention: Callable[[str], Mapping[str, str]]
     frame_weights: Callable[[ConfigDict, str], Mapping[str, str]]
 
+    @property
     def metric_names(self) -> tuple[str, ...]:
-        """Returns the names of the metrics that an evaluation gives."""
+        """The names of the metrics that an evaluation gives."""
         top1 = (f"top1_{name}" for name in self.heads if name != "logits")
         return (*self.loss_names, "top1", *top1, *self.head_sums, "top5", "mean_per_class", "reference_protocol")
