@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from rgbd_jax.config import default_config
-from rgbd_jax.config_rules import check_config, check_divisible
+from rgbd_jax.config import check_config, check_divisible, default_config
 
 
 @pytest.mark.parametrize(

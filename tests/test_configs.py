@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rgbd_jax.config import load_config
-from rgbd_jax.config_rules import check_config
+from rgbd_jax.config import check_config, load_config
 from rgbd_jax.ingest.build import dataset_names
 from rgbd_jax.optim import learning_rate
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rgbd_jax.data.protocols import ProtocolSplit, resolve, to_base_splits
+from rgbd_jax.data.source import ProtocolSplit, resolve, to_base_splits
 
 clips = st.lists(st.integers(0, 30), unique=True, max_size=20).map(lambda names: {str(n): -n for n in names})
 memberships = st.dictionaries(

@@ -9,9 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from rgbd_jax.data.index import index_file
-from rgbd_jax.data.source import open_split, prepared_directory
-from rgbd_jax.data.splits import known_classes, open_splits
+from rgbd_jax.data.source import index_file, known_classes, open_split, open_splits, prepared_directory
 from tests.datasets.conftest import RawFolder, decoded, frame
 from tests.tiny import tiny_config
 
