@@ -115,7 +115,8 @@ def load_clip(clip: ClipRecord, config: ConfigDict) -> dict[str, UInt8[np.ndarra
     Raises:
         ValueError: the clip lacks a modality, or a frame cannot be decoded.
     """
-    numbers = view_frames(_frame_count(clip, config), config.clip.frames, config.eval.clips)  # v t
+    count = _frame_count(clip, config)
+    numbers = view_frames(count, config.clip.frames, config.eval.clips)  # v t
     crops = evaluation_transforms(config)
     return {modality: _load_frames(clip, modality, numbers, crops, config) for modality in STREAMS[config.modality]}
 
@@ -128,7 +129,8 @@ def _prefetched(batches: grain.MapDataset[Batch], config: ConfigDict) -> grain.I
 
 def _train_example(clip: ClipRecord, record: int, epoch: int, config: ConfigDict) -> Batch:
     rng = np.random.default_rng([config.seed, epoch, record])
-    numbers = sample_frames(_frame_count(clip, config), config.clip.frames, rng)[None]  # 1 t
+    count = _frame_count(clip, config)
+    numbers = sample_frames(count, config.clip.frames, rng)[None]  # 1 t
     modalities = STREAMS[config.modality]
     transforms = dict.fromkeys(modalities, draw_transform(config, rng))
     if config.data.transforms.reference_separate_draws:
