@@ -13,10 +13,9 @@ from ml_collections import ConfigDict
 from rgbd_jax import metrics
 from rgbd_jax.checkpoint.checkpoints import find, read_metadata, read_state
 from rgbd_jax.checkpoint.workdir import check_workdir
-from rgbd_jax.config_rules import check_config, check_divisible
+from rgbd_jax.config import check_config, check_divisible
 from rgbd_jax.data import loader
-from rgbd_jax.data.source import PreparedSplit
-from rgbd_jax.data.splits import open_splits
+from rgbd_jax.data.source import PreparedSplit, open_splits
 from rgbd_jax.initial_state import matching_weights
 from rgbd_jax.model import Model, evaluation_schedule
 from rgbd_jax.models.family import ScheduleValues

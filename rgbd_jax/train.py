@@ -24,9 +24,9 @@ from rgbd_jax.checkpoint.metric_writers import MetricAccumulator, MetricWriter, 
 from rgbd_jax.checkpoint.model_card import ModelCardData, write_model_card
 from rgbd_jax.checkpoint.provenance import provenance, resumed_provenance
 from rgbd_jax.checkpoint.workdir import check_workdir, write_config
-from rgbd_jax.config_rules import check_config, check_divisible
+from rgbd_jax.config import check_config, check_divisible
 from rgbd_jax.data import loader
-from rgbd_jax.data.splits import open_splits
+from rgbd_jax.data.source import open_splits
 from rgbd_jax.evaluate import Evaluator
 from rgbd_jax.initial_state import initial_state
 from rgbd_jax.model import Model, evaluation_schedule, schedule_at
