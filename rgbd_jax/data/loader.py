@@ -60,11 +60,7 @@ def train_batches(
     steps = steps_per_epoch(source, global_batch)
     order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle()[: steps * global_batch].repeat(None)
     block = slice(shard_index * batch_size, (shard_index + 1) * batch_size)
-
-    def load(step: int, records: np.ndarray) -> Batch:
-        examples = [_train_example(source[record], record, step // steps, config) for record in records[block].tolist()]
-        return jax.tree.map(lambda *values: np.stack(values), *examples)
-
+    load = functools.partial(_train_batch, source, config, steps, block)
     return iter(_prefetched(order.batch(global_batch, drop_remainder=True).map_with_index(load), config))
 
 
@@ -125,6 +121,14 @@ def _prefetched(batches: grain.MapDataset[Batch], config: ConfigDict) -> grain.I
     """Makes `config.data.workers` batches at a time, each in a thread of its own; with 0, each on demand."""
     workers = config.data.workers
     return batches.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers))
+
+
+def _train_batch(
+    source: ClipSource, config: ConfigDict, steps_per_epoch: int, block: slice, step: int, records: np.ndarray
+) -> Batch:
+    epoch = step // steps_per_epoch
+    examples = [_train_example(source[record], record, epoch, config) for record in records[block].tolist()]
+    return jax.tree.map(lambda *values: np.stack(values), *examples)
 
 
 def _train_example(clip: ClipRecord, record: int, epoch: int, config: ConfigDict) -> Batch:
