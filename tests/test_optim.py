@@ -93,3 +93,12 @@ def test_the_initial_state_is_that_of_optax(name):
     for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_gain_below_pytorchs_threshold_is_no_improvement():
+    config = default_config()
+    config.schedule.update(name="plateau", warm_up_epochs=0, patience=0)
+    rates = [optim.learning_rate(config, 2, (0.5, second)) for second in (0.50004, 0.50006)]
+    assert rates == pytest.approx(
+        [config.schedule.learning_rate * config.schedule.factor, config.schedule.learning_rate]
+    )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rgbd_jax.config import default_config
 from rgbd_jax.models.attention import mask_below_top_k
 from rgbd_jax.models.heat_map import pool_heat_map
-from rgbd_jax.models.layers import ClipRngs, Dropout, normalise_batch, scaled
+from rgbd_jax.models.layers import BatchNorm, ClipRngs, Dropout, normalise_batch, scaled
 from rgbd_jax.models.ops import convolve, max_pool
 from rgbd_jax.models.recoupling import QUERY_FEATURES, Recoupling
 from rgbd_jax.models.temporal import choose_frames
@@ -96,6 +96,15 @@ def test_batch_normalisation_and_its_gradient():
     gradients = [jax.grad(lambda *a, f=f: (weights * f(*a)[0]).sum(), (0, 1, 2)) for f in (normalise, plain)]
     for found, expected in zip(*(gradient(x, scale, bias) for gradient in gradients), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_running_statistics_are_used_in_evaluation_and_updated_in_training_as_pytorch_does():
+    norm, x = BatchNorm(5, default_config(), epsilon=1e-3, momentum=0.1), random(4, 3, 5) * 3 + 1
+    np.testing.assert_allclose(norm(x), x / np.sqrt(1.001), rtol=1e-5)
+    norm.train()
+    np.testing.assert_allclose(norm(x).mean((0, 1)), np.zeros(5), atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * x.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(norm.variance[...], 0.9 + 0.1 * np.var(x, (0, 1), ddof=1), rtol=1e-5)
 
 
 def test_batch_statistics_do_not_cancel_in_float32():
