@@ -70,7 +70,7 @@ def heat_maps(
     peak = pooled.max(axis=(2, 3, 4), keepdims=True)  # b n 1 1 1
     smallest = 1 if mixture is None else jnp.finfo(jnp.float32).tiny  # the divisor where there is no motion
     unit = pooled.astype(jnp.float32) / jnp.maximum(peak, smallest).astype(jnp.float32)
-    red, green, blue = jnp.split(unit, 3, axis=-1)
+    red, green, blue = (unit[..., channel, None] for channel in range(3))
     grey = 0.2989 * red + 0.587 * green + 0.114 * blue  # b n h w 1; the digits of the reference
 
     static = jnp.where(grey > grey.mean(axis=(2, 3), keepdims=True), grey, 0.0)
