@@ -20,15 +20,14 @@ OPTIMISED_LESS = {
     "test_demo_page.py",
     "test_evaluate.py",
     "test_export.py",
-    "test_fusion.py",
     "test_fusion_run.py",
     "test_initial_state.py",
     "test_mixing.py",
+    "test_networks.py",
     "test_predict.py",
     "test_report.py",
     "test_resume.py",
     "test_train.py",
-    "test_unimodal.py",
 }
 
 
