@@ -132,7 +132,7 @@ def _restore(model: Model, workdir: Path, which: str, mesh: Mesh) -> tuple[Train
     config = model.config
     if is_converted(workdir):
         weights = read_weights(workdir)
-        state = new_state(model, *matching_weights(model, weights, str(workdir)))
+        state = new_state(model, *matching_weights(model, weights))
         epoch = config.train.epochs if weights.epoch is None else weights.epoch
         return shard(state, replicated(mesh)), evaluation_schedule(config, max(epoch - 1, 0))
     folder = find(workdir, which)
