@@ -8,7 +8,6 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from rgbd_jax.models.name_table import ConversionError
 from rgbd_jax.pytorch.torch_file import read_torch, write_torch
 from rgbd_jax.pytorch.weights import read_weights
 from tests.pytorch.networks import checkpoint, convert, manifest_of, random_state_dict, small_config
@@ -114,17 +113,13 @@ def test_optimizer_states_that_are_not_taken_over_leave_the_weights(rgb, capsys)
     for change, reason in (
         (lambda o: o["param_groups"][0].update(nesterov=True), "only the state of SGD without nesterov"),
         (lambda o: o["param_groups"][0].update(dampening=0.1), "only the state of SGD without nesterov"),
-        (lambda o: o["param_groups"][0].update(maximize=True), "only the state of SGD without nesterov"),
         (lambda o: o["param_groups"][0].pop("momentum"), "only the state of SGD"),
         (lambda o: o["param_groups"][0]["params"].pop(), "parameters, the model has"),
         (lambda o: o["param_groups"].append({}), "2 parameter groups"),
         (lambda o: o["param_groups"].clear(), "0 parameter groups"),
         (lambda o: o.clear(), "not the state of an optimizer"),
         (lambda o: o.pop("state"), "not the state of an optimizer"),
-        (
-            lambda o: o["param_groups"][0].update(params=[[]] * len(o["param_groups"][0]["params"])),
-            "not the state of an",
-        ),
+        (lambda o: o["param_groups"][0]["params"].__setitem__(0, []), "not the state of an optimizer"),
         (lambda o: o["state"][1].update(momentum_buffer=np.zeros(5)), "LinearMap.0.bias (5,), expected (128,)"),
         (lambda o: o["state"][1].update(momentum_buffer="x"), "LinearMap.0.bias str, expected (128,)"),
     ):
@@ -156,25 +151,6 @@ def test_what_cannot_be_used_is_refused_and_leaves_nothing(rgb, tmp_path):
     refused("exists already", source, source)
     refused("'.onnx' is of no kind", source, tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == [source]
-
-
-def test_all_misfits_are_reported_at_once(rgb, tmp_path):
-    source, tensors = rgb
-    tensors = dict(tensors)
-    tensors["Mixed_4b.b0.conv3d.weight"] = tensors["Mixed_4b.b0.conv3d.weight"][:4]
-    tensors["Mixed_4b.b1a.conv3d.weight"] = tensors["Mixed_4b.b1a.conv3d.weight"].astype(np.int32)
-    del tensors["dtn.cls_token_small"], tensors["dtn.rcm.k.weight"]
-    write_torch(source, checkpoint(tensors))
-    with pytest.raises(ConversionError) as caught:
-        convert(source, tmp_path / "out")
-    assert f"{source}: 4 tensors" in str(caught.value)
-    for line in (
-        "Mixed_4b.b0.conv3d.weight: shape (4, ",
-        "Mixed_4b.b1a.conv3d.weight: numbers of type int32",
-        "dtn.cls_token_small: missing",
-        "dtn.rcm.k.weight: missing",
-    ):
-        assert line in str(caught.value)
 
 
 def test_fusion_in_a_layout_that_pytorch_lacks(tmp_path):

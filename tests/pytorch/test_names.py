@@ -94,7 +94,6 @@ def test_layouts():
 def test_every_problem_is_reported_at_once():
     config = small_config()
     tensors = random_state_dict(manifest_of(config, 3))
-    shapes = Model(config, 3).shapes()
     tensors["Mixed_3b.b0.conv3d.weight"] = tensors["Mixed_3b.b0.conv3d.weight"][:, :1]
     tensors["LinearMap.1.weight"] = tensors["LinearMap.1.weight"].astype(np.int8)
     tensors["total_ops"] = np.zeros(1)  # of names that the network lacks nothing is said
@@ -102,9 +101,9 @@ def test_every_problem_is_reported_at_once():
     tensors["Mixed_3c.b0.bn.num_batches_tracked"] = np.zeros(2)
     del tensors["dtn.cls_token_large"], tensors["Mixed_5c.b3b.bn.running_mean"]
     with pytest.raises(ConversionError) as caught:
-        DECOUPLED.from_pytorch(tensors, *shapes)
+        TrainedWeights("a file", tensors).match(Model(config, 3))
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("5 tensors")
+    assert lines[0].startswith("a file: 5 tensors")
     for name, what in {
         "Mixed_3b.b0.conv3d.weight": "shape (8, 1, 1, 1, 1), the network has (8, 24, 1, 1, 1)",
         "LinearMap.1.weight": "int8",
