@@ -178,6 +178,8 @@ def _sgd_state(saved: Any, names: Sequence[str]) -> tuple[dict[str, np.ndarray],
     if "momentum" not in settings or any(settings.get(name) for name in OTHER_SGD):
         raise ConversionError(f"only the state of SGD without {', '.join(OTHER_SGD)} is taken over")
     numbers = settings["params"]
+    if any(type(number) is not int for number in numbers):  # a file can choose tuples that take forever to hash
+        raise ConversionError("its parameters have other names than numbers")
     if len(numbers) != len(names):
         raise ConversionError(f"of {len(numbers)} parameters, the model has {len(names)}: they are not of one training")
     buffers = {n: saved["state"].get(i, {}).get("momentum_buffer") for i, n in zip(numbers, names, strict=True)}
