@@ -122,7 +122,7 @@ def _restore(steps: Steps, workdir: Path, which: str) -> tuple[TrainState, Sched
     config = steps.model.config
     if is_converted(workdir):
         weights = read_weights(workdir)
-        state = new_state(steps.model, *matching_weights(steps.model, weights, str(workdir)))
+        state = new_state(steps.model, *matching_weights(steps.model, weights))
         epoch = config.train.epochs if weights.epoch is None else weights.epoch
         return shard(state, steps.sharding), evaluation_schedule(config, max(epoch - 1, 0))
     folder = find(workdir, which)

@@ -81,4 +81,4 @@ def measure(
     result |= {f"top1_{name}": top1(name) for name in heads if name != "logits"}
     result |= {metric: top1(*names) for metric, names in family.head_sums.items()}
     result["reference_protocol"] = max(top1(*names) for names in family.reference_protocol)
-    return {name: result[name] for name in family.metric_names() if name in result}
+    return {name: result[name] for name in family.metric_names if name in result}

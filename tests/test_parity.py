@@ -21,7 +21,6 @@ from rgbd_jax.model import Model
 from rgbd_jax.models.family import ClipInput, ScheduleValues
 from rgbd_jax.models.name_table import COUNTER
 from rgbd_jax.models.pytorch_names import DECOUPLED
-from rgbd_jax.pytorch.weights import detect_network
 from rgbd_jax.step import new_state, train_step
 from tests.parity import recipe
 
@@ -75,7 +74,7 @@ class Case:
         """The experiment's config: what `meta` says; the sizes that it leaves out are read off the weights."""
         meta = self.meta
         config = default_config("rgb" if meta["kind"] == "unimodal" else meta["kind"])
-        detected = detect_network(self.manifest)
+        detected = DECOUPLED.detect(self.manifest, {})
         assert detected.family == meta["kind"]
         config.clip.update(frames=detected.frames or 64, size=meta["size"])
         config.model.update(
