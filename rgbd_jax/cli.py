@@ -1,11 +1,17 @@
-"""The command line: `rgbd COMMAND` or `python -m rgbd_jax COMMAND`."""
+"""The command line, `rgbd COMMAND` or `python -m rgbd_jax COMMAND`: arguments, logs to stderr, errors in one line."""
 
 import argparse
 import importlib
+import logging
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 
-from rgbd_jax import console
+from absl import flags
+from absl import logging as absl_logging
 
 # Command -> (module, one-line help). Modules are imported when their command is run.
 COMMANDS = {
@@ -22,7 +28,8 @@ COMMANDS = {
     "data check": ("rgbd_jax.ingest.check", "check raw clips or a prepared data set"),
     "data preview": ("rgbd_jax.tools.preview", "draw clips of a prepared data set as the network sees them"),
 }
-MODES = ("train", "eval", "plan")  # commands that are modes of rgbd_jax.main
+
+log = logging.getLogger("rgbd_jax")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,20 +38,60 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = 2 if argv[:1] == ["data"] else 1
     name = " ".join(argv[:words])
     if name not in COMMANDS:
-        parser = argparse.ArgumentParser("rgbd", description=_help(), formatter_class=argparse.RawTextHelpFormatter)
+        width = max(map(len, COMMANDS))
+        lines = [f"  {command:{width}}  {text}" for command, (_, text) in COMMANDS.items()]
+        about = "\n".join(["RGB-D motion recognition: training and trained networks.", "", *lines])
+        parser = argparse.ArgumentParser("rgbd", description=about, formatter_class=argparse.RawTextHelpFormatter)
         parser.add_argument("command", help="one of the above; `rgbd COMMAND --help` shows its arguments")
         parser.parse_args(argv[:1] or ["--help"])
         parser.error(f"there is no command {name!r}; choose from {', '.join(COMMANDS)}")
-    module = importlib.import_module(COMMANDS[name][0])
-    mode = [f"--mode={name}"] if name in MODES else []
-    console.run(module, f"rgbd {name}", mode + argv[words:])
+    module = COMMANDS[name][0]
+    mode = [f"--mode={name}"] if module == "rgbd_jax.main" else []
+    run(importlib.import_module(module), f"rgbd {name}", mode + argv[words:])
 
 
-def _help() -> str:
-    width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
-    return f"RGB-D motion recognition: training and trained networks.\n\n{commands}"
+def run(command: ModuleType, prog: str, argv: Sequence[str]) -> None:
+    """Runs a module's `run(args)` with arguments parsed by its `add_arguments(parser)`; errors end the process.
+
+    The module's docstring is the help. `--config.FIELD=VALUE` overrides a field where the command takes `--config`.
+    """
+    parser = argparse.ArgumentParser(
+        prog, description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    command.add_arguments(parser)
+    parser.add_argument("--verbose", action="store_true", help="log details and tracebacks of errors")
+    args, overrides = parser.parse_known_args(argv)
+    unknown = [argument for argument in overrides if not argument.startswith("--config.")]
+    if unknown or (overrides and not hasattr(args, "config")):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or overrides)}")
+    args.overrides = overrides
+    _set_up(args.verbose)
+    try:
+        command.run(args)
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
+        log.debug("traceback:", exc_info=True)
+        sys.exit(f"error: {error}")
 
 
-if __name__ == "__main__":
-    main()
+def _set_up(verbose: bool) -> None:
+    """Logs to stderr, hides the libraries' logs unless `verbose`, and enables the compilation cache."""
+    import jax  # seconds: not before --help
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "rgbd_jax" / "xla"))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["rgbd_jax"])  # Grain reads absl flags
+    if not verbose:
+        absl_logging.set_verbosity(absl_logging.FATAL)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # an error for each array that a full disk refuses
+        # As do these, and TensorBoard's file when the process ends.
+        sys.unraisablehook = lambda ignored: log.debug("ignored in %r: %r", ignored.object, ignored.exc_value)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)

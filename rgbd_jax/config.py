@@ -1,11 +1,17 @@
-"""The config: its defaults, and loading it from a config file."""
+"""The config: its defaults, its rules, and loading it from a config file."""
 
 import importlib.resources
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
+
+from rgbd_jax.modalities import STREAMS
+
+NVGESTURE_CENTRE = 32  # left and top of the reference's evaluation crop for NvGesture, pixels
 
 
 def default_config(modality: str = "rgb") -> ConfigDict:
@@ -134,20 +140,18 @@ def default_config(modality: str = "rgb") -> ConfigDict:
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Returns the config of a file with overrides applied.
+    """Returns the checked config of a file ("configs/ntu_cs.py:depth"), or of one in the package ("ntu_cs:depth").
 
-    Args:
-        spec: path of a config file, or name of one that comes with the package, with an argument such as the modality
-            after a colon: "configs/ntu_cs.py:depth", "ntu_cs:depth".
-        overrides: flags such as "--config.train.batch_size=48".
+    What follows the colon is the argument of its `get_config`; `overrides` are flags: "--config.train.batch_size=48".
 
     Raises:
         ValueError: there is no such file, or a field does not exist or cannot have the value.
     """
     name, _, argument = spec.partition(":")
-    path = Path(name) if name.endswith(".py") else _packaged_configs() / f"{name}.py"
+    packaged = Path(str(importlib.resources.files("rgbd_jax.configs")))
+    path = Path(name) if name.endswith(".py") else packaged / f"{name}.py"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in _packaged_configs().glob("[!_]*.py")))
+        known = ", ".join(sorted(file.stem for file in packaged.glob("[!_]*.py")))
         raise ValueError(f"--config={spec}: no such file; the package has {known}")
     argv = ["", f"--config={path}{':' if argument else ''}{argument}", *overrides]
     values = flags.FlagValues()
@@ -161,8 +165,119 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise ValueError(f"--config={spec}: {error}") from error
     if unparsed:
         raise ValueError(f"unexpected arguments: {' '.join(unparsed)}")
+    check_config(config.value)
     return config.value
 
 
-def _packaged_configs() -> Path:
-    return Path(str(importlib.resources.files("rgbd_jax.configs")))
+# What is expected of a value, its test, and the fields that it holds for.
+_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "at least 1",
+        lambda value: value >= 1,
+        "clip.frames clip.size data.transforms.crop_size model.temporal_blocks model.attention_heads "
+        "model.recoupling_heads model.recoupling_hidden model.frp_window loss.reference_device_batch "
+        "loss.temperature_epochs train.batch_size train.microbatches train.epochs train.log_every_steps "
+        "train.evaluate_every_epochs eval.batch_size eval.clips sharding.parameter_shards checkpoint.keep_best "
+        "checkpoint.keep_latest",
+    ),
+    (
+        "more than 0",
+        lambda value: value > 0,
+        "model.width model.batch_norm_momentum loss.distillation_temperature schedule.learning_rate",
+    ),
+    (
+        "at least 0 and less than 1",
+        lambda value: 0 <= value < 1,
+        "model.dropout model.recoupling_dropout fusion.cross_modal_dropout fusion.modality_dropout "
+        "loss.label_smoothing",
+    ),
+    (
+        "a probability, from 0 to 1",
+        lambda value: 0 <= value <= 1,
+        "data.transforms.rotation_probability data.transforms.flip_probability mixing.mixup_probability "
+        "mixing.shufflemix_probability",
+    ),
+    (
+        "0 (off) or more",
+        lambda value: 0 <= value < math.inf,
+        "data.workers mixing.mixup_alpha mixing.shufflemix_alpha checkpoint.keep_every_epochs checkpoint.every_steps",
+    ),
+    ("four numbers", lambda value: len(value) == 4, "loss.branch_weights"),
+    ("two numbers above 0", lambda value: len(value) == 2 and min(value) > 0, "loss.temperature"),
+    ("three numbers of at least 1", lambda value: len(value) == 3 and min(value) >= 1, "model.branch_frames"),
+)
+_REMAT = ("none", "cheap", "all")
+_CHOICES: dict[str, Collection[Any]] = {
+    "modality": STREAMS,
+    "data.depth.encoding": ("linear", "reference_wrapped"),
+    "data.depth.colour_map": ("jet", "grey"),
+    "model.dtype": ("float32", "bfloat16", "float64"),
+    "remat.stem": _REMAT,
+    "remat.inception": _REMAT,
+    "remat.transformer": _REMAT,
+    "eval.crops": (1, 3, 5),
+    "checkpoint.best_is": ("highest", "lowest"),
+}
+
+
+def check_config(config: ConfigDict) -> None:
+    """Checks all fields but `checkpoint.best_metric`, which a model knows.
+
+    Raises:
+        ValueError: names every invalid field, its value and what is expected.
+    """
+    rules = [(field, valid(config[field]), expected) for expected, valid, fields in _RULES for field in fields.split()]
+    for field, choices in _CHOICES.items():
+        rules.append((field, config[field] in choices, f"one of {', '.join(map(str, choices))}"))
+    rules += _relations(config)
+    problems = [
+        f"config.{field}={config[field]!r}: expected {expected}" for field, valid, expected in rules if not valid
+    ]
+    if problems:
+        raise ValueError("\n  ".join(["invalid config:", *problems]))
+
+
+def _relations(config: ConfigDict) -> Iterator[tuple[str, bool, str]]:
+    """Yields fields whose validity depends on others, whether they are valid, and what is expected of them."""
+    model, train, schedule, transforms = config.model, config.train, config.schedule, config.data.transforms
+    kept = int((min(model.branch_frames, default=0) + 1) * model.knn_attention)  # the class token is a key too
+    valid = model.knn_attention == 0 or (kept >= 1 and model.knn_attention <= 1)
+    yield "model.knn_attention", valid, "0, or at most 1 and enough to keep one key"
+    valid = train.batch_size != 1 or not (config.mixing.mixup_alpha or config.mixing.shufflemix_alpha)
+    yield "train.batch_size", valid, "at least 2 with config.mixing, or its alphas 0"
+    valid = 0 <= schedule.warm_up_epochs < train.epochs
+    yield "schedule.warm_up_epochs", valid, "at least 0 and less than config.train.epochs"
+    valid = schedule.name != "plateau" or train.evaluate_every_epochs == 1
+    yield "schedule.name", valid, 'config.train.evaluate_every_epochs=1 with "plateau"'
+    first = NVGESTURE_CENTRE if transforms.reference_nvgesture_crop else 0
+    offset = f" from {first} on, with config.data.transforms.reference_nvgesture_crop" if first else ""
+    expected = f"width and height of at least config.data.transforms.crop_size={transforms.crop_size} pixels{offset}"
+    yield "data.transforms.resize", min(transforms.resize) >= transforms.crop_size + first, expected
+    lowest, highest = transforms.rotation_degrees
+    valid = lowest < highest or not transforms.rotation_probability
+    yield "data.transforms.rotation_degrees", valid, "(lowest, highest) with lowest < highest, which is exclusive"
+    near, far = config.data.depth.range_mm
+    expected = "(nearest, farthest) in millimetres with 0 <= nearest < farthest <= 65535"
+    yield "data.depth.range_mm", 0 <= near < far <= 65535, expected
+
+
+def check_divisible(config: ConfigDict, devices: int, *, training: bool = True) -> None:
+    """Checks that batches divide evenly among devices, and in `training` each device's clips into microbatches.
+
+    Raises:
+        ValueError: names the field, and a value that divides.
+    """
+    for field in ("train.batch_size", "eval.batch_size") if training else ("eval.batch_size",):
+        if config[field] % devices:
+            nearest = max(round(config[field] / devices), 1) * devices
+            raise ValueError(
+                f"config.{field}={config[field]} is not divisible by the {devices} devices; use a multiple of "
+                f"{devices}, such as {nearest}"
+            )
+    clips, parts = config.train.batch_size // devices, config.train.microbatches
+    if training and clips % parts:
+        divisors = ", ".join(str(number) for number in range(1, clips + 1) if clips % number == 0)
+        raise ValueError(
+            f"config.train.microbatches={parts} does not divide the {clips} clips that each of the {devices} devices "
+            f"has of config.train.batch_size={config.train.batch_size}; use one of {divisors}"
+        )

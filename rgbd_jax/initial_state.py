@@ -6,34 +6,28 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from rgbd_jax.model import Model, family_of
 from rgbd_jax.models.family import Tree
-from rgbd_jax.models.name_table import ConversionError, misfit
+from rgbd_jax.models.name_table import ConversionError
 from rgbd_jax.optim import learning_rate, map_params_like
-from rgbd_jax.pytorch.weights import TrainedWeights, detect_family, detect_network, read_weights
+from rgbd_jax.pytorch.weights import TrainedWeights, read_weights
 from rgbd_jax.step import TrainState, new_state
 
 log = logging.getLogger("rgbd_jax")
 
 
-@dataclasses.dataclass(frozen=True)
-class InitialState:
-    """What a training starts from.
+class InitialState(NamedTuple):
+    """What a training starts from."""
 
-    Attributes:
-        state: the train state; its step is 0, whatever the epoch.
-        epoch: number of epochs that are done already.
-        notes: what the history records about the training that is continued.
-    """
-
-    state: TrainState
-    epoch: int = 0
-    notes: Mapping[str, str | float] = dataclasses.field(default_factory=dict)
+    state: TrainState  # its step is 0, whatever the epoch
+    epoch: int = 0  # number of epochs that are done already
+    notes: Mapping[str, str | float] = {}  # what the history records about the training that is continued
 
 
 def initial_state(model: Model) -> InitialState:
@@ -65,27 +59,16 @@ def initial_state(model: Model) -> InitialState:
     return InitialState(new_state(model, params, batch_stats))
 
 
-def matching_weights(model: Model, weights: TrainedWeights, path: str) -> tuple[Tree, Tree]:
+def matching_weights(model: Model, weights: TrainedWeights) -> tuple[Tree, Tree]:
     """Returns parameters and batch statistics for a model from weights of exactly its network.
-
-    Args:
-        model: the model.
-        weights: the weights.
-        path: where they come from, for errors.
 
     Raises:
         ValueError: they are of another network; names the config fields, or every tensor.
     """
-    config = model.config
-    try:
-        detected = detect_network(weights.tensors, config.model)
-    except ConversionError as error:
-        raise ConversionError(f"{path}: {error}") from error
-    found = {"clip.frames": detected.frames, **{f"model.{name}": value for name, value in detected.model.items()}}
+    config, detected = model.config, weights.detect(model.config.model)
+    found = {f"model.{name}": value for name, value in detected.model.items()}
+    found |= {"clip.frames": detected.frames, "fusion.reference_layout": weights.reference_layout}
     expected = {name: _field(config, name) for name in found} | {"model.num_classes": model.num_classes}
-    if weights.reference_layout is not None:
-        found["fusion.reference_layout"] = weights.reference_layout
-        expected["fusion.reference_layout"] = config.fusion.reference_layout
     differing = [
         f"config.{name}={value!r}, but the checkpoint has {found[name]!r}"
         for name, value in expected.items()
@@ -95,14 +78,11 @@ def matching_weights(model: Model, weights: TrainedWeights, path: str) -> tuple[
         kinds = f"a {model.family.name} network, but the checkpoint has a {detected.family} one"
         differing.append(f"config.modality={config.modality!r}: {kinds}")
     if differing:
-        raise ValueError("\n  ".join([f"{path} is of another network than the config's:", *differing]))
-    table = model.family.name_table
-    match = table.match(weights.tensors, *model.shapes())
-    if problems := match.problems():
-        raise ConversionError(f"{path}: {misfit(problems)}")
+        raise ValueError("\n  ".join([f"{weights.source} is of another network than the config's:", *differing]))
+    table, match = model.family.name_table, weights.match(model)
     if match.skipped:
-        log.warning("%s\n%s", path, table.report(match, weights.left_out))
-    return table.from_pytorch({name: weights.tensors[name] for name in match.loaded}, *model.shapes())
+        log.warning("%s\n%s", weights.source, table.report(match, weights.left_out))
+    return table.from_pytorch(weights.tensors, *model.shapes())
 
 
 def _field(config: ConfigDict, name: str) -> Any:
@@ -128,59 +108,41 @@ def _continued(model: Model, path: str) -> InitialState:
             f"config.train.epochs={config.train.epochs}, but {weights.epoch} epochs of config.continue_from={path} are "
             "done already: raise config.train.epochs, or convert the checkpoint and use --mode=eval"
         )
-    state = new_state(model, *matching_weights(model, weights, path))
+    state = new_state(model, *matching_weights(model, weights))
     if weights.momentum:
         if config.optimizer.name != "sgd":
             raise ValueError(f"config.optimizer.name={config.optimizer.name!r}: only 'sgd' can continue {path}")
-        state = dataclasses.replace(state, opt_state=_with_momentum(model, state, weights))
-    note = "no momentum: it starts at zero"
-    if weights.momentum:
-        without = len(model.family.name_table.to_pytorch(state.params, {})) - len(weights.momentum)
-        note = f"momentum of {len(weights.momentum)} parameters; that of {without} starts at zero"
+        momentum = jax.tree.map(np.zeros_like, state.params)  # zero where a parameter has no buffer
+        model.family.name_table.overlay(weights.momentum, momentum, {})
+        state = dataclasses.replace(state, opt_state=map_params_like(lambda _: momentum, state.opt_state))
     for reason in weights.left_out:
         log.warning("%s: left out: %s", path, reason)
-    log.info("continuing %s after %d epochs; %s", path, weights.epoch, note)
-    for name in ("momentum", "weight_decay"):
-        previous = weights.optimizer.get(name, config.optimizer[name])
-        if previous != config.optimizer[name]:
-            log.warning("config.optimizer.%s=%s, but %s in %s", name, config.optimizer[name], previous, path)
-    rate, previous = learning_rate(config, weights.epoch, [math.nan] * weights.epoch), weights.optimizer.get("lr", 0)
-    if previous and abs(rate / previous - 1) > 0.01:
-        log.warning("the learning rate continues at %g; in %s it was %g", rate, path, previous)
-    notes: dict[str, str | float] = {"continued_from": str(path)}
-    if weights.best_accuracy is not None:
-        notes["best_accuracy_there"] = weights.best_accuracy
-    if "lr" in weights.optimizer:
-        notes["learning_rate_there"] = weights.optimizer["lr"]
-    return InitialState(state, weights.epoch, notes)
-
-
-def _with_momentum(model: Model, state: TrainState, weights: TrainedWeights) -> Tree:
-    """Returns the optimizer state with the momentum buffers; parameters without one start at zero."""
-    table = model.family.name_table
-    zeros = {name: np.zeros_like(tensor) for name, tensor in table.to_pytorch(state.params, {}).items()}
-    buffers, _ = table.from_pytorch({**zeros, **weights.momentum}, state.params, {})
-    return map_params_like(lambda _: buffers, state.opt_state)
+    log.info("continuing %s, %d epochs, momentum of %d parameters", path, weights.epoch, len(weights.momentum))
+    settings = {name: config.optimizer[name] for name in ("momentum", "weight_decay")}
+    settings["lr"] = learning_rate(config, weights.epoch, [math.nan] * weights.epoch)
+    for name, value in settings.items():
+        previous = weights.optimizer.get(name)
+        if isinstance(previous, int | float) and not math.isclose(value, previous, rel_tol=0.01):
+            log.warning("the optimizer continues with %s=%g; in %s it was %g", name, value, path, previous)
+    notes = {"best_accuracy_there": weights.best_accuracy, "learning_rate_there": weights.optimizer.get("lr")}
+    known = {name: value for name, value in notes.items() if value is not None}
+    return InitialState(state, weights.epoch, {"continued_from": str(path), **known})
 
 
 def _load_matching(params: Tree, batch_stats: Tree, model: Model, field: str, path: str) -> None:
     """Replaces, in place, the weights of the network or of one modality's part by those of a checkpoint that match."""
-    config, weights, part = model.config, _read(field, path, "best"), model.family.init_fields[field]
+    config, init_fields, weights = model.config, model.family.init_fields, _read(field, path, "best")
+    part = init_fields[field]
     expected = family_of(part) if part else model.family
-    found = detect_family(weights.tensors)
-    if found not in (None, expected.name):
-        others = [f"config.{name}" for name, of in model.family.init_fields.items() if bool(of) != bool(part)]
-        advice = (
-            f"use {' and '.join(others)}" if others else f"config.modality={config.modality!r} cannot start from it"
-        )
-        raise ValueError(f"config.{field}={path}: a {found} network, not a {expected.name} one; {advice}")
+    if weights.family not in (None, expected.name):
+        others = " and ".join(f"config.{name}" for name, of in init_fields.items() if bool(of) != bool(part))
+        advice = f"use {others}" if others else f"config.modality={config.modality!r} cannot start from it"
+        raise ValueError(f"config.{field}={path}: a {weights.family} network, not a {expected.name} one; {advice}")
     if part:
         params, batch_stats = params[part], batch_stats[part]
-    elif weights.reference_layout not in (None, config.fusion.reference_layout):
-        raise ValueError(
-            f"config.fusion.reference_layout={config.fusion.reference_layout}, but config.{field}={path} has "
-            f"{weights.reference_layout}"
-        )
+    elif weights.reference_layout not in (None, layout := config.fusion.reference_layout):
+        found = weights.reference_layout
+        raise ValueError(f"config.fusion.reference_layout={layout}, but config.{field}={path} has {found}")
     table = expected.name_table
     heads = {name: "last layer of a class head" for name in weights.tensors if table.class_heads.fullmatch(name)}
     body = {name: tensor for name, tensor in weights.tensors.items() if name not in heads}
@@ -188,5 +150,5 @@ def _load_matching(params: Tree, batch_stats: Tree, model: Model, field: str, pa
     match.skipped.update(heads)
     if not match.loaded:
         raise ConversionError(f"config.{field}={path}: none of its {len(weights.tensors)} tensors fits the network")
-    table.overlay(weights.tensors, match, params, batch_stats)
+    table.overlay({name: body[name] for name in match.loaded}, params, batch_stats)
     log.info("config.%s=%s\n%s", field, path, table.report(match, weights.left_out))

@@ -15,9 +15,7 @@ import logging
 import sys
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from rgbd_jax import console
+from rgbd_jax import cli
 
 log = logging.getLogger("rgbd_jax")
 
@@ -46,19 +44,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Trains, evaluates or plans, and prints the result."""
     from rgbd_jax.config import load_config  # imports take seconds: not before --help
-    from rgbd_jax.parallel import distributed
-    from rgbd_jax.parallel.preemption import PREEMPTED, PreemptedError
 
     config = load_config(args.config, args.overrides)
     if args.mode == "plan":
-        _plan(config, args.device_count)
+        from rgbd_jax.data.source import known_classes
+        from rgbd_jax.tools.plan import plan, table
+
+        result = plan(config, known_classes(config), args.device_count)
+        print(table(result))
+        print(json.dumps({"mode": "plan", **result}))
         return
     if args.workdir is None:
         raise ValueError(f"--workdir is required with --mode={args.mode}")
+    from rgbd_jax.evaluate import evaluate
+    from rgbd_jax.ingest.build import prepare_for
+    from rgbd_jax.parallel import distributed
+    from rgbd_jax.parallel.preemption import PREEMPTED, PreemptedError
+    from rgbd_jax.train import train
+
     names = [field.name for field in dataclasses.fields(distributed.DistributedConfig)]
     with distributed.group(distributed.DistributedConfig(**{name: getattr(args, name) for name in names})):
+        if distributed.is_primary():
+            prepare_for(config)
+        distributed.barrier("the data set is prepared")
         try:
-            result = _train_or_evaluate(config, args)
+            training = args.mode == "train"
+            result = train(config, args.workdir) if training else evaluate(config, args.workdir, args.checkpoint)
         except PreemptedError as stopped:
             log.info("%s", stopped)
             sys.exit(PREEMPTED)
@@ -68,26 +79,5 @@ def run(args: argparse.Namespace) -> None:
             print(json.dumps({"mode": args.mode, "workdir": str(args.workdir), **result}), flush=True)
 
 
-def _train_or_evaluate(config: ConfigDict, args: argparse.Namespace) -> dict:
-    from rgbd_jax.evaluate import evaluate
-    from rgbd_jax.ingest.build import prepare_for
-    from rgbd_jax.parallel import distributed
-    from rgbd_jax.train import train
-
-    if distributed.is_primary():
-        prepare_for(config)
-    distributed.barrier("the data set is prepared")
-    return train(config, args.workdir) if args.mode == "train" else evaluate(config, args.workdir, args.checkpoint)
-
-
-def _plan(config: ConfigDict, device_count: int) -> None:
-    from rgbd_jax.data.splits import known_classes
-    from rgbd_jax.tools.plan import plan, table
-
-    result = plan(config, known_classes(config), device_count)
-    print(table(result))
-    print(json.dumps({"mode": "plan", **result}))
-
-
 if __name__ == "__main__":
-    console.run(sys.modules["__main__"], "python -m rgbd_jax.main", sys.argv[1:])
+    cli.run(sys.modules["__main__"], "python -m rgbd_jax.main", sys.argv[1:])

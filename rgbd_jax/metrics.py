@@ -15,11 +15,7 @@ def rank_of_label(
     """Returns how many classes score higher than the true one (0: the prediction is correct).
 
     Ties go to the lower class index, as in argmax. NaN ranks above every other score; a true class whose score is not
-    finite has rank k, below all.
-
-    Args:
-        logits: scores of the classes, a JAX or NumPy array; the result is of the same kind.
-        labels: true classes, from 0 to k - 1.
+    finite has rank k, below all. Works with JAX and NumPy arrays.
     """
     xp: ModuleType = logits.__array_namespace__()
     score = xp.take_along_axis(logits, labels[:, None], axis=1)  # b 1
@@ -31,19 +27,14 @@ def rank_of_label(
 def accuracies(scores: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> dict[str, float]:
     """Returns `top1`, `top5` and `mean_per_class` (averaged over the classes that have clips), from 0 to 1.
 
-    Args:
-        scores: logits, probabilities or sums of them.
-        labels: true classes, from 0 to k - 1.
+    The scores are logits, probabilities or sums of them.
     """
-    classes = scores.shape[1]
     ranks = rank_of_label(scores, labels)
-    clips = np.bincount(labels, minlength=classes)  # k
-    hits = np.bincount(labels[ranks < 1], minlength=classes)  # k
-    present = clips > 0
+    correct = ranks < 1
     return {
-        "top1": float(np.mean(ranks < 1)),
-        "top5": float(np.mean(ranks < min(5, classes))),
-        "mean_per_class": float(np.mean(hits[present] / clips[present])),
+        "top1": float(np.mean(correct)),
+        "top5": float(np.mean(ranks < min(5, scores.shape[1]))),
+        "mean_per_class": float(np.mean([correct[labels == label].mean() for label in np.unique(labels)])),
     }
 
 
@@ -73,30 +64,21 @@ def measure(
     labels: Int[np.ndarray, "n"],
     losses: Mapping[str, Float[np.ndarray, "n"]],
 ) -> dict[str, float]:
-    """Returns the metrics over all clips, those of `family.metric_names()`.
+    """Returns the metrics over all clips, those of `family.metric_names` in this order.
 
-    Args:
-        family: the network family; it names the heads.
-        heads: logits of every head; "logits" is the prediction.
-        labels: true classes, from 0 to k - 1.
-        losses: losses of each clip.
-
-    Returns:
-        The mean of each loss; `top1`, `top5` and `mean_per_class` of "logits"; `top1_<head>` of every other head; the
-        top-1 accuracy of the family's sums of heads; and `reference_protocol`, the accuracy that the reference reports.
+    They are the mean of each loss; `top1`, `top5` and `mean_per_class` of the head "logits", the prediction;
+    `top1_<head>` of every other head; the top-1 accuracy of the family's sums of heads; and `reference_protocol`, the
+    accuracy that the reference reports.
     """
-    wide = {name: np.asarray(logits, np.float64) for name, logits in heads.items()}
 
     def top1(*names: str) -> float:
         with np.errstate(invalid="ignore"):  # inf - inf is NaN, and so not correct
-            summed = np.sum([wide[name] for name in names], axis=0)
+            summed = np.stack([heads[name] for name in names]).sum(axis=0, dtype=np.float64)
         return float(np.mean(rank_of_label(summed, labels) < 1))
 
     result = {name: float(np.mean(values, dtype=np.float64)) for name, values in losses.items()}
-    prediction = accuracies(wide["logits"], labels)
-    result["top1"] = prediction["top1"]
+    result |= accuracies(heads["logits"], labels)
     result |= {f"top1_{name}": top1(name) for name in heads if name != "logits"}
     result |= {metric: top1(*names) for metric, names in family.head_sums.items()}
-    result |= {name: prediction[name] for name in ("top5", "mean_per_class")}
     result["reference_protocol"] = max(top1(*names) for names in family.reference_protocol)
-    return result
+    return {name: result[name] for name in family.metric_names if name in result}

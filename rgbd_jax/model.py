@@ -12,14 +12,13 @@ from ml_collections import ConfigDict
 
 from rgbd_jax import losses, optim
 from rgbd_jax.modalities import MODALITIES, STREAMS
-from rgbd_jax.models.family import ClipInput, Family, Labels, Output, ScheduleValues, Tree
+from rgbd_jax.models.family import ClipInput, Family, Intermediates, Labels, Output, ScheduleValues, Tree
 from rgbd_jax.models.fusion import FusionNetwork
 from rgbd_jax.models.heat_map import heat_maps
 from rgbd_jax.models.initializers import initial_values
-from rgbd_jax.models.intermediates import Intermediates
+from rgbd_jax.models.layers import ClipRngs
 from rgbd_jax.models.mixing import Mixture
 from rgbd_jax.models.pytorch_names import DECOUPLED
-from rgbd_jax.models.rngs import ClipRngs
 from rgbd_jax.models.temporal import BRANCHES
 from rgbd_jax.models.unimodal import UnimodalNetwork
 
@@ -124,7 +123,7 @@ class Model:
         self.num_classes = num_classes
         self.family = family_of(config.modality)
         self.modalities = STREAMS[config.modality]
-        metric, known = config.checkpoint.best_metric, self.family.metric_names()
+        metric, known = config.checkpoint.best_metric, self.family.metric_names
         if metric not in known:
             raise ValueError(f"config.checkpoint.best_metric={metric!r}: expected one of {', '.join(known)}")
         network = nnx.eval_shape(lambda: self.family.module(config, num_classes))
@@ -182,13 +181,10 @@ class Model:
             perturbations: name -> what is added to an intermediate value (see `Intermediates`).
         """
         network = nnx.merge(self._graph, params, batch_stats, copy=True)
-        output = network(
-            inputs,
-            schedule,
-            train=train,
-            rngs=None if keys is None else ClipRngs(keys),
-            intermediates=Intermediates(intermediates, perturbations),
-        )
+        if train:
+            network.train()
+        rngs = None if keys is None else ClipRngs(keys)
+        output = network(inputs, schedule, rngs, Intermediates(intermediates, perturbations))
         return output, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
     def losses(self, output: Output, labels: Labels, schedule: ScheduleValues) -> Mapping[str, Float[Array, "b"]]:

@@ -60,58 +60,48 @@ def map_params_like(function: Callable[[Any], Any], optimizer_state: optax.OptSt
 
 
 def learning_rate(config: ConfigDict, epoch: float, accuracies: Sequence[float] = ()) -> float:
-    """Returns the learning rate after `epoch` epochs.
+    """Returns the learning rate after `epoch` epochs under `config.schedule`.
 
-    Args:
-        config: `config.schedule` and `config.train.epochs` are read.
-        epoch: number of epochs done; the "cosine" schedule alone uses the fraction.
-        accuracies: validation accuracy of every finished epoch ("plateau" only); NaN where it is unknown.
+    - "cosine": linear warm-up from 0 over `warm_up_epochs`, then cosine decay to `minimum`, updated every step.
+    - "reference_cosine": the reference's, constant within an epoch; published accuracies were reached with it.
+    - "plateau": the reference's warm-up, then times `factor` whenever accuracy stops improving. `accuracies` are the
+      validation accuracies of all finished epochs; NaN where one is unknown.
 
     Raises:
-        ValueError: the schedule is unknown.
+        ValueError: the schedule is unknown, or there are fewer accuracies than finished epochs.
     """
-    schedule = config.schedule
-    if schedule.name == "cosine":
-        return warm_up_cosine(schedule, config.train.epochs, epoch)
-    if schedule.name == "reference_cosine":
-        return reference_warm_up_cosine(schedule, config.train.epochs, int(epoch))
+    schedule, warm_up = config.schedule, config.schedule.warm_up_epochs
+    if schedule.name not in SCHEDULES:
+        raise ValueError(f"config.schedule.name={schedule.name!r} is not one of {', '.join(SCHEDULES)}")
+    peak = schedule.learning_rate
+    if schedule.name == "cosine" and epoch < warm_up:
+        return peak * epoch / warm_up
+    if schedule.name != "cosine":
+        epoch = int(epoch)
+        peak = _reference_warm_up(schedule, epoch)
     if schedule.name == "plateau":
-        return reference_warm_up_plateau(schedule, int(epoch), accuracies)
-    raise ValueError(f"config.schedule.name={schedule.name!r} is not one of {', '.join(SCHEDULES)}")
+        if len(accuracies) < epoch:
+            raise ValueError(f"epoch {epoch} needs the validation accuracy of {epoch} epochs, found {len(accuracies)}")
+        return _reduce_on_plateau(schedule, peak, accuracies[warm_up : int(epoch)])
+    progress = min(max(epoch - warm_up, 0) / max(config.train.epochs - warm_up, 1), 1)
+    return schedule.minimum + (peak - schedule.minimum) * (1 + float(np.cos(np.pi * progress))) / 2
 
 
-def warm_up_cosine(schedule: ConfigDict, epochs: int, epoch: float) -> float:
-    """Linear warm-up from 0 over `warm_up_epochs`, then cosine decay to `minimum`."""
-    if epoch < schedule.warm_up_epochs:
-        return schedule.learning_rate * epoch / schedule.warm_up_epochs
-    progress = (epoch - schedule.warm_up_epochs) / max(epochs - schedule.warm_up_epochs, 1)
-    return _cosine(schedule.learning_rate, schedule.minimum, progress)
+def _reference_warm_up(schedule: ConfigDict, epoch: int) -> float:
+    """Returns the rate that the reference's warm-up has reached by an epoch; epoch 0 has a rate of 1e-8.
 
-
-def reference_warm_up_cosine(schedule: ConfigDict, epochs: int, epoch: int) -> float:
-    """The reference's schedule, constant within an epoch; kept because published accuracies were reached with it.
-
-    Epoch 0 has a rate of 1e-8, and the warm-up of a unimodal network stops one epoch before its peak (see
-    `_reference_warm_up`); the cosine starts from there.
+    A unimodal network stops at the second last of the `warm_up_epochs` rates (so the peak is half the learning rate for
+    three of them); fusion (`reference_warm_up_to_peak`) continues to the last.
     """
-    last, peak = _reference_warm_up(schedule, epoch)
-    if epoch <= last:
-        return peak
-    progress = max(epoch - schedule.warm_up_epochs, 0) / (epochs - schedule.warm_up_epochs)
-    return _cosine(peak, schedule.minimum, progress)
+    rates = np.linspace(1e-8, schedule.learning_rate, schedule.warm_up_epochs)
+    last = schedule.warm_up_epochs - (1 if schedule.reference_warm_up_to_peak else 2)
+    return schedule.learning_rate if last < 0 else float(rates[min(epoch, last)])
 
 
-def reference_warm_up_plateau(schedule: ConfigDict, epoch: int, accuracies: Sequence[float]) -> float:
-    """The reference's warm-up, then times `factor` whenever accuracy stops improving (PyTorch's ReduceLROnPlateau).
-
-    Raises:
-        ValueError: fewer accuracies than finished epochs.
-    """
-    if len(accuracies) < epoch:
-        raise ValueError(f"epoch {epoch} needs the validation accuracy of {epoch} epochs, found {len(accuracies)}")
-    _, rate = _reference_warm_up(schedule, epoch)
+def _reduce_on_plateau(schedule: ConfigDict, rate: float, accuracies: Sequence[float]) -> float:
+    """Returns what PyTorch's ReduceLROnPlateau makes of a rate after these accuracies."""
     best, bad_epochs, cooldown = -np.inf, 0, 0
-    for accuracy in accuracies[schedule.warm_up_epochs : epoch]:
+    for accuracy in accuracies:
         if np.isnan(accuracy):
             continue  # an epoch before this training took over
         if accuracy > best * (1 + PLATEAU_THRESHOLD):
@@ -124,20 +114,3 @@ def reference_warm_up_plateau(schedule: ConfigDict, epoch: int, accuracies: Sequ
             rate = max(rate * schedule.factor, schedule.minimum)
             bad_epochs, cooldown = 0, schedule.cooldown
     return rate
-
-
-def _reference_warm_up(schedule: ConfigDict, epoch: int) -> tuple[int, float]:
-    """Returns the last epoch of the warm-up and the rate that it has reached by `epoch`.
-
-    A unimodal network stops at the second last of the `warm_up_epochs` rates (so the peak is half the learning rate for
-    three of them); fusion (`reference_warm_up_to_peak`) continues to the last.
-    """
-    rates = np.linspace(1e-8, schedule.learning_rate, schedule.warm_up_epochs)
-    last = schedule.warm_up_epochs - (1 if schedule.reference_warm_up_to_peak else 2)
-    if last < 0:
-        return -1, schedule.learning_rate
-    return last, float(rates[min(epoch, last)])
-
-
-def _cosine(start: float, end: float, progress: float) -> float:
-    return end + (start - end) * (1 + float(np.cos(np.pi * min(progress, 1.0)))) / 2

@@ -7,19 +7,15 @@ from jaxtyping import Int
 def intervals(n: int, count: int) -> tuple[Int[np.ndarray, " count"], Int[np.ndarray, " count"]]:
     """Cuts `n` frames into `count` intervals as equal in length as whole frames allow, none of them empty.
 
-    Interval i is [n * i // count, max(n * i // count + 1, n * (i + 1) // count)), the rule of the reference. With fewer
-    frames than intervals, neighbouring intervals hold the same frame.
-
-    Returns:
-        First frame of every interval, and the frame after its last.
+    Interval i is [n * i // count, max(n * i // count + 1, n * (i + 1) // count)), the rule of the reference: the first
+    frame of every interval and the frame after its last are returned. With fewer frames than intervals, neighbouring
+    intervals hold the same frame.
 
     Raises:
-        ValueError: `n` or `count` is below 1.
+        ValueError: there is no frame.
     """
     if n < 1:
         raise ValueError(f"cannot sample frames: the clip has {n} frames, at least 1 is needed")
-    if count < 1:
-        raise ValueError(f"cannot sample {count} frames: config.clip.frames must be at least 1")
     edges = n * np.arange(count + 1) // count
     start = edges[:-1]
     return start, np.maximum(start + 1, edges[1:])
@@ -32,9 +28,7 @@ def sample_frames(frame_count: int, frames: int, rng: np.random.Generator | None
     earlier). A clip shorter than `frames` repeats frames.
     """
     start, stop = intervals(frame_count, frames)
-    if rng is None:
-        return (start + stop - 1) // 2
-    return rng.integers(start, stop)
+    return (start + stop - 1) // 2 if rng is None else rng.integers(start, stop)
 
 
 def view_frames(frame_count: int, frames: int, views: int) -> Int[np.ndarray, "views frames"]:

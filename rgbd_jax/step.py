@@ -1,5 +1,6 @@
 """The training and the evaluation step: pure functions of a train state and a batch, one program over the mesh."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +16,8 @@ from rgbd_jax import metrics, optim
 from rgbd_jax.model import Model
 from rgbd_jax.models import mixing
 from rgbd_jax.models.family import ScheduleValues, Tree
-from rgbd_jax.parallel import collectives
-from rgbd_jax.parallel.mesh import FSDP, by_clip, replicated, state_sharding, state_specs
+from rgbd_jax.parallel import collectives, distributed
+from rgbd_jax.parallel.mesh import FSDP, by_clip, global_batch, make_mesh, replicated, state_sharding, state_specs
 
 Batch = Mapping[str, Any]
 Metrics = Mapping[str, Float[Array, ""]]
@@ -150,17 +151,8 @@ def compile_train_step(model: Model, mesh: Mesh) -> TrainStep:
     """
     shapes = state_shapes(model)
     specs = state_specs(shapes, mesh.shape[FSDP])
-
-    def per_device(state: TrainState, batch: Batch, schedule: ScheduleValues) -> tuple[TrainState, Metrics]:
-        return train_step(model, state, batch, schedule)
-
-    if mesh.size > 1:
-        per_device = jax.shard_map(
-            per_device,
-            mesh=mesh,
-            in_specs=(specs, by_clip(), PartitionSpec()),
-            out_specs=(specs, PartitionSpec()),
-        )
+    arguments = specs, by_clip(), PartitionSpec()
+    per_device = _on_each_device(functools.partial(train_step, model), mesh, arguments, (specs, PartitionSpec()))
     on_cpu = not isinstance(mesh, AbstractMesh) and mesh.devices.flat[0].platform == "cpu"
     return jax.jit(
         lambda state, batch, schedule: per_device(state, with_partners(model, batch), schedule),
@@ -176,15 +168,39 @@ def compile_evaluation_step(model: Model, mesh: Mesh) -> EvaluationStep:
     `jax.shard_map` keeps attention on its device: left to itself, XLA gathers it, since it does not split `top_k`.
     """
     specs = state_specs(state_shapes(model), mesh.shape[FSDP])
-
-    def per_device(params: Tree, batch_stats: Tree, batch: Batch, schedule: ScheduleValues) -> Mapping[str, Any]:
-        return evaluation_step(model, params, batch_stats, batch, schedule)
-
-    if mesh.size > 1:
-        per_device = jax.shard_map(
-            per_device,
-            mesh=mesh,
-            in_specs=(specs.params, specs.batch_stats, by_clip(), PartitionSpec()),
-            out_specs=by_clip(),
-        )
+    arguments = specs.params, specs.batch_stats, by_clip(), PartitionSpec()
+    per_device = _on_each_device(functools.partial(evaluation_step, model), mesh, arguments, by_clip())
     return jax.jit(per_device, out_shardings=replicated(mesh))
+
+
+def _on_each_device(step: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    return step if mesh.size == 1 else jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+
+
+class Steps:
+    """The training and the evaluation step of a model on all devices; each is compiled at its first call.
+
+    Attributes:
+        model: the model.
+        mesh: the devices.
+        shapes: shapes and dtypes of the train state.
+        sharding: how the train state is laid out over the devices.
+    """
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.mesh = make_mesh(model.config.sharding.parameter_shards)
+        self.shapes = state_shapes(model)
+        self.sharding = state_sharding(self.shapes, self.mesh)
+        self._train = distributed.compiled(compile_train_step(model, self.mesh), "the training step")
+        self._evaluate = distributed.compiled(compile_evaluation_step(model, self.mesh), "the evaluation step")
+
+    def train(self, state: TrainState, batch: Batch, schedule: ScheduleValues) -> tuple[TrainState, Metrics]:
+        """Trains on a batch, of which each process passes the clips that it read; the old state is donated."""
+        return self._train(state, global_batch(batch, self.mesh), schedule)
+
+    def evaluate(self, state: TrainState, batch: Batch, schedule: ScheduleValues) -> Mapping[str, Any]:
+        """Returns what `evaluation_step` returns for the clips of all processes, as NumPy arrays."""
+        results = self._evaluate(state.params, state.batch_stats, global_batch(batch, self.mesh), schedule)
+        # Batches must not overlap: on CPUs, a device that lags behind could mix up the collectives of two batches.
+        return jax.device_get(jax.block_until_ready(results))

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,16 @@ from rgbd_jax.checkpoint.metric_writers import MetricAccumulator, MetricWriter, 
 from rgbd_jax.checkpoint.model_card import ModelCardData, write_model_card
 from rgbd_jax.checkpoint.provenance import provenance, resumed_provenance
 from rgbd_jax.checkpoint.workdir import check_workdir, write_config
-from rgbd_jax.config_rules import check_config, check_divisible
+from rgbd_jax.config import check_config, check_divisible
 from rgbd_jax.data import loader
-from rgbd_jax.data.splits import open_splits
+from rgbd_jax.data.source import open_splits
 from rgbd_jax.evaluate import Evaluator
 from rgbd_jax.initial_state import initial_state
 from rgbd_jax.model import Model, evaluation_schedule, schedule_at
 from rgbd_jax.parallel import distributed
-from rgbd_jax.parallel.mesh import global_batch, local_batch_size, make_mesh, shard, state_sharding
+from rgbd_jax.parallel.mesh import local_batch_size, shard
 from rgbd_jax.parallel.preemption import PreemptedError, PreemptionSync
-from rgbd_jax.step import compile_train_step, state_shapes
+from rgbd_jax.step import Steps
 
 log = logging.getLogger("rgbd_jax")
 
@@ -57,17 +57,10 @@ def train(config: ConfigDict, workdir: Path) -> dict:
 
     # Check everything that can be wrong before anything is written.
     check_config(config)
-    check_workdir(workdir, config, new_allowed=True)
-    mesh = make_mesh(config.sharding.parameter_shards)
-    check_divisible(config, mesh.size)
+    check_divisible(config, jax.device_count())
     splits = open_splits(config)
-    origin = provenance(config, splits.training, splits.evaluation)
     steps_per_epoch = loader.steps_per_epoch(splits.training, config.train.batch_size)
     last_step = steps_per_epoch * config.train.epochs
-    model = Model(config, splits.num_classes)
-    shapes = state_shapes(model)
-    sharding = state_sharding(shapes, mesh)
-    evaluate = Evaluator(model, splits.evaluation, mesh)
     batches = loader.train_batches(
         splits.training,
         config,
@@ -75,6 +68,11 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
     )
+    check_workdir(workdir, config, new_allowed=True)
+    origin = provenance(config, splits.training, splits.evaluation)
+    model = Model(config, splits.num_classes)
+    steps = Steps(model)
+    evaluator = Evaluator(steps, splits.evaluation)
     initial = None if list_checkpoints(workdir) else initial_state(model)
     distributed.barrier("everything is checked")
 
@@ -85,7 +83,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     history: list[Mapping[str, Any]] = []
     notes: Mapping[str, Any] = {}
     if initial is None:
-        state, metadata = restore_latest(workdir, shapes, sharding)
+        state, metadata = restore_latest(workdir, steps.shapes, steps.sharding)
         step, history = int(state.step), list(metadata.history)
         origin = resumed_provenance(workdir, metadata.provenance, origin, step)
         accumulator = MetricAccumulator(metadata.accumulated)
@@ -93,15 +91,13 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         log.info("resumed from step %d of %d in %s", step, last_step, workdir)
     else:
         step, notes = initial.epoch * steps_per_epoch, initial.notes
-        state = shard(dataclasses.replace(initial.state, step=jnp.asarray(step, jnp.int32)), sharding)
+        state = shard(dataclasses.replace(initial.state, step=jnp.asarray(step, jnp.int32)), steps.sharding)
         accumulator = MetricAccumulator()
         loader.skip_batches(batches, step)
-        machine = f"{mesh.size} devices, {jax.process_count()} processes"
+        machine = f"{jax.device_count()} devices, {jax.process_count()} processes"
         log.info("training for %d steps on %d clips, %s", last_step, len(splits.training), machine)
     checkpoints = CheckpointManager(workdir, config.checkpoint)
     writer = MetricWriter(workdir, step, {epoch["step"] for epoch in history})
-    train_step = compile_train_step(model, mesh)
-    program = None
 
     def save(metrics: Mapping[str, Any] | None = None) -> None:
         last_epoch = max(step - 1, 0) // steps_per_epoch
@@ -129,7 +125,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         while True:
             epoch = step // steps_per_epoch
             if is_evaluated():
-                evaluated = evaluate(state, evaluation_schedule(config, epoch - 1), preemption.reached)
+                evaluated = evaluator(state, evaluation_schedule(config, epoch - 1), preemption.reached)
                 if evaluated is None:
                     break
                 metrics, _ = evaluated
@@ -138,15 +134,18 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                 history.append({"step": step, "epoch": epoch, **metrics, **notes})
                 accumulator.restart_clock()
                 if distributed.is_primary():  # before the checkpoint: a kill in between repeats both
-                    write_model_card(workdir, _model_card(model, history, origin, splits.training.class_names))
+                    parameters = sum(leaf.size for leaf in jax.tree.leaves(steps.shapes.params))
+                    names = splits.training.class_names
+                    write_model_card(
+                        workdir,
+                        ModelCardData(config.to_dict(), history, origin, names, splits.num_classes, parameters),
+                    )
                 save(history[-1])
             if step == last_step or preemption.reached():
                 break
 
             schedule = schedule_at(config, step / steps_per_epoch, accuracy_by_epoch(history))
-            batch = global_batch(accumulator.next_batch(batches), mesh)
-            program = program or distributed.compiled(train_step, "the training step", state, batch, schedule)
-            state, measured = program(state, batch, schedule)
+            state, measured = steps.train(state, accumulator.next_batch(batches), schedule)
             step += 1
             accumulator.add(measured)
             bar.update()
@@ -167,10 +166,3 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         )
     best = best_epoch(history, config.checkpoint)
     return {**best, "latest_top1": history[-1]["top1"], "seconds": round(time.monotonic() - started, 1)}
-
-
-def _model_card(
-    model: Model, history: Sequence[Mapping[str, Any]], origin: Mapping[str, Any], class_names: Sequence[str]
-) -> ModelCardData:
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.shapes()[0]))
-    return ModelCardData(model.config.to_dict(), history, origin, class_names, model.num_classes, parameters)

@@ -73,7 +73,7 @@ def main() -> None:
 def measure(args: argparse.Namespace, config: ConfigDict) -> tuple[dict[str, dict[str, Any]], str]:
     """Returns the measurements of every part by name, and the kind of device."""
     from benchmarking.ours import Ours
-    from rgbd_jax.data.splits import known_classes
+    from rgbd_jax.data.source import known_classes
 
     parts = args.parts
     if {*parts} <= {*ONE_CORE}:

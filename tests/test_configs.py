@@ -1,4 +1,4 @@
-"""The config files of the published data sets: settings, commands, modalities."""
+"""The config files of the published data sets, overrides, and the rules that every config meets."""
 
 import importlib
 import re
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rgbd_jax.config import load_config
-from rgbd_jax.config_rules import check_config
+from rgbd_jax.config import check_config, check_divisible, default_config, load_config
 from rgbd_jax.ingest.build import dataset_names
 from rgbd_jax.optim import learning_rate
 
@@ -96,6 +95,49 @@ def test_wrong_config_files_and_fields_are_named(tmp_path):
         (str(tmp_path / "nothing.py"), (), "no such file"),
         ("demo", ("--config.model.widht=2",), "no such field: .*widht.* Did you mean"),
         ("demo", ("--config.train.batch_size=many",), "many"),
+        (
+            "demo",
+            ("--config.train.batch_size=0", "--config.eval.crops=2"),
+            "(?s)train.batch_size=0.*eval.crops=2: .*1, 3, 5",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             load_config(spec, overrides)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("clip.frames", 0, "at least 1"),
+        ("model.width", 0.0, "more than 0"),
+        ("model.dropout", 1.0, "less than 1"),
+        ("data.transforms.flip_probability", 1.5, "a probability"),
+        ("data.workers", -1, "0 .off. or more"),
+        ("model.dtype", "float16", "one of float32, bfloat16, float64"),
+        ("data.depth.encoding", "log", "one of linear, reference_wrapped"),
+        ("model.branch_frames", (16, 32), "three numbers"),
+        ("model.knn_attention", 0.01, "enough to keep one key"),
+        ("loss.temperature", (0.0, 0.07), "above 0"),
+        ("schedule.warm_up_epochs", 100, "less than config.train.epochs"),
+        ("data.transforms.resize", (223, 300), "width and height of at least .*crop_size=224"),
+        ("data.transforms.rotation_degrees", (5, 5), "lowest < highest"),
+        ("data.depth.range_mm", (500, 70000), "farthest <= 65535"),
+    ],
+)
+def test_an_invalid_value_is_named_with_all_others(field, value, expected):
+    config = default_config()
+    check_config(config)
+    config.update_from_flattened_dict({field: value, "train.evaluate_every_epochs": 0})
+    with pytest.raises(ValueError, match=r"config\.train\.evaluate_every_epochs=0: expected at least 1") as error:
+        check_config(config)
+    assert re.search(rf"config\.{field}={re.escape(repr(value))}: expected .*{expected}", str(error.value))
+
+
+def test_batches_must_be_divisible_by_the_devices():
+    config = default_config()
+    config.train.batch_size, config.eval.batch_size = 20, 48
+    check_divisible(config, 8, training=False)
+    for training, field in ((True, "config.train.batch_size=20"), (False, "config.eval.batch_size=20")):
+        with pytest.raises(ValueError, match=f"{re.escape(field)} is not divisible by the 8 devices"):
+            check_divisible(config, 8, training=training)
+        config.eval.batch_size = 20

@@ -17,7 +17,7 @@ from rgbd_jax.evaluate import Evaluator, evaluate
 from rgbd_jax.model import UNIMODAL, Model, evaluation_schedule, schedule_at
 from rgbd_jax.parallel.mesh import make_mesh, replicated, shard
 from rgbd_jax.scores import Scores, scores_file
-from rgbd_jax.step import new_state
+from rgbd_jax.step import Steps, new_state
 from tests.conftest import ROOT
 from tests.tiny import save_run, tiny_config
 
@@ -34,7 +34,7 @@ def setup(small_demo):
 def evaluated(model, state, schedule, split="validation"):
     """Metrics and scores of the model on a split."""
     clips = open_split("rgbd_demo", model.config.data.data_dir, split)
-    return Evaluator(model, clips, make_mesh(1))(state, schedule)
+    return Evaluator(Steps(model), clips)(state, schedule)
 
 
 def assert_same_logits(found, expected):
@@ -108,8 +108,8 @@ from absl import flags
 from rgbd_jax.data.source import open_split
 from rgbd_jax.evaluate import Evaluator
 from rgbd_jax.model import Model, schedule_at
-from rgbd_jax.parallel.mesh import make_mesh, shard, state_sharding
-from rgbd_jax.step import new_state, state_shapes
+from rgbd_jax.parallel.mesh import shard
+from rgbd_jax.step import Steps, new_state
 from tests.tiny import tiny_config
 
 flags.FLAGS(["test"])
@@ -117,12 +117,13 @@ data_dir, results, address, number = sys.argv[1:]
 jax.distributed.initialize(address, num_processes=2, process_id=int(number))
 assert jax.device_count() == 4 and jax.local_device_count() == 2
 config = tiny_config(data_dir)
-config.eval.batch_size = 20
-model, mesh = Model(config, 12), make_mesh(2)
-state = shard(new_state(model, *model.init(3)), state_sharding(state_shapes(model), mesh))
+config.eval.batch_size, config.sharding.parameter_shards = 20, 2
+model = Model(config, 12)
+steps = Steps(model)
+state = shard(new_state(model, *model.init(3)), steps.sharding)
 assert not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params))
 split = open_split("rgbd_demo", data_dir, "validation")
-measured, scores = Evaluator(model, split, mesh)(state, schedule_at(config, 1.0))
+measured, scores = Evaluator(steps, split)(state, schedule_at(config, 1.0))
 scores.save(f"{results}.npz")
 with open(f"{results}.json", "w") as file:
     json.dump(measured, file)
@@ -168,7 +169,7 @@ def test_the_evaluator_scores_a_clip_by_the_mean_over_its_views(small_demo, monk
     config.eval.clips, config.eval.crops = 2, 3
     model = Model(config, 12)
     state = new_state(model, *model.init(0))
-    evaluator = Evaluator(model, open_split("rgbd_demo", small_demo, "validation"), make_mesh(1))
+    evaluator = Evaluator(Steps(model), open_split("rgbd_demo", small_demo, "validation"))
     all_views = loader.views
 
     def probabilities():

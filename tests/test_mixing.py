@@ -21,33 +21,23 @@ from tests.tiny import tiny_config
 CLASSES = 12
 
 
-def method(**fields) -> ConfigDict:
-    return ConfigDict(
-        {
-            "mixup_alpha": 0.0,
-            "mixup_probability": 1.0,
-            "shufflemix_alpha": 0.0,
-            "shufflemix_probability": 1.0,
-            **fields,
-        }
-    )
-
-
-def draws(fields: ConfigDict, number: int, frames: int = 16, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of the frames (n t) and of the labels (n) of the first steps."""
-    drawn = jax.jit(jax.vmap(lambda step: mixing.draw(fields, frames, seed, step)))(np.arange(number))
+def draws(number: int, seed: int = 0, **fields: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the own frames (n 16) and of the own labels (n) in the first steps."""
+    off = {"mixup_alpha": 0.0, "mixup_probability": 1.0, "shufflemix_alpha": 0.0, "shufflemix_probability": 1.0}
+    config = ConfigDict({**off, **fields})
+    drawn = jax.jit(jax.vmap(lambda step: mixing.draw(config, 16, seed, step)))(np.arange(number))
     return np.asarray(drawn.frames), np.asarray(drawn.label)
 
 
 def test_mixup_blends_all_frames_and_the_label_alike_by_a_beta_distributed_weight():
-    frames, label = draws(method(mixup_alpha=0.8), 4000)
+    frames, label = draws(4000, mixup_alpha=0.8)
     np.testing.assert_array_equal(frames, np.repeat(label[:, None], 16, axis=1))
     assert label.mean() == pytest.approx(0.5, abs=0.03)
     assert label.var() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), abs=0.01)  # of a symmetric beta distribution
 
 
 def test_shufflemix_takes_whole_frames_and_the_label_counts_them():
-    frames, label = draws(method(shufflemix_alpha=0.3), 4000)
+    frames, label = draws(4000, shufflemix_alpha=0.3)
     assert set(np.unique(frames)) == {0, 1}
     np.testing.assert_allclose(frames.mean(axis=1), label, atol=1e-6)
     assert label.var() == pytest.approx(1 / (4 * (2 * 0.3 + 1)), abs=0.01)
@@ -57,23 +47,22 @@ def test_shufflemix_takes_whole_frames_and_the_label_counts_them():
 
 
 def test_methods_take_turns_as_often_as_set():
-    both = method(mixup_alpha=0.8, mixup_probability=0.5, shufflemix_alpha=0.3, shufflemix_probability=0.2)
-    frames, label = draws(both, 4000)
+    chances = {"mixup_probability": 0.5, "shufflemix_probability": 0.2}
+    frames, label = draws(4000, mixup_alpha=0.8, shufflemix_alpha=0.3, **chances)
     whole = (frames == frames.round()).all(axis=1)
     untouched = whole & (label == 1)
-    rate_of_mixup = (~whole).mean()
-    assert rate_of_mixup == pytest.approx(0.8 * 0.5, abs=0.04)
+    assert (~whole).mean() == pytest.approx(0.8 * 0.5, abs=0.04)
     assert untouched.mean() == pytest.approx(0.8 * 0.5 + 0.2 * (label[whole] == 1).mean() * 0.2, abs=0.06)
-    frames, label = draws(method(mixup_alpha=0.8, mixup_probability=0.0), 50)
+    frames, label = draws(50, mixup_alpha=0.8, mixup_probability=0.0)
     assert (frames == 1).all()
     assert (label == 1).all()
 
 
 def test_draws_depend_on_seed_and_step_alone():
-    fields = method(mixup_alpha=0.8)
-    np.testing.assert_array_equal(draws(fields, 5)[1], draws(fields, 9)[1][:5])
-    assert len(np.unique(draws(fields, 50)[1])) == 50
-    assert not np.array_equal(draws(fields, 5)[1], draws(fields, 5, seed=1)[1])
+    label = draws(50, mixup_alpha=0.8)[1]
+    np.testing.assert_array_equal(draws(5, mixup_alpha=0.8)[1], label[:5])
+    assert len(np.unique(label)) == 50
+    assert not np.array_equal(draws(50, seed=1, mixup_alpha=0.8)[1], label)
 
 
 @settings(deadline=None, max_examples=30)
@@ -121,36 +110,26 @@ def test_frames_of_shufflemix_keep_the_heat_maps_of_their_own_clips(clips):
 
 
 @pytest.mark.parametrize("modality", ["rgb", "fusion"])
-def test_a_step_trains_on_mixed_clips_of_every_modality(small_demo, clips, modality, monkeypatch):
-    config = tiny_config(small_demo, modality)
-    with config.unlocked():
-        config.clip.size = 24
-        config.mixing.mixup_alpha = 0.8
+def test_a_step_trains_on_mixed_clips_of_every_modality(clips, modality, monkeypatch):
+    config = tiny_config("unused", modality)
+    config.update({"clip": {"size": 24}, "mixing": {"mixup_alpha": 0.8}})
     model = Model(config, CLASSES)
     frames = clips[:2, :, :, :1].repeat(24, axis=3)
-    batch = {
-        "frames": dict.fromkeys(model.modalities, frames),
-        "label": np.array([3, 7]),
-        "record": np.arange(2),
-    }
+    batch = {"frames": dict.fromkeys(model.modalities, frames), "label": np.array([3, 7]), "record": np.arange(2)}
     seen = {}
 
-    class SeenError(Exception):
-        pass
-
     def losses(output, labels, schedule):
-        seen["labels"] = labels
-        raise SeenError
+        seen["labels"] = np.asarray(labels)
+        raise StopIteration
 
     monkeypatch.setattr(model, "apply", lambda params, stats, inputs, *_, **__: seen.update(inputs) or (None, stats))
     monkeypatch.setattr(model, "losses", losses)
     state = new_state(model, *model.init(0)).replace(step=np.int32(5))
-    with pytest.raises(SeenError), jax.disable_jit():
+    with pytest.raises(StopIteration), jax.disable_jit():
         train_step(model, state, with_partners(model, batch), schedule_at(config, 0.0))
     weight = float(mixing.draw(config.mixing, 8, config.seed, 5).label)
     assert 0.01 < weight < 0.99
-    labels = np.asarray(jax.lax.stop_gradient(seen["labels"]))
-    np.testing.assert_allclose(labels[:, [3, 7]], [[weight, 1 - weight], [1 - weight, weight]], atol=1e-6)
+    np.testing.assert_allclose(seen["labels"][:, [3, 7]], [[weight, 1 - weight], [1 - weight, weight]], atol=1e-6)
     expected = ((weight * frames + (1 - weight) * frames[::-1].astype(np.float64)) - 127.5) / 128
     for name in model.modalities:
         np.testing.assert_allclose(seen[name].clip, expected, atol=1e-5)

@@ -45,15 +45,11 @@ def test_clean_cosine_is_continuous_and_spans_the_training():
     assert np.abs(np.diff(rates)).max() < 2e-4
 
 
-def test_plateau_needs_every_finished_epoch():
+def test_errors_name_what_is_unknown():
     config = default_config()
     config.schedule.name = "plateau"
     with pytest.raises(ValueError, match="epoch 5 needs the validation accuracy of 5 epochs, found 2"):
         optim.learning_rate(config, 5, [0.1, 0.2])
-
-
-def test_unknown_names_are_named():
-    config = default_config()
     config.schedule.name = "linear"
     with pytest.raises(ValueError, match=r"config.schedule.name='linear'"):
         optim.learning_rate(config, 0)
@@ -62,19 +58,14 @@ def test_unknown_names_are_named():
         optim.make_optimizer(config)
 
 
-def test_logit_temperature_rises_and_stays():
+def test_distillation_starts_with_the_last_warm_up_epoch_and_the_temperature_rises_and_stays():
     config = default_config()
-    temperatures = [unimodal_schedule(config, epoch)[1] for epoch in range(60)]
-    assert temperatures[0] == pytest.approx(0.04)
-    assert temperatures[12] == pytest.approx(0.04 + 0.03 * 12 / 29)
-    assert temperatures[29:] == [pytest.approx(0.07)] * 31
+    weights, temperatures = zip(*(unimodal_schedule(config, epoch) for epoch in range(60)), strict=True)
+    assert weights == (0, 0, *58 * [1])
+    expected = 0.04 + 0.03 * np.minimum(np.arange(60), 29) / 29
+    np.testing.assert_allclose(temperatures, expected, rtol=1e-12)
     config.loss.sharpness = False
     assert unimodal_schedule(config, 0)[1] == 1.0
-
-
-def test_distillation_starts_with_the_last_warm_up_epoch():
-    config = default_config()
-    assert [unimodal_schedule(config, epoch)[0] for epoch in range(4)] == [0, 0, 1, 1]
 
 
 def test_sgd_decays_before_momentum_and_clips_before_both():
@@ -102,3 +93,12 @@ def test_the_initial_state_is_that_of_optax(name):
     for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_gain_below_pytorchs_threshold_is_no_improvement():
+    config = default_config()
+    config.schedule.update(name="plateau", warm_up_epochs=0, patience=0)
+    rates = [optim.learning_rate(config, 2, (0.5, second)) for second in (0.50004, 0.50006)]
+    assert rates == pytest.approx(
+        [config.schedule.learning_rate * config.schedule.factor, config.schedule.learning_rate]
+    )

@@ -21,7 +21,6 @@ from rgbd_jax.model import Model
 from rgbd_jax.models.family import ClipInput, ScheduleValues
 from rgbd_jax.models.name_table import COUNTER
 from rgbd_jax.models.pytorch_names import DECOUPLED
-from rgbd_jax.pytorch.weights import detect_network
 from rgbd_jax.step import new_state, train_step
 from tests.parity import recipe
 
@@ -75,13 +74,11 @@ class Case:
         """The experiment's config: what `meta` says; the sizes that it leaves out are read off the weights."""
         meta = self.meta
         config = default_config("rgb" if meta["kind"] == "unimodal" else meta["kind"])
-        detected = detect_network(self.manifest)
+        detected = DECOUPLED.detect(self.manifest, {})
         assert detected.family == meta["kind"]
-        config.clip.frames = detected.frames or 64
-        config.clip.size = meta["size"]
-        for name, value in detected.model.items():
-            setattr(config.model, name, value)
+        config.clip.update(frames=detected.frames or 64, size=meta["size"])
         config.model.update(
+            dict(detected.model),
             num_classes=meta["num_classes"],
             temporal_blocks=meta["N"],
             knn_attention=meta["knn_attention"],
@@ -135,9 +132,7 @@ class Case:
 
     def probed(self):
         """The keys of everything that was probed."""
-        return [
-            key.removesuffix("/probe") for key in self.recorded.files if key.startswith("eval/") and "/probe" in key
-        ]
+        return [key.removesuffix("/probe") for key in self.recorded.files if key.endswith("/probe")]
 
     def intermediates(self):
         """The names of the intermediate results that are compared."""
@@ -167,9 +162,8 @@ def assert_close(found, recorded, tolerance, name):
     """Asserts a largest difference of `tolerance` in units of the recorded tensor's root mean square."""
     found, recorded = np.squeeze(found), np.squeeze(recorded)  # the reference squeezes a batch of one away
     assert found.shape == recorded.shape, name
-    scale = np.sqrt(np.mean(np.square(recorded)))
-    difference = np.abs(found - recorded).max() / scale if scale else np.abs(found).max()
-    assert difference <= tolerance, f"{name}: differs by {difference:.2e} of its scale, allowed {tolerance:.0e}"
+    scale = np.sqrt(np.mean(np.square(recorded))) or 1
+    np.testing.assert_allclose(found, recorded, rtol=0, atol=tolerance * scale, err_msg=name)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
@@ -191,15 +185,13 @@ def test_parity_forward_float64(name):
         output, losses = evaluate(*case.build("float64"), case.intermediates())
         for key in case.probed():
             tensor = case.found(key, output)
-            mean, std, norm = case.recorded[f"{key}/stats"]
-            scale = norm / np.sqrt(tensor.size)
             assert tensor.shape == tuple(case.recorded[f"{key}/shape"]), key
-            probe = tensor.reshape(-1)[recipe.probe_index(key, tensor.size, 64)]
-            difference = np.abs(probe - case.recorded[f"{key}/probe"]).max() / scale
-            assert difference <= FORWARD, f"{key}: probes differ by {difference:.2e} of the tensor's scale"
-            found = np.array([tensor.mean(), tensor.std(), np.linalg.norm(tensor.ravel()) / np.sqrt(tensor.size)])
-            error = np.abs(found - [mean, std, scale]).max() / scale
-            assert error <= FORWARD, f"{key}: statistics differ by {error:.2e} of the tensor's scale"
+            probes = tensor.reshape(-1)[recipe.probe_index(key, tensor.size, 64)]
+            root = np.sqrt(tensor.size)
+            mean, std, norm = case.recorded[f"{key}/stats"]
+            expected = [*case.recorded[f"{key}/probe"], mean, std, norm / root]
+            found = [*probes, tensor.mean(), tensor.std(), np.linalg.norm(tensor.ravel()) / root]
+            np.testing.assert_allclose(found, expected, rtol=0, atol=FORWARD * norm / root, err_msg=key)
         assert_logits(output, case, FORWARD)
         if case.meta["kind"] == "fusion":
             recorded = dict(zip(FUSION_LOSSES, case.recorded["eval/losses"], strict=True))
@@ -226,8 +218,9 @@ def test_parity_training_float64(name):
             tolerance = FORWARD if number == 0 else TRAJECTORY
             np.testing.assert_allclose(found[:-1], recorded[:-1], rtol=tolerance)
             ill_conditioned = number > 0 and case.meta["kind"] == "fusion"
-            norm_tolerance = FUSION_GRADIENT_NORM if ill_conditioned else tolerance
-            np.testing.assert_allclose(found[-1], recorded[-1], rtol=norm_tolerance)
+            np.testing.assert_allclose(
+                found[-1], recorded[-1], rtol=FUSION_GRADIENT_NORM if ill_conditioned else tolerance
+            )
             if number == 0:
                 gradient = first_gradient(case, state, before, measured["gradient_norm"])
                 assert set(gradient) == set(case.recorded["train/grad_names"])
@@ -257,49 +250,39 @@ def test_parity_logits_float32(name):
     """A clip differs by more only where two keys' scores are equal but for rounding, and the other one is kept."""
     case = Case(name)
     model, state, batch, schedule = case.build("float32")
-    names = attention_names(model)
+    prefixes = [f"{name}/" for name in model.modalities] if len(model.modalities) > 1 else [""]
+    names = tuple(f"{prefix}{branch}_attention" for prefix in prefixes for branch in BRANCHES.values())
     output, _ = evaluate(model, state, batch, schedule, names)
     found = {recorded_name(name): np.asarray(logits) for name, logits in output.heads.items()}
     for name, logits in found.items():
         assert_close(logits, case.recorded[name], FLOAT32_OTHER_KEYS, name)
     attention = {name: np.asarray(output.intermediates[name]) for name in names}  # depth b heads n n
-    count = case.meta["batch"]
-    clips = [number for number in range(count) if not within(found, case.recorded, number, count)]
-    if not clips:
-        return
-    with jax.enable_x64(True):
-        exact, _ = evaluate(*case.build("float64"), names)
-    for number in clips:
-        assert number in clips_with_other_keys(attention, exact.intermediates), f"clip {number} differs"
-
-
-def attention_names(model):
-    prefixes = [f"{name}/" for name in model.modalities] if len(model.modalities) > 1 else [""]
-    return tuple(f"{prefix}{branch}_attention" for prefix in prefixes for branch in BRANCHES.values())
+    if differing := clips_that_differ(found, case.recorded, case.meta["batch"]):
+        with jax.enable_x64(True):
+            exact, _ = evaluate(*case.build("float64"), names)
+        assert differing <= clips_with_other_keys(attention, exact.intermediates)
 
 
 def recorded_name(name):
     return f"eval/logits_{name}" if name in ("rgb", "depth") else f"eval/{name}"
 
 
-def within(found, recorded, number, clips):
-    """Whether one clip's logits are as near as float32 allows, by each tensor's scale."""
+def clips_that_differ(found, recorded, clips):
+    """The clips some of whose logits differ by more than float32 allows, by each tensor's scale."""
+    differing = set()
     for name, logits in found.items():
         expected = recorded[name].reshape(clips, -1)
         scale = np.sqrt(np.mean(np.square(expected)))
-        if np.abs(logits.reshape(clips, -1) - expected)[number].max() > FLOAT32 * scale:
-            return False
-    return True
+        differing.update(np.nonzero(np.abs(logits.reshape(clips, -1) - expected).max(-1) > FLOAT32 * scale)[0])
+    return differing
 
 
 def clips_with_other_keys(attention, exact):
     """The clips of which other keys are kept than in float64, whose weights are those of the exact threshold."""
-    other = set()
+    clips = set()
     for name, weights in attention.items():
         right = np.asarray(exact[name])
-        smallest = np.where(right > 0, right, np.inf).min(-1)  # depth b heads n
-        for layer, clip, head, query, key in np.argwhere((weights > 0) != (right > 0)):
-            weight = max(weights[layer, clip, head, query, key], right[layer, clip, head, query, key])
-            if abs(weight / smallest[layer, clip, head, query] - 1) < 1e-3:
-                other.add(clip)
-    return other
+        smallest = np.where(right > 0, right, np.inf).min(-1, keepdims=True)  # depth b heads n 1
+        at_threshold = np.abs(np.maximum(weights, right) / smallest - 1) < 1e-3
+        clips.update(np.nonzero(((weights > 0) != (right > 0)) & at_threshold)[1])
+    return clips

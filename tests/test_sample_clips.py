@@ -14,7 +14,7 @@ import pytest
 from rgbd_jax.configs import folder, nvgesture
 
 from rgbd_jax.data import loader
-from rgbd_jax.data.splits import open_splits
+from rgbd_jax.data.source import open_splits
 from rgbd_jax.ingest.build import prepare_for
 from rgbd_jax.model import Model
 from rgbd_jax.train import train

@@ -46,6 +46,5 @@ def test_the_frames_of_views_are_those_of_the_definition():
     # Intervals of 6 frames: with 2 views the middles of 0-2 and 3-5, with 3 the earlier middles of 0-1, 2-3, 4-5.
     np.testing.assert_array_equal(sampling.view_frames(12, 2, 2), [[1, 7], [4, 10]])
     np.testing.assert_array_equal(sampling.view_frames(12, 2, 3), [[0, 6], [2, 8], [4, 10]])
-    for n, count, message in [(0, 4, "0 frames"), (4, 0, "config.clip.frames")]:
-        with pytest.raises(ValueError, match=message):
-            sampling.sample_frames(n, count, None)
+    with pytest.raises(ValueError, match="0 frames"):
+        sampling.sample_frames(0, 4, None)

@@ -1,6 +1,6 @@
 """The set-up of .venv, with a stand-in for the Python in it: what it asks pip for, and when it asks again."""
 
-import json
+import ast
 import re
 import shutil
 import subprocess
@@ -22,18 +22,15 @@ def set_up(tmp_path):
     shutil.copy(ROOT / "scripts/setup.sh", tmp_path / "scripts")
     for name in ("requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    asked = tmp_path / "asked"
-    python = tmp_path / ".venv/bin/python"
-    python.write_text(
-        f"#!{sys.executable}\nimport json, sys\nopen({str(asked)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
-    )
+    asked, python = tmp_path / "asked", tmp_path / ".venv/bin/python"
+    python.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:], file=open({str(asked)!r}, 'a'))\n")
     python.chmod(0o755)
 
     def run(*extras):
         asked.write_text("")
         command = ["bash", "scripts/setup.sh", *extras]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        return done, [json.loads(line) for line in asked.read_text().splitlines()]
+        return done, [ast.literal_eval(line) for line in asked.read_text().splitlines()]
 
     run.folder = tmp_path
     return run

@@ -13,8 +13,7 @@ from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES
 from rgbd_jax.checkpoint.checkpoints import CheckpointManager, CheckpointMetadata, find, read_state
 from rgbd_jax.checkpoint.workdir import write_config
 from rgbd_jax.model import Model
-from rgbd_jax.parallel.mesh import make_mesh, state_sharding
-from rgbd_jax.step import TrainState, new_state, state_shapes
+from rgbd_jax.step import Steps, TrainState, new_state
 
 
 def tiny_config(data_dir: Path, stream: str = "rgb") -> ConfigDict:
@@ -38,9 +37,8 @@ def tiny_config(data_dir: Path, stream: str = "rgb") -> ConfigDict:
 
 def saved_state(config: ConfigDict, workdir: Path, which: str = "latest", classes: int = 12) -> TrainState:
     """Returns the train state of the "latest" or "best" checkpoint of a run."""
-    shapes = state_shapes(Model(config, classes))
-    folder = find(workdir, which)
-    return read_state(folder, shapes, state_sharding(shapes, make_mesh(config.sharding.parameter_shards)))
+    steps = Steps(Model(config, classes))
+    return read_state(find(workdir, which), steps.shapes, steps.sharding)
 
 
 def save_run(

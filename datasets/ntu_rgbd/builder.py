@@ -7,9 +7,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from ml_collections import ConfigDict
 
-from rgbd_jax.data.codec import encode_depth, encode_jpeg
-from rgbd_jax.data.depth import crop_person, person_box_in_colour
+from rgbd_jax.data.frames import crop_person, encode_depth, encode_jpeg, person_box
 from rgbd_jax.ingest.builder import RawClipsBuilder
 from rgbd_jax.ingest.clip_files import (
     COLOUR,
@@ -38,6 +38,7 @@ _DEPTH = "nturgb+d_depth_masked"
 _RGB_SUFFIX = "_rgb"
 _SIZE = (320, 240)  # width and height that colour frames are kept in, pixels
 _LARGEST = (960, 540)  # of frames that are cropped already: half of the camera's
+_PERSON_CROP = ConfigDict({"encoding": "reference_wrapped", "reference_person_crop": True})  # of config.data.depth
 _NESTING = 2  # folders between these and the clips: of a set-up, or of the archive that it came in
 
 
@@ -87,7 +88,9 @@ class NtuRgbd(RawClipsBuilder):
                 if (image := next(depth_frames, None)) is None:
                     what = f"expected as many frames as {rgb.path.name} has, found only {number}"
                     raise bad_clip(depth.path if depth else rgb.path, what, "unpaired")
-                left, top, right, bottom = person_box_in_colour(image, frame.shape[1], frame.shape[0])
+                # In the higher 8 bits, as in the reference, whatever is nearer than 256 units is nobody.
+                mask = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+                left, top, right, bottom = person_box(mask, frame.shape[1::-1])
                 encoded["rgb"].append(encode_jpeg(cv2.resize(frame[top:bottom, left:right], _SIZE)))
                 encoded["depth"].append(_crop_depth(image))
             return encoded
@@ -176,4 +179,4 @@ def _frame_ranges(clip: ClipSpec, paths: Mapping[str, Path]) -> dict[str, FrameR
 
 
 def _crop_depth(depth: np.ndarray) -> bytes:
-    return encode_depth(np.ascontiguousarray(crop_person(depth)))
+    return encode_depth(np.ascontiguousarray(crop_person(depth, _PERSON_CROP)))

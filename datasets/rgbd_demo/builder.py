@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from rgbd_jax.data.index import write_index
+from rgbd_jax.data.source import write_index
 
 from .clips import SPLITS, make_pair
 from .motions import CLASS_NAMES, HEIGHT, PAIRS, WIDTH

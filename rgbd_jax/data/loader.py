@@ -5,9 +5,10 @@ so that batches do not depend on the number of threads or of processes.
 
 A batch holds "frames" (modality -> uint8[b t h w 3]), "label" int32[b], "record" int32[b] (index of the clip in the
 source) and "mask" bool[b] (False for padding). Batch sizes are those of one shard (one per process) unless a docstring
-states otherwise.
+states otherwise. Configs have been checked (`check_config`), and must not change while batches are made.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +18,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
-from rgbd_jax.config_rules import check_data_config
-from rgbd_jax.data.codec import decode_frame
-from rgbd_jax.data.depth import colour_depth, cut_depth
+from rgbd_jax.data.frames import colour_depth, crop_person, decode_frame
 from rgbd_jax.data.source import ClipRecord, ClipSource
 from rgbd_jax.data.transforms import ClipTransform, draw_transform, evaluation_transforms
 from rgbd_jax.modalities import STREAMS
@@ -55,19 +54,13 @@ def train_batches(
     iterator is a small JSON-able dict, and `set_state()` resumes exactly after the batch that was last taken.
 
     Raises:
-        ValueError: A setting cannot be used, or there are fewer clips than a batch over all shards; from the iterator:
-            a clip cannot be read.
+        ValueError: there are fewer clips than a batch over all shards; from the iterator: a clip cannot be read.
     """
-    config = _checked(config, shard_index, shard_count)
     global_batch = batch_size * shard_count
     steps = steps_per_epoch(source, global_batch)
     order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle()[: steps * global_batch].repeat(None)
     block = slice(shard_index * batch_size, (shard_index + 1) * batch_size)
-
-    def load(step: int, records: np.ndarray) -> Batch:
-        examples = [_train_example(source, int(record), step // steps, config) for record in records[block]]
-        return jax.tree.map(lambda *values: np.stack(values), *examples)
-
+    load = functools.partial(_train_batch, source, config, steps, block)
     return iter(_prefetched(order.batch(global_batch, drop_remainder=True).map_with_index(load), config))
 
 
@@ -86,16 +79,18 @@ def eval_batches(
     uint8[b v t h w 3].
 
     Raises:
-        ValueError: A setting cannot be used, or there are no clips; from the iterator: a clip cannot be read.
+        ValueError: there are no clips; from the iterator: a clip cannot be read.
     """
-    config = _checked(config, shard_index, shard_count)
-    crops = evaluation_transforms(config)
-    view_count, shape = config.eval.clips * len(crops), (config.clip.frames, config.clip.size, config.clip.size, 3)
+    size, view_count = config.clip.size, config.eval.clips * config.eval.crops
+    shape = (config.clip.frames, size, size, 3)
     black = np.zeros(shape if view_count == 1 else (view_count, *shape), np.uint8)  # *v t h w c
-    padding = _example(dict.fromkeys(STREAMS[config.modality], black), label=0, record=-1, mask=False)
+    padding = _example(dict.fromkeys(STREAMS[config.modality], black), label=0, record=-1)
 
     def load(record: int) -> Batch:
-        return _eval_example(source[record], int(record), crops, config) if record < len(source) else padding
+        if record >= len(source):
+            return padding
+        clip = source[record]
+        return _example(load_clip(clip, config), clip.label, record)
 
     padded_length = eval_steps(source, batch_size * shard_count) * batch_size * shard_count
     shard = grain.MapDataset.range(padded_length)[shard_index::shard_count]
@@ -114,18 +109,12 @@ def load_clip(clip: ClipRecord, config: ConfigDict) -> dict[str, UInt8[np.ndarra
     """Returns the frames of one clip by modality, as an evaluation sees them; the label is not read.
 
     Raises:
-        ValueError: A setting cannot be used, the clip lacks a modality, or a frame cannot be decoded.
+        ValueError: the clip lacks a modality, or a frame cannot be decoded.
     """
-    check_data_config(config)
-    return _eval_example(clip, 0, evaluation_transforms(config), config)["frames"]
-
-
-def _checked(config: ConfigDict, shard_index: int, shard_count: int) -> ConfigDict:
-    """Returns a copy of the config: threads read it while the caller may change the original."""
-    check_data_config(config)
-    if not 0 <= shard_index < shard_count:
-        raise ValueError(f"shard_index is {shard_index}; expected 0 to {shard_count - 1} of {shard_count} shards")
-    return config.copy_and_resolve_references()
+    count = _frame_count(clip, config)
+    numbers = view_frames(count, config.clip.frames, config.eval.clips)  # v t
+    crops = evaluation_transforms(config)
+    return {modality: _load_frames(clip, modality, numbers, crops, config) for modality in STREAMS[config.modality]}
 
 
 def _prefetched(batches: grain.MapDataset[Batch], config: ConfigDict) -> grain.IterDataset[Batch]:
@@ -134,28 +123,28 @@ def _prefetched(batches: grain.MapDataset[Batch], config: ConfigDict) -> grain.I
     return batches.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers))
 
 
-def _train_example(source: ClipSource, record: int, epoch: int, config: ConfigDict) -> Batch:
-    clip, modalities = source[record], STREAMS[config.modality]
+def _train_batch(
+    source: ClipSource, config: ConfigDict, steps_per_epoch: int, block: slice, step: int, records: np.ndarray
+) -> Batch:
+    epoch = step // steps_per_epoch
+    examples = [_train_example(source[record], record, epoch, config) for record in records[block].tolist()]
+    return jax.tree.map(lambda *values: np.stack(values), *examples)
+
+
+def _train_example(clip: ClipRecord, record: int, epoch: int, config: ConfigDict) -> Batch:
     rng = np.random.default_rng([config.seed, epoch, record])
-    numbers = sample_frames(_frame_count(clip, config), config.clip.frames, rng)[None]  # 1 t
-    transforms = [draw_transform(config, rng)] * len(modalities)
+    count = _frame_count(clip, config)
+    numbers = sample_frames(count, config.clip.frames, rng)[None]  # 1 t
+    modalities = STREAMS[config.modality]
+    transforms = dict.fromkeys(modalities, draw_transform(config, rng))
     if config.data.transforms.reference_separate_draws:
-        transforms[1:] = [draw_transform(config, rng) for _ in modalities[1:]]
-    frames = {
-        modality: _load_frames(clip, modality, numbers, [transform], config)
-        for modality, transform in zip(modalities, transforms, strict=True)
-    }
-    return _example(frames, clip.label, record, mask=True)
+        transforms |= {modality: draw_transform(config, rng) for modality in modalities[1:]}
+    frames = {modality: _load_frames(clip, modality, numbers, [each], config) for modality, each in transforms.items()}
+    return _example(frames, clip.label, record)
 
 
-def _eval_example(clip: ClipRecord, record: int, crops: Sequence[ClipTransform], config: ConfigDict) -> Batch:
-    numbers = view_frames(_frame_count(clip, config), config.clip.frames, config.eval.clips)  # v t
-    frames = {modality: _load_frames(clip, modality, numbers, crops, config) for modality in STREAMS[config.modality]}
-    return _example(frames, clip.label, record, mask=True)
-
-
-def _example(frames: dict[str, np.ndarray], label: int, record: int, *, mask: bool) -> Batch:
-    return {"frames": frames, "label": np.int32(label), "record": np.int32(record), "mask": np.bool_(mask)}
+def _example(frames: dict[str, np.ndarray], label: int, record: int) -> Batch:
+    return {"frames": frames, "label": np.int32(label), "record": np.int32(record), "mask": np.bool_(record >= 0)}
 
 
 def _frame_count(clip: ClipRecord, config: ConfigDict) -> int:
@@ -171,34 +160,18 @@ def _load_frames(
     clip: ClipRecord, modality: str, numbers: Int[np.ndarray, "v t"], crops: Sequence[ClipTransform], config: ConfigDict
 ) -> UInt8[np.ndarray, "*v t h w 3"]:
     """Decodes every frame once; several views, v times the crops, get an axis of their own."""
-    size = config.clip.size
+    size, colour = config.clip.size, functools.partial(colour_depth, settings=config.data.depth)
     frames = np.empty((len(numbers), len(crops), numbers.shape[1], size, size, 3), np.uint8)  # v c t h w 3
-
-    def colour(frame: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-        return colour_depth(frame, config.data.depth) if frame.ndim == 2 else frame
-
-    for number in np.unique(numbers):
-        frame = _decode(clip, modality, int(number), config)
+    for number in np.unique(numbers).tolist():
+        try:
+            frame = crop_person(decode_frame(clip.frames[modality][number], modality), config.data.depth)
+        except ValueError as error:
+            advice = "restore the frame, or build the data set again without the clip"
+            raise ValueError(f"clip {clip.name}, frame {number} (counted from 0): {error}; {advice}") from error
         (view, t), *repeats = np.argwhere(numbers == number)  # a short clip repeats frames
         for crop, transform in enumerate(crops):
-            transform(frame, out=frames[view, crop, t], colour=colour)
+            transform(frame, frames[view, crop, t], colour)
         for other_view, other_t in repeats:
             frames[other_view, :, other_t] = frames[view, :, t]
     merged = frames.reshape(-1, *frames.shape[2:])  # (v c) t h w 3
     return merged if len(merged) > 1 else merged[0]
-
-
-def _decode(clip: ClipRecord, modality: str, number: int, config: ConfigDict) -> np.ndarray:
-    """Decodes a frame to uint8[h w 3], or single-channel depth to the part of it that is used."""
-    encoded = clip.frames[modality][number]
-    frame = decode_frame(encoded, modality)
-    if frame is not None and frame.ndim == 2:
-        return cut_depth(frame, config.data.depth)
-    if frame is not None and frame.dtype == np.uint8:
-        return frame
-    if frame is None:
-        problem = f"is not a readable JPEG or PNG ({len(encoded)} bytes)"
-    else:
-        problem = f"has several channels of {frame.dtype}; expected depth in one channel, or in three of 8 bit"
-    where = f"clip {clip.name}: {modality} frame {number} (counted from 0)"
-    raise ValueError(f"{where} {problem}; restore the frame, or build the data set again without the clip")

@@ -1,20 +1,33 @@
-"""Prepared clips, read at random from ArrayRecord files without TensorFlow; frames stay encoded."""
+"""Prepared data sets: the clips of a split, read at random from ArrayRecord files without TensorFlow.
 
-import copy
+Base splits are what is stored: they share no clip, and each has an index, the names, labels and frame counts of its
+clips. A split of a protocol, such as "cs_train", is a union of base splits, so that no clip is stored twice.
+"""
+
+import collections
 import dataclasses
+import json
+import logging
 import operator
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex, cast
+from typing import Any, SupportsIndex, TypedDict, TypeVar, cast
 
 import grain
-import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Int
+from ml_collections import ConfigDict
 
-from rgbd_jax.data import protocols
-from rgbd_jax.data.index import ClipIndex, index_file, read_index, rebuild_advice
-from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.atomic_write import atomic_write
+from rgbd_jax.modalities import MODALITIES, STREAMS
+
+REFERENCE_SHORT = 16  # frames: the reference leaves out clips of so many or fewer
+_TERM = re.compile(r"([\w-]+)(\[[^\]]*\])?")
+_PERCENTAGES = re.compile(r"\[(-?[0-9.]+%)?:(-?[0-9.]+%)?\]")
+
+T = TypeVar("T")
+
+log = logging.getLogger("rgbd_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +42,22 @@ class ClipRecord:
 ClipSource = grain.sources.RandomAccessDataSource[ClipRecord]
 
 
+@dataclasses.dataclass(frozen=True)
+class ClipInfo:
+    """What the index tells of a clip."""
+
+    name: str
+    label: int
+    frame_counts: Mapping[str, int]  # by modality
+
+
+class ProtocolSplit(TypedDict):
+    """One split of a protocol, as the metadata of a data set has it under "protocols"."""
+
+    splits: Sequence[str]  # the base splits that make it up
+    classes: int  # its classes are so many first ones of the data set
+
+
 class KeepEncoded(tfds.decode.SkipDecoding):
     """Keeps the frames of a sequence encoded."""
 
@@ -36,6 +65,7 @@ class KeepEncoded(tfds.decode.SkipDecoding):
         return serialized_example
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PreparedSplit:
     """The clips of one split of a prepared data set: a `ClipSource` that can be pickled."""
 
@@ -44,76 +74,86 @@ class PreparedSplit:
     class_names: tuple[str, ...]  # by label; those of the protocol, where the split is one of a protocol
     modalities: tuple[str, ...]  # which of "rgb" and "depth" the data set has
     person_cropped: bool  # whether single-channel depth was cut around the person when the data set was built
-    names: tuple[str, ...]  # of the clips
-    labels: Int[np.ndarray, " n"]
-    frame_counts: Mapping[str, Int[np.ndarray, " n"]]  # modality -> number of frames of each clip
-
-    def __init__(self, directory: str | Path, split: str | None):
-        """Opens a split as `open_split` does, of the folder of one version."""
-        self.directory = Path(directory)
-        builder = tfds.builder_from_directory(self.directory)
-        info, metadata = builder.info, builder.info.metadata or {}
-        label = cast(tfds.features.ClassLabel, info.features["label"])
-        self.modalities = tuple(modality for modality in MODALITIES if modality in info.features)
-        self.person_cropped = bool(metadata.get("person_cropped", False))
-        protocol_splits = protocols.from_metadata(metadata)
-        self.split = split if split is not None else next(iter(protocol_splits), "train")
-        try:
-            base_splits, classes = protocols.resolve(self.split, protocol_splits, set(info.splits), len(label.names))
-            decoders = {modality: KeepEncoded() for modality in self.modalities}
-            self._records = builder.as_data_source(base_splits, decoders=decoders)
-            parts = tfds.core.ReadInstruction.from_spec(base_splits).to_absolute(info.splits)
-        except ValueError as error:
-            known = ", ".join(sorted(info.splits))
-            if protocol_splits:
-                known = f"{', '.join(sorted(protocol_splits))} (protocols) and {known} (their parts)"
-            raise ValueError(
-                f"{self.directory}: cannot open split {self.split!r}; there are {known} "
-                f"(and parts of them, such as 'train[:80%]'): {error}"
-            ) from error
-        self.class_names = tuple(label.names[:classes])
-        self._rows: Sequence[int] = range(len(self._records))
-        indices = [(self._index(info, part.splitname), slice(part.from_, part.to)) for part in parts]
-        self.names = tuple(name for index, rows in indices for name in index.names[rows])
-        self.labels = np.concatenate([index.labels[rows] for index, rows in indices])
-        self.frame_counts = {
-            modality: np.concatenate([index.frames[modality][rows] for index, rows in indices])
-            for modality in self.modalities
-        }
-
-    def _index(self, info: tfds.core.DatasetInfo, split: str) -> ClipIndex:
-        index, clips = read_index(self.directory, split), info.splits[split].num_examples
-        if (len(index.names), tuple(index.frames)) != (clips, self.modalities):
-            raise ValueError(
-                f"{index_file(self.directory, split)} lists {len(index.names)} clips of {', '.join(index.frames)}, but "
-                f"{clips} of {', '.join(self.modalities)} are stored; {rebuild_advice(self.directory)}"
-            )
-        return index
-
-    def select(self, rows: Sequence[int]) -> "PreparedSplit":
-        """Returns the split with the clips at `rows` alone, in that order."""
-        selected = copy.copy(self)
-        selected._rows = [self._rows[row] for row in rows]
-        selected.names = tuple(self.names[row] for row in rows)
-        selected.labels = self.labels[rows]
-        selected.frame_counts = {modality: counts[rows] for modality, counts in self.frame_counts.items()}
-        return selected
+    clips: Sequence[ClipInfo]
+    rows: Sequence[int]  # of the clips in `records`
+    records: Any  # all that TFDS reads
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
+    def names(self) -> tuple[str, ...]:
+        """Names of the clips."""
+        return tuple(clip.name for clip in self.clips)
+
+    def select(self, indices: Sequence[int]) -> "PreparedSplit":
+        """Returns the split with the clips at `indices` alone, in that order."""
+        return dataclasses.replace(self, clips=[self.clips[i] for i in indices], rows=[self.rows[i] for i in indices])
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, index: SupportsIndex) -> ClipRecord:
-        row = operator.index(index)
-        if not 0 <= row < len(self):
-            raise IndexError(f"clip {row} of {len(self)} in split {self.split!r} of {self.directory}")
-        example = self._records[self._rows[row]]
+        example = self.records[self.rows[operator.index(index)]]
         frames = {modality: tuple(example[modality]) for modality in self.modalities}
         return ClipRecord(example["name"].decode(), int(example["label"]), frames)
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The clips of a config."""
+
+    training: PreparedSplit
+    evaluation: PreparedSplit
+    num_classes: int  # of the network
+
+
+def open_splits(config: ConfigDict) -> Splits:
+    """Opens the training and evaluation split of a config; nothing is built here.
+
+    Raises:
+        ValueError: the data do not fit the config; names the field.
+        FileNotFoundError: the data set is not prepared.
+    """
+    data = config.data
+    training = open_split(data.dataset, data.data_dir, data.train_split)
+    evaluation = open_split(data.dataset, data.data_dir, data.eval_split)
+    if not set(STREAMS[config.modality]) <= set(training.modalities):
+        only = f"{training.directory} has {' and '.join(training.modalities)} only"
+        raise ValueError(f"config.modality={config.modality!r}, but {only}")
+    if training.person_cropped and data.depth.reference_person_crop:
+        raise ValueError(
+            f"config.data.depth.reference_person_crop is set, but the depth in {training.directory} was cut around the "
+            "person when it was built: leave the field out"
+        )
+    classes = config.model.num_classes or len(training.class_names)
+    if classes < len(training.class_names):
+        raise ValueError(
+            f"config.model.num_classes={classes}, but {training.directory} has {len(training.class_names)} classes; "
+            "leave the field out to take their number"
+        )
+    if data.reference_protocol:
+        training, evaluation = (_without_short_clips(split, config.modality) for split in (training, evaluation))
+    return Splits(training, evaluation, classes)
+
+
+def _without_short_clips(split: PreparedSplit, modality: str) -> PreparedSplit:
+    """Leaves out the clips that the reference leaves out."""
+    lengths = [min(clip.frame_counts[each] for each in STREAMS[modality]) for clip in split.clips]
+    kept = [index for index, length in enumerate(lengths) if length > REFERENCE_SHORT]
+    left_out = f"{len(split) - len(kept)} of {len(split)} clips have {REFERENCE_SHORT} frames or fewer"
+    log.info("%s: %s and are left out (config.data.reference_protocol)", split.split, left_out)
+    if not kept:
+        raise ValueError(
+            f"config.data.reference_protocol=True leaves no clip of split {split.split!r} of {split.directory}: "
+            f"all have {REFERENCE_SHORT} frames or fewer; set it to False"
+        )
+    return split.select(kept)
+
+
+def known_classes(config: ConfigDict) -> int | None:
+    """Returns the number of classes that the config or its prepared data set gives; None if neither does."""
+    data = config.data
+    if config.model.num_classes or prepared_directory(data.dataset, data.data_dir) is None:
+        return config.model.num_classes
+    return len(open_split(data.dataset, data.data_dir, data.train_split).class_names)
 
 
 def prepared_directory(dataset: str, data_dir: str | Path) -> Path | None:
@@ -140,4 +180,119 @@ def open_split(dataset: str, data_dir: str | Path, split: str | None) -> Prepare
             f"{dataset} is not prepared: there is no prepared data in {folder}; build it with "
             f"`python -m rgbd_jax data build {dataset} --data_dir {data_dir}` (and --raw_dir, where it has raw clips)"
         )
-    return PreparedSplit(directory, split)
+    builder = tfds.builder_from_directory(directory)
+    info, metadata = builder.info, builder.info.metadata or {}
+    protocols = metadata.get("protocols", {})
+    split = next(iter(protocols), "train") if split is None else split
+    class_names = cast(tfds.features.ClassLabel, info.features["label"]).names
+    modalities = tuple(modality for modality in MODALITIES if modality in info.features)
+    try:
+        base_splits, classes = resolve(split, protocols, set(info.splits), len(class_names))
+        records = builder.as_data_source(base_splits, decoders={modality: KeepEncoded() for modality in modalities})
+        parts = tfds.core.ReadInstruction.from_spec(base_splits).to_absolute(info.splits)
+    except ValueError as error:
+        known = ", ".join(sorted(info.splits))
+        if protocols:
+            known = f"{', '.join(sorted(protocols))} (protocols) and {known} (their parts)"
+        raise ValueError(
+            f"{directory}: cannot open split {split!r}; there are {known} (and parts of them, such as 'train[:80%]'): "
+            f"{error}"
+        ) from error
+    clips: list[ClipInfo] = []
+    for part in parts:
+        index, stored = read_index(directory, part.splitname), info.splits[part.splitname].num_examples
+        listed = {modality for clip in index for modality in clip.frame_counts}
+        if len(index) != stored or listed != set(modalities):
+            raise ValueError(
+                f"{index_file(directory, part.splitname)} lists {len(index)} clips of {', '.join(sorted(listed))}, but "
+                f"{stored} of {', '.join(modalities)} are stored; {_rebuild_advice(directory)}"
+            )
+        clips += index[part.from_ : part.to]
+    cropped = bool(metadata.get("person_cropped", False))
+    names = tuple(class_names[:classes])
+    return PreparedSplit(directory, split, names, modalities, cropped, clips, range(len(clips)), records)
+
+
+def resolve(
+    spec: str, protocols: Mapping[str, ProtocolSplit], base_splits: Collection[str], num_classes: int
+) -> tuple[str, int]:
+    """Returns a split in base splits, in the notation of TFDS ("a+b[:20%]"), and its number of classes.
+
+    A percentage of a protocol split, such as "cs_train[:20%]", is that percentage of each of its base splits.
+
+    Raises:
+        ValueError: there is no such split, a part of a protocol split is not in percent, or two splits share clips.
+    """
+    terms: list[str] = []
+    classes = 0
+    used: dict[str, str] = {}
+    for term in re.split(r"\s*\+\s*", spec.strip()):
+        match = _TERM.fullmatch(term)
+        name, part = (match[1], match[2] or "") if match else ("", "")
+        if name not in protocols and name not in base_splits:
+            raise ValueError(f"there is no split {term!r}")
+        split = protocols.get(name, ProtocolSplit(splits=[name], classes=num_classes))
+        if name in protocols and part and not _PERCENTAGES.fullmatch(part):
+            raise ValueError(
+                f"{term!r}: a part of a protocol's split must be given in percent, such as {name}[:20%]; "
+                f"{name} is stored as {len(split['splits'])} splits, each of which gives that percentage"
+            )
+        classes = max(classes, split["classes"])
+        for base_split in split["splits"]:
+            terms.append(f"{base_split}{part}")
+            if protocols and used.setdefault(base_split, name) != name:
+                raise ValueError(f"{spec!r}: {used[base_split]} and {name} share clips, those of {base_split}")
+    return "+".join(terms), classes
+
+
+def to_base_splits(
+    clips: Mapping[str, T], members: Mapping[str, Collection[str]]
+) -> tuple[dict[str, list[T]], dict[str, list[str]]]:
+    """Cuts clips (name -> any value) into base splits, one for each combination of protocol splits that some are in.
+
+    `members` are protocol split, such as "cs_train" -> the names of its clips, whether they are in `clips` or not.
+
+    Returns:
+        Base split -> its clips in the order of `clips`, and protocol split -> its base splits. Clips that are in no
+        protocol split and protocol splits without a clip are left out.
+    """
+    base: dict[tuple[str, ...], list[T]] = collections.defaultdict(list)
+    for name, clip in clips.items():
+        splits = tuple(split for split, names in members.items() if name in names)
+        if splits:
+            base[splits].append(clip)
+    unions = {split: ["-".join(splits) for splits in base if split in splits] for split in members}
+    return {"-".join(splits): part for splits, part in base.items()}, {s: parts for s, parts in unions.items() if parts}
+
+
+def index_file(directory: Path, split: str) -> Path:
+    """Returns the path of the index of a base split in the folder of a prepared data set."""
+    return directory / f"index_{split}.json"
+
+
+def write_index(
+    directory: Path, split: str, names: Sequence[str], labels: Sequence[int], frames: Mapping[str, Sequence[int]]
+) -> None:
+    """Writes the index of a base split, in the order of its records; `frames` is modality -> frame counts."""
+    counts = {modality: list(map(int, counts)) for modality, counts in frames.items()}
+    content = {"names": list(names), "labels": list(map(int, labels)), "frames": counts}
+    with atomic_write(index_file(directory, split)) as unfinished:
+        unfinished.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def read_index(directory: Path, split: str) -> list[ClipInfo]:
+    """Reads the index of a base split; one that is missing or damaged is an error with the advice to build again."""
+    file = index_file(directory, split)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        modalities, counts = content["frames"].keys(), zip(*content["frames"].values(), strict=True)
+        clips = zip(content["names"], content["labels"], counts, strict=True)
+        return [ClipInfo(name, label, dict(zip(modalities, each, strict=True))) for name, label, each in clips]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file} is missing, the index of clips; {_rebuild_advice(directory)}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not an index of clips ({error!r}); {_rebuild_advice(directory)}") from error
+
+
+def _rebuild_advice(directory: Path) -> str:
+    return f"remove {directory} and build it again with `python -m rgbd_jax data build {directory.parent.name}`"

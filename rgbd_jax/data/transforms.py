@@ -2,15 +2,15 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from rgbd_jax.config_rules import NVGESTURE_CENTRE
+from rgbd_jax.config import NVGESTURE_CENTRE
+from rgbd_jax.data.frames import Coloured, Depth
 
 _NVGESTURE_MARGIN = 10  # smallest left and top of its training crops
 _BLUR_PROBABILITY = 0.5
@@ -26,8 +26,6 @@ _MARGIN = 5  # pixels around the visible part that the Gaussian and the interpol
 # OpenCV counts positions from the centre of the first pixel, and the matrices here from its upper left corner.
 _INDEX_TO_PIXEL = np.array([[1.0, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
 _PIXEL_TO_INDEX = np.array([[1.0, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
-
-Frame = UInt8[np.ndarray, "h w 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,33 +43,38 @@ class ClipTransform:
 
     def __call__(
         self,
-        frame: Frame | UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"],
+        frame: Depth | Coloured,
         out: UInt8[np.ndarray, "size size 3"],
-        colour: Callable[[np.ndarray], Frame] = lambda part: part,
+        colour: Callable[[np.ndarray], Coloured] = lambda part: part,
     ) -> None:
         """Transforms one frame into `out`, which must be contiguous.
 
         `colour` maps the visible part of the frame to RGB, pixel by pixel, before it is warped.
         """
-        rows, columns, matrix, scale = _plan(self, frame.shape[1], frame.shape[0])
-        frame = colour(frame[rows, columns])
-        if not _copy_shifted(frame, matrix, out):
-            smooth = _smooth(frame, scale)
-            if smooth.shape != frame.shape:
-                matrix = matrix @ np.diag([frame.shape[1] / smooth.shape[1], frame.shape[0] / smooth.shape[0], 1.0])
+        height, width = frame.shape[:2]
+        if (self.rotation, self.resize, self.crop_size) == (0, (width, height), self.size):  # nothing is interpolated
+            window = colour(frame[self.top : self.top + self.size, self.left : self.left + self.size])
+            if self.flip:
+                cv2.flip(window, 1, dst=out)  # ten times as fast as a copy of the mirrored view
+            else:
+                out[...] = window
+        else:
+            rows, columns, matrix, scale = _plan(self, width, height)
+            part = colour(frame[rows, columns])
+            smooth = _smooth(part, scale)
+            matrix = matrix @ np.diag([part.shape[1] / smooth.shape[1], part.shape[0] / smooth.shape[0], 1.0])
+            with_alpha = cv2.cvtColor(smooth, cv2.COLOR_RGB2RGBA)  # four channels are warped in a third of the time
             border = cv2.BORDER_CONSTANT if self.rotation else cv2.BORDER_REPLICATE
-            _warp(smooth, (_PIXEL_TO_INDEX @ matrix @ _INDEX_TO_PIXEL)[:2], out, border)
+            matrix = (_PIXEL_TO_INDEX @ matrix @ _INDEX_TO_PIXEL)[:2]
+            warped = cv2.warpAffine(with_alpha, matrix, out.shape[1::-1], flags=cv2.INTER_LINEAR, borderMode=border)
+            cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
         if self.blur_radius is not None:
             sigma = self.blur_radius * self.size / self.crop_size
             cv2.GaussianBlur(out, (0, 0), sigma, dst=out, borderType=cv2.BORDER_REPLICATE)
 
     def matrix(self, width: int, height: int) -> np.ndarray:
         """Maps positions in a width x height frame to the result, both in pixels from the upper left corner."""
-        cosine, sine = math.cos(math.radians(self.rotation)), math.sin(math.radians(self.rotation))
-        x, y = width / 2, height / 2
-        rotate = np.array(
-            [[cosine, sine, x - cosine * x - sine * y], [-sine, cosine, y + sine * x - cosine * y], [0, 0, 1]]
-        )
+        rotate = np.vstack([cv2.getRotationMatrix2D((width / 2, height / 2), self.rotation, 1.0), [0, 0, 1]])
         resize = np.diag([self.resize[0] / width, self.resize[1] / height, 1.0])
         crop = np.array([[1.0, 0, -self.left], [0, 1.0, -self.top], [0, 0, 1]])
         if self.flip:
@@ -144,32 +147,7 @@ def _plan(transform: ClipTransform, width: int, height: int) -> tuple[slice, sli
     return slice(first[1], last[1]), slice(first[0], last[0]), matrix @ shift, scale
 
 
-def _copy_shifted(frame: Frame, matrix: np.ndarray, out: np.ndarray) -> bool:
-    """Copies the visible part of the frame if `matrix` only shifts by whole pixels, and perhaps mirrors."""
-    size = len(out)
-    mirrored = matrix[0, 0] == -1
-    if not np.array_equal(matrix[:2, :2], [[-1 if mirrored else 1, 0], [0, 1]]):
-        return False
-    left = matrix[0, 2] - size if mirrored else -matrix[0, 2]
-    top = -matrix[1, 2]
-    if left != round(left) or top != round(top):
-        return False
-    window = frame[round(top) : round(top) + size, round(left) : round(left) + size]
-    if mirrored:
-        cv2.flip(window, 1, dst=out)  # ten times as fast as a copy of the mirrored view
-    else:
-        out[...] = window
-    return True
-
-
-def _warp(frame: Frame, matrix: np.ndarray, out: np.ndarray, border: int) -> None:
-    """Warps with a fourth channel, with which OpenCV needs a third of the time."""
-    frame = cv2.cvtColor(frame, cv2.COLOR_RGB2RGBA)
-    warped = cv2.warpAffine(frame, matrix, out.shape[1::-1], flags=cv2.INTER_LINEAR, borderMode=border)
-    cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
-
-
-def _smooth(frame: Frame, scale: np.ndarray) -> Frame:
+def _smooth(frame: Coloured, scale: np.ndarray) -> Coloured:
     """Removes the detail that would alias when the axes are scaled by `scale` (x, y); may shrink the frame."""
     if scale.min() < _SMALLEST_SCALE:
         length = np.array([frame.shape[1], frame.shape[0]])

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
-from rgbd_jax.data import depth, transforms
-from rgbd_jax.data.codec import decode_frame
+from rgbd_jax.data import transforms
+from rgbd_jax.data.frames import crop_person, decode_frame, grey_depth
 from rgbd_jax.sampling import sample_frames
 
 MAX_HEAT = 2.0  # motion heat maps lie between 0 and this
@@ -27,10 +27,8 @@ def shown_frame(encoded: bytes, modality: str, config: ConfigDict) -> Picture:
         ValueError: the frame cannot be decoded.
     """
     frame = decode_frame(encoded, modality)
-    if frame is None:
-        raise ValueError(f"a {modality} frame is not a readable JPEG or PNG ({len(encoded)} bytes)")
     if frame.ndim == 2:
-        grey = depth.encode_depth(depth.cut_depth(frame, config.data.depth), config.data.depth)
+        grey = grey_depth(crop_person(frame, config.data.depth), config.data.depth)
         return _coloured(np.ascontiguousarray(grey), cv2.COLORMAP_JET)
     return frame
 

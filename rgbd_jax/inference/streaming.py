@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rgbd_jax.data import loader
-from rgbd_jax.data.codec import encode_jpeg
+from rgbd_jax.data.frames import encode_jpeg
 from rgbd_jax.data.source import ClipRecord
 from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.ingest.clip_files import GREY_SPREAD, FrameRange, colour_spread, frame_files, open_video

@@ -11,8 +11,7 @@ from rgbd_jax.data.source import open_split, prepared_directory
 from rgbd_jax.initial_state import matching_weights
 from rgbd_jax.model import Model, evaluation_schedule
 from rgbd_jax.models.family import ScheduleValues, Tree
-from rgbd_jax.models.name_table import ConversionError
-from rgbd_jax.pytorch.weights import detect_network, is_workdir, read_weights
+from rgbd_jax.pytorch.weights import is_workdir, read_weights
 
 log = logging.getLogger("rgbd_jax")
 
@@ -60,12 +59,9 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
             f"{path}: a converted checkpoint does not record its input settings; pass --config, such as "
             "--config configs/nvgesture.py:depth"
         )
-    try:
-        num_classes = detect_network(weights.tensors).model["num_classes"]
-    except ConversionError as error:
-        raise ConversionError(f"{path}: {error}") from error
+    num_classes = weights.detect().model["num_classes"]
     model = Model(config, num_classes)
-    params, batch_stats = matching_weights(model, weights, str(path))
+    params, batch_stats = matching_weights(model, weights)
     epochs = config.train.epochs if weights.epoch is None else weights.epoch
     schedule, class_names = evaluation_schedule(config, max(epochs - 1, 0)), _class_names(path, config, num_classes)
     return TrainedModel(path, model, params, batch_stats, schedule, class_names, weights.epoch, weights.steps)

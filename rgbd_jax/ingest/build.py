@@ -20,7 +20,6 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from rgbd_jax.data import protocols
 from rgbd_jax.data.source import prepared_directory
 from rgbd_jax.ingest.builder import RawClipsBuilder
 from rgbd_jax.ingest.shard_build import Runner, run_locally, run_on_beam
@@ -121,8 +120,8 @@ def prepare(
         log.warning("%s leaves out %d bad clips; delete it to build it anew", directory, len(left_out))
     stored = {split: info.splits[split].num_examples for split in info.splits}
     of_protocols = {
-        name: sum(stored[part] for part in split.base_splits)
-        for name, split in protocols.from_metadata(info.metadata).items()
+        name: sum(stored[part] for part in split["splits"])
+        for name, split in info.metadata.get("protocols", {}).items()
     }
     return PreparedInfo(
         dataset=dataset,

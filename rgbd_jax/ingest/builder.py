@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.splits import SplitDict, SplitInfo
 
-from rgbd_jax.data.index import write_index
+from rgbd_jax.data.source import write_index
 from rgbd_jax.ingest.clip_files import COLOUR, ClipSpec, FrameKind, clip_kind, read_clip
 from rgbd_jax.ingest.discovery import RawClips
 from rgbd_jax.ingest.problems import Problem, RawDataError, bad_data

@@ -15,9 +15,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from rgbd_jax.data.index import read_index
-from rgbd_jax.data.source import prepared_directory
-from rgbd_jax.data.splits import REFERENCE_SHORT
+from rgbd_jax.data.source import REFERENCE_SHORT, prepared_directory, read_index
 from rgbd_jax.ingest.build import builder_class, dataset_names
 from rgbd_jax.ingest.builder import RawClipsBuilder, frame_kinds
 from rgbd_jax.ingest.clip_files import ClipSpec, FrameKind, check_headers
@@ -95,9 +93,9 @@ def compare(raw: RawClips, directory: Path) -> tuple[list[str], list[str]]:
     prepared: dict[str, dict[str, int]] = {}  # split to name to label
     for split in info.splits:
         index = read_index(directory, split)
-        prepared[split] = dict(zip(index.names, index.labels, strict=True))
-        if info.splits[split].num_examples != len(index.names):
-            what = f"{info.splits[split].num_examples} records, but {len(index.names)} clips in its index"
+        prepared[split] = {clip.name: clip.label for clip in index}
+        if info.splits[split].num_examples != len(index):
+            what = f"{info.splits[split].num_examples} records, but {len(index)} clips in its index"
             differences.append(f"{split}: {what}; delete {directory} and build it again")
     for split in dict.fromkeys([*raw.splits, *prepared]):
         clips, labels = raw.splits.get(split, ()), prepared.get(split, {})

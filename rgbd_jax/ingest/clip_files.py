@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from rgbd_jax.data.codec import encode_depth, encode_jpeg
+from rgbd_jax.data.frames import encode_depth, encode_jpeg
 from rgbd_jax.ingest.problems import Problem, RawDataError, bad_clip
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")

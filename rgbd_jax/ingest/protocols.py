@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from rgbd_jax.data.protocols import ProtocolSplit, to_base_splits, to_metadata
+from rgbd_jax.data.source import ProtocolSplit, to_base_splits
 from rgbd_jax.ingest.clip_files import ClipSpec
 from rgbd_jax.ingest.discovery import Locate, RawClips, check_clips
 from rgbd_jax.ingest.problems import Problem, RawDataError, bad_data
@@ -71,12 +71,11 @@ def find_protocol_clips(
         for split in ("train", "validation", "test"):
             parts = unions.get(name := f"{protocol.name}_{split}")
             if parts:
-                protocol_splits[name] = ProtocolSplit(tuple(parts), protocol.num_classes)
+                protocol_splits[name] = ProtocolSplit(splits=parts, classes=protocol.num_classes)
                 size = sum(len(base_splits[part]) for part in parts)
                 if size != (whole := protocol.sizes.get(split, size)):
                     log.warning("%s has %d clips here; in the whole data set it has %d", name, size, whole)
-    metadata = {"protocols": to_metadata(protocol_splits)}
-    return RawClips(layout.modalities, layout.class_names, base_splits, problems, metadata)
+    return RawClips(layout.modalities, layout.class_names, base_splits, problems, {"protocols": protocol_splits})
 
 
 def _lists_of(protocol: Protocol, raw_dir: Path, layout: Layout, problems: list[Problem]) -> SplitsOfClips:

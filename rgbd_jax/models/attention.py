@@ -7,9 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from rgbd_jax.models.layers import Dropout, LayerNorm, Linear, at_least_float32, dtypes_of, scaled
-from rgbd_jax.models.remat import remat
-from rgbd_jax.models.rngs import ClipRngs
+from rgbd_jax.models.layers import ClipRngs, Dropout, Linear, at_least_float32, dtypes_of, layer_norm, remat, scaled
 
 HEAD_FEATURES = 64
 MLP_FEATURES = 768
@@ -51,26 +49,23 @@ class TransformerLayer(nnx.Module):
     """One pre-norm transformer layer: x += attention(norm(x)); x += mlp(norm(x))."""
 
     def __init__(self, features: int, config: ConfigDict):
-        dtypes = dtypes_of(config)
-        self.hidden = scaled(MLP_FEATURES, config.model.width)
-        self.attention_norm = LayerNorm(features, dtypes)
+        dtypes, hidden = dtypes_of(config), scaled(MLP_FEATURES, config.model.width)
+        self.attention_norm = layer_norm(features, dtypes)
         self.attention = TopKAttention(features, config)
-        self.mlp_norm = LayerNorm(features, dtypes)
-        self.mlp_in = Linear(features, self.hidden, dtypes)
-        self.mlp_out = Linear(self.hidden, features, dtypes)
+        self.mlp_norm = layer_norm(features, dtypes)
+        self.mlp_in = Linear(features, hidden, dtypes)
+        self.mlp_out = Linear(hidden, features, dtypes)
         self.dropout = Dropout(config.model.dropout)
 
     def __call__(
-        self, x: Float[Array, "b n c"], rngs: ClipRngs | None = None
+        self, x: Float[Array, "b n c"], keys: Key[Array, "b"] | None = None
     ) -> tuple[Float[Array, "b n c"], Float[Array, "b heads n n"]]:
-        """Returns the tokens after the layer and its attention weights."""
-        tokens, features = x.shape[1:]
-        masks = self.dropout.masks(rngs, (tokens, features), (tokens, self.hidden), (tokens, features))
+        """Returns the tokens after the layer and its attention weights; `keys` turn dropout on."""
+        rngs = None if keys is None else ClipRngs(keys)
         attended, weights = self.attention(self.attention_norm(x))
-        x = x + self.dropout.apply(attended, masks[0])
+        x = x + self.dropout(attended, rngs)
         hidden = jax.nn.gelu(self.mlp_in(self.mlp_norm(x)), approximate=False)  # b n hidden
-        hidden = self.dropout.apply(hidden, masks[1])
-        return x + self.dropout.apply(self.mlp_out(hidden), masks[2]), weights
+        return x + self.dropout(self.mlp_out(self.dropout(hidden, rngs)), rngs), weights
 
 
 class TransformerStack(nnx.Module):
@@ -87,18 +82,14 @@ class TransformerStack(nnx.Module):
     ) -> tuple[Float[Array, "b n c"], Float[Array, "depth b n c"], Float[Array, "depth b heads n n"]]:
         """Returns the last layer's tokens, every layer's tokens and every layer's attention weights."""
         graph, stacked = nnx.split(self.layers)
-        keys = None if rngs is None else rngs.next_keys_of(self.depth)  # depth b
+        keys = None
+        if rngs is not None:
+            keys = jax.vmap(lambda key: jax.random.split(key, self.depth), out_axes=1)(rngs.next_keys())  # depth b
 
         def step(tokens, layer):
             state, keys = layer
-            tokens, weights = remat(self.remat, (nnx.merge(graph, state),), _apply_layer, tokens, keys)
+            tokens, weights = remat(self.remat, TransformerLayer.__call__)(nnx.merge(graph, state), tokens, keys)
             return tokens, (tokens, weights)
 
         x, (all_tokens, all_weights) = jax.lax.scan(step, x, (stacked, keys))
         return x, all_tokens, all_weights
-
-
-def _apply_layer(
-    modules: tuple[TransformerLayer], tokens: Float[Array, "b n c"], keys: Key[Array, "b"] | None
-) -> tuple[Float[Array, "b n c"], Float[Array, "b heads n n"]]:
-    return modules[0](tokens, None if keys is None else ClipRngs(keys))

@@ -1,7 +1,8 @@
 """The interface of a network family: what training, evaluation and tools know about a network."""
 
+import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from flax import nnx, struct
@@ -47,6 +48,45 @@ class Output:
         return self.heads["logits"]
 
 
+class Intermediates:
+    """Collects named intermediate values of one forward pass; under `jax.jit` those not requested cost nothing.
+
+    Args:
+        names: the intermediate values that `collected` returns.
+        perturbations: name -> what is added to an intermediate value before the network continues with it; the
+            gradient with respect to zeros is the gradient with respect to that value, as in Grad-CAM.
+    """
+
+    def __init__(self, names: Collection[str] = (), perturbations: Mapping[str, Array] | None = None):
+        self.names, self.perturbations = names, perturbations or {}
+        self._values: dict[str, Array] = {}
+        self._prefix = ""
+
+    def of(self, modality: str) -> "Intermediates":
+        """Returns a collector for one modality of several: it collects here, under "modality/name"."""
+        part = copy.copy(self)
+        part._prefix = f"{modality}/"
+        return part
+
+    def sow(self, name: str, value: Array) -> Array:
+        """Collects a value and returns it, plus its perturbation if there is one."""
+        name = self._prefix + name
+        if name in self.perturbations:
+            value = value + self.perturbations[name].astype(value.dtype)
+        self._values[name] = value
+        return value
+
+    def collected(self) -> dict[str, Array]:
+        """Returns the requested values.
+
+        Raises:
+            ValueError: the network has no intermediate value of a requested name.
+        """
+        if unknown := [name for name in self.names if name not in self._values]:
+            raise ValueError(f"no intermediate value named {', '.join(unknown)}; available: {', '.join(self._values)}")
+        return {name: self._values[name] for name in self.names}
+
+
 @struct.dataclass
 class ScheduleValues:
     """What depends on the progress of the training, not on the batch."""
@@ -60,8 +100,8 @@ class ScheduleValues:
 class Family:
     """One kind of network; a new family is a new instance (see `rgbd_jax.model.FAMILIES`).
 
-    A module is called as `module(inputs, schedule, train=..., rngs=..., intermediates=...)`, with `inputs` a mapping
-    from modality to `ClipInput`, and returns an `Output`.
+    A module is called as `module(inputs, schedule, rngs, intermediates)`, with `inputs` a mapping from modality to
+    `ClipInput` and with `ClipRngs` in training, after `module.train()`; it returns an `Output`.
 
     Attributes:
         name: name of the family.
@@ -93,7 +133,8 @@ class Family:
     attention: Callable[[str], Mapping[str, str]]
     frame_weights: Callable[[ConfigDict, str], Mapping[str, str]]
 
+    @property
     def metric_names(self) -> tuple[str, ...]:
-        """Returns the names of the metrics that an evaluation gives."""
+        """The names of the metrics that an evaluation gives."""
         top1 = (f"top1_{name}" for name in self.heads if name != "logits")
         return (*self.loss_names, "top1", *top1, *self.head_sums, "top5", "mean_per_class", "reference_protocol")

@@ -1,21 +1,55 @@
-"""Building blocks of the networks: linear maps, normalisation, dropout, convolution units and inception blocks."""
+"""Building blocks of the networks: linear maps, normalisation, dropout, convolution units and inception blocks.
+
+BatchNorm uses the statistics of the batch after `nnx.Module.train()`, the running ones by default.
+"""
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from rgbd_jax.models.ops import Window, convolve, max_pool
-from rgbd_jax.models.remat import batch_statistics, product
-from rgbd_jax.models.rngs import ClipRngs
+
+Function = TypeVar("Function", bound=Callable)
+
+PRODUCT, STATISTICS = "product", "batch_statistics"  # names of values that rematerialisation may store
+# Batch statistics are always stored: they are small, and recomputing them would repeat an all-reduce.
+STORED = {"cheap": (PRODUCT, STATISTICS), "all": (STATISTICS,)}
+
+
+def remat(policy: str, function: Function) -> Function:
+    """Returns a function of modules and arrays that recomputes its intermediate values in the backward pass.
+
+    The policy says which: "none", "cheap" (all but the results of convolutions and linear maps) or "all".
+    """
+    if policy == "none":
+        return function
+    return nnx.remat(function, policy=jax.checkpoint_policies.save_only_these_names(*STORED[policy]))
+
+
+class ClipRngs:
+    """A stream of random keys in training, one for each clip.
+
+    Draws for a clip depend on its own key alone: they are the same on any number of devices and processes, and
+    whichever clips share the batch.
+    """
+
+    def __init__(self, keys: Key[Array, "b"]):
+        self._keys = keys
+        self._count = 0
+
+    def next_keys(self) -> Key[Array, "b"]:
+        """Returns new keys, one for each clip."""
+        self._count += 1
+        return jax.vmap(jax.random.fold_in, in_axes=(0, None))(self._keys, self._count)
 
 
 class DTypes(NamedTuple):
@@ -57,24 +91,16 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
         """Applies the map in the compute dtype."""
-        y = product(x.astype(self.dtype) @ self.kernel[...].astype(self.dtype))
+        y = checkpoint_name(x.astype(self.dtype) @ self.kernel[...].astype(self.dtype), PRODUCT)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
-class LayerNorm(nnx.Module):
-    """Normalisation of the last axis, with PyTorch's epsilon; statistics in the parameters' dtype."""
-
-    def __init__(self, features: int, dtypes: DTypes):
-        self.scale = nnx.Param(jnp.ones(features, dtypes.param))
-        self.bias = nnx.Param(jnp.zeros(features, dtypes.param))
-        self.dtype = dtypes.compute
-
-    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
-        """Normalises x and returns it in the compute dtype."""
-        x = x.astype(self.scale[...].dtype)
-        centred = x - x.mean(-1, keepdims=True)
-        normal = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
-        return (normal * self.scale[...] + self.bias[...]).astype(self.dtype)
+def layer_norm(features: int, dtypes: DTypes) -> nnx.LayerNorm:
+    """Returns a normalisation of the last axis with PyTorch's epsilon; its statistics are float32 or wider."""
+    compute, param = dtypes
+    return nnx.LayerNorm(
+        features, epsilon=1e-5, dtype=compute, param_dtype=param, use_fast_variance=False, rngs=nnx.Rngs(0)
+    )
 
 
 class Dropout(nnx.Module):
@@ -85,57 +111,33 @@ class Dropout(nnx.Module):
 
     def __call__(self, x: Float[Array, "b *rest"], rngs: ClipRngs | None) -> Float[Array, "b *rest"]:
         """Returns x with values dropped; x itself without `rngs`."""
-        (mask,) = self.masks(rngs, x.shape[1:])
-        return self.apply(x, mask)
-
-    def masks(self, rngs: ClipRngs | None, *shapes: tuple[int, ...]) -> tuple[Bool[Array, "b *rest"] | None, ...]:
-        """Draws the masks of several tensors together, so that one generator is compiled for all.
-
-        Args:
-            rngs: source of the keys; without it nothing is dropped.
-            shapes: shapes of the tensors without the batch axis.
-
-        Returns:
-            For each tensor which values are kept, or None where nothing is dropped.
-        """
         if rngs is None or not self.rate:
-            return (None,) * len(shapes)
-        sizes = [math.prod(shape) for shape in shapes]
-        keys = rngs.next_keys()
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, (sum(sizes),)))(keys)  # b sum
-        parts = jnp.split(kept, np.cumsum(sizes)[:-1], axis=1)
-        return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
-
-    def apply(self, x: Float[Array, "b *rest"], mask: Bool[Array, "b *rest"] | None) -> Float[Array, "b *rest"]:
-        """Returns x where the mask is set, scaled up, and zeros elsewhere; x itself without a mask."""
-        return x if mask is None else jnp.where(mask, x / (1 - self.rate), 0)
+            return x
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(rngs.next_keys())
+        return jnp.where(kept, x / (1 - self.rate), 0)
 
 
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last, with PyTorch's running statistics (unbiased variance).
 
     Statistics are computed in the parameters' dtype. Inside `jax.shard_map` they are those of the whole batch over all
-    devices (`sync`), or of each device's part.
-
-    Args:
-        features: number of channels.
-        param_dtype: dtype of parameters and statistics.
-        epsilon: added to the variance.
-        momentum: fraction of a batch's statistics in the running ones (PyTorch's convention).
-        sync: whether statistics are averaged over devices.
+    devices, or of each device's part (`config.model.sync_batch_norm`). `momentum` is the fraction of a batch's
+    statistics in the running ones, as in PyTorch.
     """
 
-    def __init__(self, features: int, param_dtype: DTypeLike, *, epsilon: float, momentum: float, sync: bool):
-        self.scale = nnx.Param(jnp.ones(features, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(features, param_dtype))
-        self.mean = nnx.BatchStat(jnp.zeros(features, param_dtype))
-        self.variance = nnx.BatchStat(jnp.ones(features, param_dtype))
-        self.epsilon, self.momentum, self.sync = epsilon, momentum, sync
+    def __init__(self, features: int, config: ConfigDict, *, epsilon: float, momentum: float):
+        dtype = dtypes_of(config).param
+        self.scale = nnx.Param(jnp.ones(features, dtype))
+        self.bias = nnx.Param(jnp.zeros(features, dtype))
+        self.mean = nnx.BatchStat(jnp.zeros(features, dtype))
+        self.variance = nnx.BatchStat(jnp.ones(features, dtype))
+        self.epsilon, self.momentum, self.sync = epsilon, momentum, config.model.sync_batch_norm
+        self.use_running_average = True
 
-    def __call__(self, x: Float[Array, "*batch c"], *, train: bool) -> Float[Array, "*batch c"]:
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
         """Normalises x; in training by the batch's own statistics, which also update the running ones."""
         scale, bias = self.scale[...], self.bias[...]
-        if not train:
+        if self.use_running_average:
             factor = scale * jax.lax.rsqrt(self.variance[...] + self.epsilon)  # c
             offset = bias - self.mean[...] * factor  # c
             return x * factor.astype(x.dtype) + offset.astype(x.dtype)
@@ -159,16 +161,9 @@ def normalise_batch(
 ) -> tuple[Float[Array, "*batch c"], Float[Array, "c"], Float[Array, "c"]]:
     """Returns x normalised by its own statistics, and the statistics: mean and biased variance (without gradients).
 
-    With mesh axes the statistics are those of x on all devices, from one all-reduce; the gradient takes another. The
-    gradient is written out because autodiff of the two passes reads x three times more often.
-
-    Args:
-        x: values to normalise.
-        scale: factor of the normalised values.
-        bias: offset of the result.
-        shift: a value near the mean, such as the running mean: it keeps the sums over devices small and precise.
-        epsilon: added to the variance.
-        axes: mesh axes that x is split over.
+    With mesh axes, over which x is split, the statistics are those of x on all devices, from one all-reduce; the
+    gradient takes another. `shift` is a value near the mean, such as the running mean: it keeps the sums over devices
+    small and precise. The gradient is written out because autodiff of the two passes reads x three times more often.
     """
     return _normalise_batch_forward(x, scale, bias, shift, epsilon, axes)[0]
 
@@ -183,7 +178,7 @@ def _normalise_batch_forward(x, scale, bias, shift, epsilon, axes):
         offset = mean - shift
         offset, square = jax.lax.pmean(jnp.stack([offset, variance + jnp.square(offset)]), axes)  # c, c
         mean, variance = shift + offset, jnp.maximum(square - jnp.square(offset), 0)
-    mean, variance = batch_statistics(mean), batch_statistics(variance)
+    mean, variance = checkpoint_name(mean, STATISTICS), checkpoint_name(variance, STATISTICS)
     inverse = jax.lax.rsqrt(variance + epsilon)  # c
     y = ((exact - mean) * (inverse * scale) + bias).astype(x.dtype)
     return (y, mean, variance), (x, scale, mean, inverse, shift)
@@ -216,29 +211,34 @@ class ConvUnit(nnx.Module):
     def __init__(
         self, inputs: int, outputs: int, config: ConfigDict, kernel_shape: Window = (1, 1, 1), spatial_stride: int = 1
     ):
-        model, dtypes = config.model, dtypes_of(config)
+        dtypes = dtypes_of(config)
         self.kernel = nnx.Param(jnp.zeros((*kernel_shape, inputs, outputs), dtypes.param))  # t h w i o
-        self.norm = BatchNorm(
-            outputs, dtypes.param, epsilon=1e-3, momentum=model.batch_norm_momentum, sync=model.sync_batch_norm
-        )
+        self.norm = BatchNorm(outputs, config, epsilon=1e-3, momentum=config.model.batch_norm_momentum)
         self.spatial_stride = spatial_stride
         self.dtype = dtypes.compute
 
-    def __call__(self, x: Float[Array, "b t h w i"], *, train: bool) -> Float[Array, "b t h2 w2 o"]:
+    def __call__(self, x: Float[Array, "b t h w i"]) -> Float[Array, "b t h2 w2 o"]:
         """Applies the unit; h2 and w2 are h and w divided by the stride, rounded up."""
-        y = product(convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.spatial_stride))
-        return jax.nn.relu(self.norm(y, train=train))
+        y = convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.spatial_stride)
+        return jax.nn.relu(self.norm(checkpoint_name(y, PRODUCT)))
 
 
 class Inception(nnx.Module):
     """Four parallel paths, concatenated: 1x1; 1x1 then kernel; 1x1 then kernel; max pool then 1x1.
 
-    The spatial block has 1x3x3 kernels and a 3x3x3 pool, which mixes neighbouring frames; the temporal block has 3x1x1
-    kernels and pool.
+    The spatial block has 1x3x3 kernels and a 3x3x3 pool, which mixes neighbouring frames, and may begin with a pool of
+    stride 2; the temporal block has 3x1x1 kernels and pool.
     """
 
     def __init__(
-        self, inputs: int, channels: Sequence[int], config: ConfigDict, *, kernel_shape: Window, pool_window: Window
+        self,
+        inputs: int,
+        channels: Sequence[int],
+        config: ConfigDict,
+        *,
+        kernel_shape: Window,
+        pool_window: Window,
+        pool_before: Window | None = None,
     ):
         a, b, c, d, e, f = channels
         self.branch0 = ConvUnit(inputs, a, config)
@@ -247,15 +247,17 @@ class Inception(nnx.Module):
         self.branch2_reduce = ConvUnit(inputs, d, config)
         self.branch2 = ConvUnit(d, e, config, kernel_shape)
         self.branch3 = ConvUnit(inputs, f, config)
-        self.pool_window = pool_window
+        self.pool_window, self.pool_before = pool_window, pool_before
         self.outputs = a + c + e + f
 
-    def __call__(self, x: Float[Array, "b t h w i"], *, train: bool) -> Float[Array, "b t h w o"]:
+    def __call__(self, x: Float[Array, "b t h w i"]) -> Float[Array, "b t h2 w2 o"]:
         """Applies the four paths to x and concatenates their channels."""
+        if self.pool_before is not None:
+            x = max_pool(x, self.pool_before, (1, 2, 2))
         paths = [
-            self.branch0(x, train=train),
-            self.branch1(self.branch1_reduce(x, train=train), train=train),
-            self.branch2(self.branch2_reduce(x, train=train), train=train),
-            self.branch3(max_pool(x, self.pool_window), train=train),
+            self.branch0(x),
+            self.branch1(self.branch1_reduce(x)),
+            self.branch2(self.branch2_reduce(x)),
+            self.branch3(max_pool(x, self.pool_window)),
         ]
-        return jnp.concatenate(paths, axis=-1)  # b t h w o
+        return jnp.concatenate(paths, axis=-1)  # b t h2 w2 o

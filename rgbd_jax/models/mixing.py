@@ -29,26 +29,17 @@ class Mixture:
     def blend(
         self, own: Num[Array, "b n h w c"], partner: Num[Array, "b n h w c"], first: int = 0
     ) -> Float[Array, "b n h w c"]:
-        """Returns the values of the mixed clips, float32, from per-frame values.
+        """Returns per-frame values of the mixed clips, float32, from those of the clips and of their partners.
 
-        Args:
-            own: values of the clips, at n frames from `first` on.
-            partner: those of their partners (see `partners`).
-            first: the frame that the values start with.
+        The values are of n frames from `first` on.
         """
         weight = self.frames[first : first + own.shape[1], None, None, None]  # n 1 1 1
         return weight * own.astype(jnp.float32) + (1 - weight) * partner.astype(jnp.float32)
 
     def labels(self, own: Int[Array, "b"], partner: Int[Array, "b"], num_classes: int) -> Float[Array, "b k"]:
-        """Returns the class distributions of the mixed clips, float32.
-
-        Args:
-            own: true classes of the clips.
-            partner: those of their partners (see `partners`).
-            num_classes: number of classes k.
-        """
-        one_hot = [jax.nn.one_hot(labels, num_classes, dtype=jnp.float32) for labels in (own, partner)]
-        return self.label * one_hot[0] + (1 - self.label) * one_hot[1]
+        """Returns the class distributions of the mixed clips, float32."""
+        own_class, partner_class = (jax.nn.one_hot(x, num_classes, dtype=jnp.float32) for x in (own, partner))
+        return self.label * own_class + (1 - self.label) * partner_class
 
 
 def partners(values: Num[Array, "b *rest"]) -> Num[Array, "b *rest"]:
@@ -62,38 +53,33 @@ def enabled(mixing: ConfigDict) -> bool:
 
 
 def draw(mixing: ConfigDict, frames: int, seed: Array | int, step: Int[Array, ""] | int) -> Mixture:
-    """Samples how the clips of a batch are mixed: a function of the seed and the step.
+    """Samples how the clips of a batch, of `frames` frames each, are mixed: a function of the seed and the step.
 
-    ShuffleMix is applied with `shufflemix_probability`, else mixup with `mixup_probability`, else nothing. Weights
-    follow a symmetric beta distribution with the method's alpha; ShuffleMix rounds its weight to whole frames.
-
-    Args:
-        mixing: `config.mixing`; an alpha of 0 turns a method off.
-        frames: number of frames t of a clip.
-        seed: the experiment's seed.
-        step: step of the training.
+    ShuffleMix is applied with `shufflemix_probability`, else mixup with `mixup_probability`, else nothing; an alpha of
+    0 turns a method off. Weights follow a symmetric beta distribution with the method's alpha; ShuffleMix rounds its
+    weight to whole frames.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _STREAM), step)
     choice, mixup_key, shufflemix_key = jax.random.split(key, 3)
-    chances = jax.random.uniform(choice, (2,))
+    mixup_chance, shufflemix_chance = jax.random.uniform(choice, (2,))
     mixture = Mixture(jnp.ones(frames), jnp.ones(()))
     if mixing.mixup_alpha > 0:
-        mixture = _either(chances[0] < mixing.mixup_probability, _mixup(mixing, frames, mixup_key), mixture)
+        mixup = _mixup(mixing.mixup_alpha, frames, mixup_key)
+        mixture = _either(mixup_chance < mixing.mixup_probability, mixup, mixture)
     if mixing.shufflemix_alpha > 0:
-        shufflemix = _shufflemix(mixing, frames, shufflemix_key)
-        mixture = _either(chances[1] < mixing.shufflemix_probability, shufflemix, mixture)
+        shufflemix = _shufflemix(mixing.shufflemix_alpha, frames, shufflemix_key)
+        mixture = _either(shufflemix_chance < mixing.shufflemix_probability, shufflemix, mixture)
     return mixture
 
 
-def _mixup(mixing: ConfigDict, frames: int, key: PRNGKeyArray) -> Mixture:
-    weight = jax.random.beta(key, mixing.mixup_alpha, mixing.mixup_alpha, dtype=jnp.float32)
+def _mixup(alpha: float, frames: int, key: PRNGKeyArray) -> Mixture:
+    weight = jax.random.beta(key, alpha, alpha, dtype=jnp.float32)
     return Mixture(jnp.broadcast_to(weight, (frames,)), weight)
 
 
-def _shufflemix(mixing: ConfigDict, frames: int, key: PRNGKeyArray) -> Mixture:
+def _shufflemix(alpha: float, frames: int, key: PRNGKeyArray) -> Mixture:
     weight_key, order_key = jax.random.split(key)
-    weight = jax.random.beta(weight_key, mixing.shufflemix_alpha, mixing.shufflemix_alpha, dtype=jnp.float32)
-    kept = jnp.round(weight * frames)
+    kept = jnp.round(jax.random.beta(weight_key, alpha, alpha, dtype=jnp.float32) * frames)
     # The label follows the frames that remain; the authors' code uses the weight before rounding.
     own = jax.random.permutation(order_key, frames) < kept
     return Mixture(own.astype(jnp.float32), kept / frames)

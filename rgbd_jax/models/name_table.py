@@ -35,15 +35,15 @@ class DetectedNetwork(NamedTuple):
 class Match(NamedTuple):
     """How the tensors of a state dict and those of a network meet, by PyTorch's names."""
 
-    loaded: dict[str, tuple[int, ...]]  # name -> shape of what fits
+    loaded: dict[str, tuple[int, ...]]  # name -> shape of what fits, with the step counters that the network lacks
     skipped: dict[str, str]  # name -> reason, of what is in the state dict and does not
     missing: dict[str, tuple[int, ...]]  # name -> shape of what the network has and the state dict lacks
-    counters: list[str]  # the step counters, which have no place in the network but in a checkpoint
 
-    def problems(self) -> list[str]:
-        """Returns a line for every tensor that is missing or misshapen; unknown ones are no problem."""
-        misfits = [f"{name}: {reason}" for name, reason in self.skipped.items() if reason != UNKNOWN]
-        return misfits + [f"{name}: missing, the network has {shape}" for name, shape in self.missing.items()]
+    def problems(self) -> str:
+        """Returns what lists each missing or misshapen tensor, "" if there is none; unknown ones are no problem."""
+        found = [f"{name}: {reason}" for name, reason in self.skipped.items() if reason != UNKNOWN]
+        found += [f"{name}: missing, the network has {shape}" for name, shape in self.missing.items()]
+        return f"{len(found)} tensors do not fit the network:{_lines(found, 30)}" if found else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +64,25 @@ class NameTable:
     detect: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, Any]], DetectedNetwork]
 
     @functools.cached_property
-    def _patterns(self) -> list[tuple[re.Pattern, str]]:
-        def group(word: re.Match) -> str:
-            return f"(?P<{word[1]}>{'|'.join(map(re.escape, self.words[word[1]]))})"
-
-        return [(re.compile(re.sub("<(.*?)>", group, re.escape(ours))), theirs) for ours, theirs in self.rows]
+    def _names(self) -> dict[str, tuple[str, str]]:
+        """Name here -> (name in PyTorch, layout), for every alternative of every row."""
+        names = {}
+        for row in self.rows:
+            used = re.findall("<(.*?)>", row[0])
+            for chosen in itertools.product(*(self.words[word].items() for word in used)):
+                ours, theirs = row
+                layout = self.layouts.get(ours.rsplit(".", 1)[-1], "")
+                for word, (alternative, translated) in zip(used, chosen, strict=True):
+                    ours, theirs = ours.replace(f"<{word}>", alternative), theirs.replace(f"<{word}>", translated)
+                    layout = self.layouts.get(f"{word}.{alternative}", layout)
+                names[ours] = theirs, layout
+        return names
 
     @functools.cached_property
     def _rank(self) -> dict[str, int]:
         """The parts of all names in the order of PyTorch's state dict."""
-        names = []
-        for _, theirs in self.rows:
-            used = [word for word in re.findall("<(.*?)>", theirs) if word in self.words]
-            for chosen in itertools.product(*(self.words[word].values() for word in used)):
-                names.append(_filled(theirs, dict(zip(used, chosen, strict=True))))
-        parts = dict.fromkeys(part for name in [*names, *BUFFERS] for part in name.split("."))
-        return {part: rank for rank, part in enumerate(parts)}
+        names = [theirs for theirs, _ in self._names.values()]
+        return {part: rank for rank, part in enumerate(dict.fromkeys(".".join([*names, COUNTER]).split(".")))}
 
     def in_order(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a network's tensors in the order of PyTorch's state dict, by which optimizers number them."""
@@ -88,16 +91,6 @@ class NameTable:
             return [(0, int(part)) if part.isdigit() else (1, self._rank[part]) for part in name.split(".")]
 
         return {name: tensors[name] for name in sorted(tensors, key=key)}
-
-    def _row(self, ours: str) -> tuple[str, str]:
-        for pattern, theirs in self._patterns:
-            if match := pattern.fullmatch(ours):
-                words = match.groupdict()
-                layout = self.layouts.get(ours.rsplit(".", 1)[-1], "")
-                for word, alternative in words.items():
-                    layout = self.layouts.get(f"{word}.{alternative}", layout)
-                return _filled(theirs, {word: self.words[word][key] for word, key in words.items()}), layout
-        raise ConversionError(f"no PyTorch name for the weight {ours}: add it to the family's name table")
 
     def to_pytorch(self, params: Tree, batch_stats: Tree) -> dict[str, np.ndarray]:
         """Returns the PyTorch state dict of a network, in PyTorch's order and without its step counters.
@@ -110,56 +103,52 @@ class NameTable:
         """
         tensors = {}
         for path, leaf in (traverse_util.flatten_dict(params) | traverse_util.flatten_dict(batch_stats)).items():
-            name, layout = self._row(".".join(path))
+            if (ours := ".".join(path)) not in self._names:
+                raise ConversionError(f"no PyTorch name for the weight {ours}: add it to the family's name table")
+            name, layout = self._names[ours]
             shape_only = isinstance(leaf, jax.ShapeDtypeStruct)
             array = np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) if shape_only else np.asarray(leaf)
-            parts = {name: array}
-            if "<block>" in name:
-                parts = {name.replace("<block>", str(block)): array[block, ...] for block in range(len(array))}
-            for part, tensor in parts.items():
-                tensors[part] = einops.rearrange(tensor, layout) if layout else tensor
+            for block, view in enumerate(array if "<block>" in name else [array]):
+                tensors[name.replace("<block>", str(block))] = einops.rearrange(view, layout) if layout else view
         return self.in_order(tensors)
 
     def match(self, tensors: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree) -> Match:
         """Compares the tensors of a state dict, in PyTorch's layout, with those of a network, arrays or shapes."""
-        match = Match({}, {}, {}, [])
         ours = {name: tensor.shape for name, tensor in self.to_pytorch(params, batch_stats).items()}
-        match.missing.update({name: shape for name, shape in ours.items() if name not in tensors})
+        counters = {name.removesuffix("running_var") + COUNTER for name in ours if name.endswith("running_var")}
+        match = Match({}, {}, {name: shape for name, shape in ours.items() if name not in tensors})
         for name, tensor in tensors.items():
-            shape, counted = tuple(tensor.shape), f"{name.removesuffix(COUNTER)}running_var"
-            if name in ours and shape != ours[name]:
-                match.skipped[name] = f"shape {shape}, the network has {ours[name]}"
-            elif name in ours and tensor.dtype.kind != "f" and tensor.dtype != ml_dtypes.bfloat16:
-                match.skipped[name] = f"numbers of type {tensor.dtype}, expected floating-point ones"
-            elif name in ours:
-                match.loaded[name] = shape
-            elif not name.endswith(f".{COUNTER}") or counted not in ours or counted not in tensors:
+            shape, whole = tuple(tensor.shape), tensor.dtype.kind in "iu"
+            expected = () if name in counters else ours.get(name)
+            if expected is None:
                 match.skipped[name] = UNKNOWN
-            elif shape or tensor.dtype.kind not in "iu":
-                match.skipped[name] = f"shape {shape} of {tensor.dtype}, expected one whole number"
+            elif shape != expected:
+                match.skipped[name] = f"shape {shape}, the network has {expected}"
+            elif not (whole if name in counters else tensor.dtype.kind == "f" or tensor.dtype == ml_dtypes.bfloat16):
+                kind = "whole" if name in counters else "floating-point"
+                match.skipped[name] = f"numbers of type {tensor.dtype}, expected {kind} ones"
             else:
-                match.counters.append(name)
+                match.loaded[name] = shape
         return match
 
-    def overlay(self, tensors: Mapping[str, np.ndarray], match: Match, params: Tree, batch_stats: Tree) -> None:
-        """Writes the tensors that match over the weights of a network, nested dicts of NumPy arrays, in place."""
+    def overlay(self, tensors: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree) -> None:
+        """Writes tensors that fit over the weights of a network, nested dicts of NumPy arrays, in place."""
         for name, view in self.to_pytorch(params, batch_stats).items():
-            if name in match.loaded:
+            if name in tensors:
                 view[...] = tensors[name]
 
     def from_pytorch(self, tensors: Mapping[str, np.ndarray], params: Tree, batch_stats: Tree) -> tuple[dict, dict]:
-        """Returns (parameters, running statistics) with the values of a state dict that fits the network.
+        """Returns (parameters, running statistics) with the values of a state dict; tensors of unknown names are left.
 
         Structure, shapes and types are those of the network's parameters and running statistics, arrays or shapes.
 
         Raises:
-            ConversionError: lists every missing, unexpected or wrongly shaped tensor.
+            ConversionError: lists every missing or misshapen tensor.
         """
-        match = self.match(tensors, params, batch_stats)
-        if problems := match.problems() + [f"{name}: {why}" for name, why in match.skipped.items() if why == UNKNOWN]:
-            raise misfit(problems)
+        if problems := self.match(tensors, params, batch_stats).problems():
+            raise ConversionError(problems)
         result = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), (dict(params), dict(batch_stats)))
-        self.overlay(tensors, match, *result)
+        self.overlay(tensors, *result)
         return result
 
     def report(self, match: Match, left_out: Sequence[str] = ()) -> str:
@@ -167,27 +156,23 @@ class NameTable:
 
         `left_out` are lines about what else was skipped.
         """
-        counts: dict[str, list[int]] = {}
+        sizes: dict[str, list[int]] = {}
         for name, shape in match.loaded.items():
-            part = next(found.expand(title) for row, title in self.parts.items() if (found := re.fullmatch(row, name)))
-            counts.setdefault(part.lstrip(), []).append(math.prod(shape))
-        counts["all"] = list(itertools.chain(*counts.values()))
-        rows = [("loaded", "tensors", "numbers")]
-        rows += [(part, str(len(sizes)), f"{sum(sizes):,}") for part, sizes in counts.items()]
-        first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-        lines = ["  ".join((part.ljust(first), *map(str.rjust, numbers, others))) for part, *numbers in rows]
+            if not name.endswith(COUNTER):
+                part = next(m.expand(title) for row, title in self.parts.items() if (m := re.fullmatch(row, name)))
+                sizes.setdefault(part.lstrip(), []).append(math.prod(shape))
+        sizes["all"] = list(itertools.chain(*sizes.values()))
+        table = [("loaded", "tensors", "numbers")]
+        table += [(part, str(len(numbers)), f"{sum(numbers):,}") for part, numbers in sizes.items()]
+        first, second, third = (max(map(len, column)) for column in zip(*table, strict=True))
+        report = "\n".join(f"{part:{first}}  {count:>{second}}  {total:>{third}}" for part, count, total in table)
         # What the network has no place for comes last: a deeper network alone can have hundreds of such tensors.
         reasons = sorted(match.skipped.items(), key=lambda item: item[1] == UNKNOWN)
         skipped = [*left_out, *(f"{name}: {reason}" for name, reason in reasons)]
         missing = [f"{name} {shape}" for name, shape in match.missing.items()]
-        for title, names in (("skipped", skipped), ("missing", missing)):
-            lines += [f"{title}: {len(names) or 'nothing'}", *(f"  {name}" for name in _first(names, 20))]
-        return "\n".join(lines)
-
-
-def misfit(problems: Sequence[str]) -> ConversionError:
-    """Returns the error that lists why tensors do not fit a network."""
-    return ConversionError("\n  ".join([f"{len(problems)} tensors do not fit the network:", *_first(problems, 30)]))
+        for title, lines in (("skipped", skipped), ("missing", missing)):
+            report += f"\n{title}: {len(lines) or 'nothing'}" + _lines(lines, 20)
+        return report
 
 
 def parameter_names(tensors: Mapping[str, Any]) -> list[str]:
@@ -195,9 +180,6 @@ def parameter_names(tensors: Mapping[str, Any]) -> list[str]:
     return [name for name in tensors if not name.endswith(BUFFERS)]
 
 
-def _first(lines: Sequence[str], count: int) -> list[str]:
-    return [*lines[:count], *[f"and {len(lines) - count} more"] * (len(lines) > count)]
-
-
-def _filled(template: str, words: Mapping[str, str]) -> str:
-    return re.sub("<(.*?)>", lambda word: words.get(word[1], word[0]), template)
+def _lines(lines: Sequence[str], count: int) -> str:
+    shown = [*lines[:count], *[f"and {len(lines) - count} more"] * (len(lines) > count)]
+    return "".join(f"\n  {line}" for line in shown)

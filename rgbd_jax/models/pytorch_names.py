@@ -12,6 +12,7 @@ from rgbd_jax.models.recoupling import QUERY_FEATURES
 from rgbd_jax.models.spatial import INCEPTION_CHANNELS
 from rgbd_jax.models.unimodal import FEATURES
 
+NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "variance": "running_var"}
 WORDS = {
     "branch": {"small": "small", "medium": "media", "large": "large"},
     "modality": {"rgb": "Modalit_rgb", "depth": "Modalit_depth"},
@@ -25,14 +26,8 @@ WORDS = {
         "branch2": "b2b",
         "branch3": "b3b",
     },
-    "unit": {
-        "kernel": "conv3d.weight",
-        "norm.scale": "bn.weight",
-        "norm.bias": "bn.bias",
-        "norm.mean": "bn.running_mean",
-        "norm.variance": "bn.running_var",
-    },
-    "norm": {"scale": "weight", "bias": "bias", "mean": "running_mean", "variance": "running_var"},
+    "unit": {"kernel": "conv3d.weight"} | {f"norm.{ours}": f"bn.{theirs}" for ours, theirs in NORM.items()},
+    "norm": NORM,
     "linear": {"kernel": "weight", "bias": "bias"},
     "conv1x1": {"kernel": "weight", "bias": "bias"},  # a linear map here, a convolution of one pixel in PyTorch
 }
@@ -52,12 +47,9 @@ TRUNK = (
     ("spatial.<conv>.<unit>", "<conv>.<unit>"),
     ("spatial.<mixed>.<path>.<unit>", "<mixed>.<path>.<unit>"),
     *(
-        row
+        (f"temporal.{ours}.{kind}", f"dtn.{prefix}_{theirs}")
         for ours, theirs in WORDS["branch"].items()
-        for row in (
-            (f"temporal.{ours}.position_embedding", f"dtn.pos_embedding_{theirs}"),
-            (f"temporal.{ours}.class_token", f"dtn.cls_token_{theirs}"),
-        )
+        for kind, prefix in (("position_embedding", "pos_embedding"), ("class_token", "cls_token"))
     ),
     (f"{LAYERS}.attention_norm.<norm>", f"{BLOCK}.0.norm.<norm>"),
     (f"{LAYERS}.attention.qkv.<linear>", f"{BLOCK}.0.fn.to_qkv.<linear>"),
@@ -117,14 +109,10 @@ PARTS = {
     r".*": "fusion",
 }
 
-TRANSFORMERS = "dtn.multi_scale_transformers."
-ATTENTION = f"{TRANSFORMERS}0.transformer_enc_small.layers.0.0.fn.to_qkv.weight"
 # Tensors whose first axis follows the width, with its length at width 1.
 CHANNELS = {
-    "Conv3d_1a_7x7.conv3d.weight": 64,
-    "Conv3d_2c_3x3.conv3d.weight": 192,
     "LinearMap.1.weight": FEATURES,
-    f"{TRANSFORMERS}0.transformer_enc_small.layers.0.1.fn.fc1.weight": MLP_FEATURES,
+    "dtn.multi_scale_transformers.0.transformer_enc_small.layers.0.1.fn.fc1.weight": MLP_FEATURES,
     **{
         f"{block.capitalize()}.{path}.conv3d.weight": count
         for block, counts in INCEPTION_CHANNELS.items()
@@ -142,36 +130,29 @@ def family(names: Iterable[str]) -> str | None:
 
 
 def detect(shapes: Shapes, preferred: Mapping[str, Any]) -> DetectedNetwork:
-    """See `NameTable.detect`; a ConversionError names which tensor is missing or misshapen, or that streams differ."""
-    fusion = family(shapes) == "fusion"
-    prefixes = [f"{prefix}." for prefix in WORDS["modality"].values()] if fusion else [""]
-    (model, frames), *others = [
-        _trunk({name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}, preferred)
-        for prefix in prefixes
-    ]
-    if others and others != [(model, frames)]:
-        raise ConversionError(f"the two streams are different networks: {(model, frames)} and {others[0]}")
-    classes = _shape(shapes, "classifier1.1.weight" if fusion else "dtn.mlp_head_small.1.weight", 2)[0]
-    return DetectedNetwork("fusion" if fusion else "unimodal", {"num_classes": classes, **model}, frames)
-
-
-def _trunk(shapes: Shapes, preferred: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
-    _shape(shapes, "Conv3d_1a_7x7.conv3d.weight", 5)
+    """See `NameTable.detect`; of a fusion network the RGB stream is looked at."""
+    found = family(shapes) or ""
+    stream, head = ("Modalit_rgb.", "classifier1") if found == "fusion" else ("", "dtn.mlp_head_small")
+    classes = _shape(shapes, f"{head}.1.weight", 2)[0]
+    shapes = {name.removeprefix(stream): shape for name, shape in shapes.items() if name.startswith(stream)}
+    branches, transformers = WORDS["branch"].values(), "dtn.multi_scale_transformers."
+    queries, _ = _shape(shapes, f"{transformers}0.transformer_enc_small.layers.0.0.fn.to_qkv.weight", 2)
     width = _width(shapes, preferred.get("width", 1.0))
     model: dict[str, Any] = {
+        "num_classes": classes,
         "width": width,
-        "branch_frames": tuple(_shape(shapes, f"dtn.pos_embedding_{b}", 3)[1] - 1 for b in WORDS["branch"].values()),
-        "temporal_blocks": len({name.split(".")[2] for name in shapes if name.startswith(TRANSFORMERS)}),
-        "attention_heads": _shape(shapes, ATTENTION, 2)[0] // (3 * scaled(HEAD_FEATURES, width)),
+        "branch_frames": tuple(_shape(shapes, f"dtn.pos_embedding_{branch}", 3)[1] - 1 for branch in branches),
+        "temporal_blocks": len({name.split(".")[2] for name in shapes if name.startswith(transformers)}),
+        "attention_heads": queries // (3 * scaled(HEAD_FEATURES, width)),
         "frp": "frp_module.rpconv1d.weight" in shapes,
         "recoupling": "dtn.rcm.q.weight" in shapes,
     }
-    if not model["recoupling"]:
-        return model, None
-    outputs, frames = _shape(shapes, "dtn.rcm.q.weight", 2)
-    model["recoupling_heads"] = outputs // QUERY_FEATURES
-    model["recoupling_hidden"] = _shape(shapes, "dtn.rcm.project.0.weight", 2)[0]
-    return model, frames
+    frames = None
+    if model["recoupling"]:
+        outputs, frames = _shape(shapes, "dtn.rcm.q.weight", 2)
+        model["recoupling_heads"] = outputs // QUERY_FEATURES
+        model["recoupling_hidden"] = _shape(shapes, "dtn.rcm.project.0.weight", 2)[0]
+    return DetectedNetwork(found, model, frames)
 
 
 def _width(shapes: Shapes, preferred: float) -> float:

@@ -6,8 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from rgbd_jax.models.layers import Dropout, LayerNorm, Linear, dtypes_of
-from rgbd_jax.models.rngs import ClipRngs
+from rgbd_jax.models.layers import ClipRngs, Dropout, Linear, dtypes_of, layer_norm
 
 QUERY_FEATURES = 64
 
@@ -26,12 +25,12 @@ class Recoupling(nnx.Module):
         self.key = Linear(frames, QUERY_FEATURES * self.heads, dtypes, use_bias=False)
         self.frame_hidden = Linear(frames, model.recoupling_hidden, dtypes, use_bias=False)
         self.frame_output = Linear(model.recoupling_hidden, frames, dtypes, use_bias=False)
-        self.frame_norm = LayerNorm(frames, dtypes)
+        self.frame_norm = layer_norm(frames, dtypes)
         self.spatial = Linear(frames, features, dtypes)
         if self.heads > 1:
             self.merge_dropout = Dropout(model.recoupling_dropout)
             self.merge = Linear(features * self.heads, features, dtypes, use_bias=False)
-            self.merge_norm = LayerNorm(features, dtypes)
+            self.merge_norm = layer_norm(features, dtypes)
 
     def __call__(
         self, x: Float[Array, "b t c"], rngs: ClipRngs | None = None
@@ -45,12 +44,8 @@ class Recoupling(nnx.Module):
         key_kernel = self.key.kernel[...].astype(x.dtype).reshape(-1, self.heads, QUERY_FEATURES)  # t heads d
         probe = jnp.einsum("bhd,thd->bht", mean_query, key_kernel)
         scores = jnp.einsum("bht,btc->bhc", probe, x) * QUERY_FEATURES**-0.5
+        channel_scores = scores[:, 0]  # b c
         if self.heads > 1:
-            merged = self.merge_dropout(scores.reshape(x.shape[0], -1), rngs)  # b (heads c)
-            channel_scores = self.merge_norm(self.merge(merged))  # b c
-        else:
-            channel_scores = scores[:, 0]  # b c
-        channel_weights = jax.nn.sigmoid(channel_scores)  # b c
-
-        weights = frame_weights[:, :, None] * channel_weights[:, None, :]  # b t c
+            channel_scores = self.merge_norm(self.merge(self.merge_dropout(scores.reshape(len(x), -1), rngs)))  # b c
+        weights = frame_weights[:, :, None] * jax.nn.sigmoid(channel_scores)[:, None, :]  # b t c
         return x * weights, self.spatial(frame_weights), weights

@@ -7,11 +7,10 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from rgbd_jax.models.attention import TransformerStack
-from rgbd_jax.models.intermediates import Intermediates
-from rgbd_jax.models.layers import Inception, dtypes_of, scaled
+from rgbd_jax.models.family import Intermediates
+from rgbd_jax.models.layers import ClipRngs, Inception, dtypes_of, scaled
 from rgbd_jax.models.ops import max_pool
 from rgbd_jax.models.recoupling import Recoupling
-from rgbd_jax.models.rngs import ClipRngs
 from rgbd_jax.sampling import intervals, sample_frames
 
 BRANCHES = ("small", "medium", "large")
@@ -32,18 +31,15 @@ class TemporalBranch(nnx.Module):
         self.transformer = TransformerStack(features, config)
 
     def __call__(
-        self, x: Float[Array, "b n c"], *, train: bool, rngs: ClipRngs | None, intermediates: Intermediates, name: str
-    ) -> Float[Array, "b c"]:
-        """Returns the class feature of the branch for the n frames that it sees."""
+        self, x: Float[Array, "b n c"], rngs: ClipRngs | None
+    ) -> tuple[Float[Array, "b c"], Float[Array, "depth b n+1 c"], Float[Array, "depth b heads n+1 n+1"]]:
+        """Returns, for the frames that it sees, the class feature and every layer's tokens and attention weights."""
         token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))  # b 1 c
         tokens = jnp.concatenate([token, x], axis=1) + self.position_embedding[...].astype(x.dtype)  # b n+1 c
-        local = self.inception(tokens[:, 1:, None, None], train=train)  # b n 1 1 c
+        local = self.inception(tokens[:, 1:, None, None])  # b n 1 1 c
         local = max_pool(local, (3, 1, 1))[:, :, 0, 0]  # b n c
-        tokens = jnp.concatenate([tokens[:, :1], local], axis=1)  # b n+1 c
-        tokens, all_tokens, all_attention = self.transformer(tokens, rngs)
-        intermediates.sow(f"{name}_tokens", all_tokens)  # depth b n+1 c
-        intermediates.sow(f"{name}_attention", all_attention)  # depth b heads n+1 n+1
-        return tokens[:, 0]
+        tokens, all_tokens, all_attention = self.transformer(jnp.concatenate([tokens[:, :1], local], axis=1), rngs)
+        return tokens[:, 0], all_tokens, all_attention
 
 
 class TemporalNetwork(nnx.Module):
@@ -56,7 +52,7 @@ class TemporalNetwork(nnx.Module):
             setattr(self, name, TemporalBranch(frames, features, config))
 
     def __call__(
-        self, x: Float[Array, "b t c"], *, train: bool, rngs: ClipRngs | None, intermediates: Intermediates
+        self, x: Float[Array, "b t c"], rngs: ClipRngs | None, intermediates: Intermediates
     ) -> tuple[dict[str, Float[Array, "b c"]], Float[Array, "b c"] | None]:
         """Returns the class feature of each branch, and the student feature of the distillation (None without RCM)."""
         spatial = None
@@ -72,7 +68,9 @@ class TemporalNetwork(nnx.Module):
             chosen = choose_frames(x.shape[0], x.shape[1], branch.frames, rngs if self.random_frames else None)  # b n
             seen = jnp.take_along_axis(x, chosen[:, :, None], axis=1)  # b n c
             with jax.named_scope(f"branch_{name}"):
-                features[name] = branch(seen, train=train, rngs=rngs, intermediates=intermediates, name=name)
+                features[name], tokens, attention = branch(seen, rngs)
+            intermediates.sow(f"{name}_tokens", tokens)  # depth b n+1 c
+            intermediates.sow(f"{name}_attention", attention)  # depth b heads n+1 n+1
         return features, spatial
 
 
@@ -84,6 +82,5 @@ def choose_frames(clips: int, frames: int, count: int, rngs: ClipRngs | None) ->
     """
     if rngs is None:
         return jnp.broadcast_to(jnp.asarray(sample_frames(frames, count, None)), (clips, count))
-    start, stop = intervals(frames, count)
-    low, high = jnp.asarray(start), jnp.asarray(stop)  # n
-    return jax.vmap(lambda key: jax.random.randint(key, (count,), low, high))(rngs.next_keys())
+    start, stop = map(jnp.asarray, intervals(frames, count))  # n
+    return jax.vmap(lambda key: jax.random.randint(key, (count,), start, stop))(rngs.next_keys())

@@ -6,10 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from rgbd_jax.models.family import Output, ScheduleValues, Tree
-from rgbd_jax.models.intermediates import Intermediates
-from rgbd_jax.models.layers import LayerNorm, Linear, head_dtypes, scaled
-from rgbd_jax.models.rngs import ClipRngs
+from rgbd_jax.models.family import Intermediates, Output, ScheduleValues, Tree
+from rgbd_jax.models.layers import ClipRngs, Linear, head_dtypes, layer_norm, scaled
 from rgbd_jax.models.spatial import SpatialNetwork
 from rgbd_jax.models.temporal import BRANCHES, TemporalNetwork
 
@@ -36,9 +34,8 @@ class ClassHead(nnx.Module):
     """LayerNorm and a linear map from a class feature to logits, in float32 or wider whatever the compute dtype."""
 
     def __init__(self, config: ConfigDict, classes: int):
-        dtypes = head_dtypes(config)
-        self.norm = LayerNorm(feature_count(config), dtypes)
-        self.linear = Linear(feature_count(config), classes, dtypes)
+        self.norm = layer_norm(feature_count(config), head_dtypes(config))
+        self.linear = Linear(feature_count(config), classes, head_dtypes(config))
 
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b k"]:
         """Returns the logits."""
@@ -59,17 +56,11 @@ class UnimodalNetwork(Trunk):
             setattr(self, f"head_{name}", ClassHead(config, num_classes))
 
     def __call__(
-        self,
-        inputs: Tree,
-        schedule: ScheduleValues,
-        *,
-        train: bool,
-        rngs: ClipRngs | None = None,
-        intermediates: Intermediates,
+        self, inputs: Tree, schedule: ScheduleValues, rngs: ClipRngs | None, intermediates: Intermediates
     ) -> Output:
         """Returns the logits of each branch, divided by the temperature, and their maximum as "logits"."""
-        frame_features = self.spatial(inputs[self.modality], train=train, intermediates=intermediates)  # b t c
-        features, student = self.temporal(frame_features, train=train, rngs=rngs, intermediates=intermediates)
+        frame_features = self.spatial(inputs[self.modality], intermediates)  # b t c
+        features, student = self.temporal(frame_features, rngs, intermediates)
         with jax.named_scope("heads"):
             logits = {name: getattr(self, f"head_{name}")(features[name]) / schedule.temperature for name in BRANCHES}
         teacher = jnp.mean(jnp.stack(list(features.values())), axis=0)  # b c

@@ -119,14 +119,21 @@ def barrier(name: str) -> None:
     get_barrier_sync_fn()(key=f"rgbd_jax: {name}", timeout_ms=_WEEK_MS)
 
 
-def compiled(function: Any, name: str, *arguments: Any) -> Callable[..., Any]:
-    """Compiles a jitted function in all processes and waits for the slowest.
+def compiled(function: Any, name: str) -> Callable[..., Any]:
+    """Returns a jitted function that all processes compile at its first call, waiting for the slowest.
 
     Otherwise the collectives of a process with a warm compilation cache time out: on CPUs after 30 s.
     """
-    program = function.lower(*arguments).compile()
-    barrier(f"compiled: {name}")
-    return program
+    program: Any = None
+
+    def call(*arguments: Any) -> Any:
+        nonlocal program
+        if program is None:
+            program = function.lower(*arguments).compile()
+            barrier(f"compiled: {name}")
+        return program(*arguments)
+
+    return call
 
 
 def _leave() -> None:

@@ -14,7 +14,7 @@ import logging
 import math
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,19 +27,11 @@ from rgbd_jax.checkpoint.model_card import ModelCardData, render_model_card, wri
 from rgbd_jax.config import default_config
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.model import Model, family_of
-from rgbd_jax.models.name_table import ConversionError, DetectedNetwork, Match, misfit, parameter_names
+from rgbd_jax.models.name_table import COUNTER, ConversionError, parameter_names
 from rgbd_jax.pytorch.torch_file import write_torch
-from rgbd_jax.pytorch.weights import MOMENTUM_PREFIX, RECORD, TrainedWeights, detect_network, read_weights
+from rgbd_jax.pytorch.weights import MOMENTUM_PREFIX, RECORD, TrainedWeights, read_weights
 
 TORCH_SUFFIXES, SAFETENSORS_SUFFIX = (".pth.tar", ".pth", ".pt"), ".safetensors"
-
-
-class MatchedNetwork(NamedTuple):
-    """The network that weights belong to."""
-
-    model: Model
-    detected: DetectedNetwork
-    match: Match  # how its tensors and those of the weights meet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,75 +67,62 @@ def run(args: argparse.Namespace) -> None:
     """
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what it is meant to do: read only
     trained = read_weights(args.source, args.checkpoint)
-    try:
-        network = match_network(trained)
-    except ConversionError as error:
-        raise ConversionError(f"{args.source}: {error}") from error
-    write_weights(args.target, trained, network, str(args.source))
-    known = {"clip.frames": network.detected.frames, "epochs": trained.epoch, "best accuracy": trained.best_accuracy}
-    settings = [f"{name} {value}" for name, value in {**network.detected.model, **known}.items() if value is not None]
-    momentum = f"momentum of {len(trained.momentum)} parameters" if trained.momentum else "no momentum"
-    print(f"{args.source}: {network.detected.family} network, {', '.join([*settings, momentum])}")
-    print(network.model.family.name_table.report(network.match, trained.left_out))
+    print(write_weights(args.target, trained))
     print(f"written to {args.target}")
 
 
-def match_network(weights: TrainedWeights) -> MatchedNetwork:
-    """Returns the network that weights belong to.
-
-    Raises:
-        ConversionError: they are of no known network, or lists every tensor that is missing or misshapen.
-    """
-    detected = detect_network(weights.tensors)
-    config = default_config(_modalities(detected)[0])
-    config.model.update(detected.model)
-    config.clip.frames = detected.frames or config.clip.frames
-    model = Model(config, detected.model["num_classes"])
-    match = model.family.name_table.match(weights.tensors, *model.shapes())
-    if problems := match.problems():
-        raise misfit(problems)
-    return MatchedNetwork(model, detected, match)
-
-
-def _modalities(detected: DetectedNetwork) -> list[str]:
-    """Returns the values of `config.modality` that a network can have been trained with."""
-    return [modality for modality in STREAMS if family_of(modality).name == detected.family]
-
-
-def write_weights(path: str | Path, trained: TrainedWeights, network: MatchedNetwork, source: str) -> None:
+def write_weights(path: str | Path, trained: TrainedWeights) -> str:
     """Writes weights as the kind of checkpoint that the suffix of `path` names; nothing is left after an error.
 
     Tensors that are not of the network are left out. A converted checkpoint and the metadata of a safetensors file get
-    a model card, which names the source.
+    a model card. Returns a report: the network, and what became of the tensors.
 
     Raises:
-        ConversionError: the suffix is unknown, or that kind of checkpoint cannot hold the weights.
+        ConversionError: they do not fit a network, the suffix is unknown, or such a file cannot hold them.
         FileExistsError: there is something at `path` already.
         OSError: it cannot be written.
     """
     path = Path(path).expanduser()
     if path.exists():
         raise FileExistsError(f"{path} exists already: give another name, or remove it")
-    fitting = {name: trained.tensors[name] for name in (*network.match.loaded, *network.match.counters)}
-    trained = dataclasses.replace(
+    detected = trained.detect()
+    modalities = [modality for modality in STREAMS if family_of(modality).name == detected.family]
+    config = default_config(modalities[0])
+    config.model.update(detected.model)
+    config.clip.frames = detected.frames or config.clip.frames
+    model = Model(config, detected.model["num_classes"])
+    match, table = trained.match(model), model.family.name_table
+    fitting = dataclasses.replace(
         trained,
-        tensors=network.model.family.name_table.in_order(fitting),
-        momentum={name: buffer for name, buffer in trained.momentum.items() if name in network.match.loaded},
+        tensors=table.in_order({name: trained.tensors[name] for name in match.loaded}),
+        momentum={name: buffer for name, buffer in trained.momentum.items() if name in match.loaded},
+    )
+    known: dict[str, Any] = {"epoch": trained.epoch, "best_accuracy": trained.best_accuracy}
+    record = {
+        "modality": modalities[0] if len(modalities) == 1 else None,
+        "clip": {"frames": detected.frames},
+        "model": detected.model,
+        "fusion": {"reference_layout": trained.reference_layout},
+    }
+    card = dataclasses.replace(
+        trained.card or ModelCardData(record, optimizer=trained.optimizer, **known),
+        num_classes=model.num_classes,
+        num_parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.shapes()[0])),
+        converted_from=trained.source,
     )
     if path.name.endswith(TORCH_SUFFIXES):
-        write_torch(path, _torch_contents(trained))
+        write_torch(path, _torch_contents(fitting))
     elif path.name.endswith(SAFETENSORS_SUFFIX):
-        metadata = {"format": "pt", RECORD: json.dumps(trained.record())}
-        metadata["model_card"] = render_model_card(_card(trained, network, source))
-        arrays = {**trained.tensors, **{MOMENTUM_PREFIX + name: buffer for name, buffer in trained.momentum.items()}}
-        with atomic_write(path) as unfinished:  # the library writes memory as it lies, whatever the strides
-            save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, unfinished, metadata)
+        _write_safetensors(path, fitting, card)
     elif path.suffix and not path.suffix[1:].isdigit():
-        known = ", ".join((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX))
-        raise ConversionError(f"{path}: the suffix {path.suffix!r} is of no kind of checkpoint; use {known} or none")
+        suffixes = ", ".join((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX))
+        raise ConversionError(f"{path}: the suffix {path.suffix!r} is of no kind of checkpoint; use {suffixes} or none")
     else:
-        _save_converted(path, trained, network)
-        write_model_card(path, _card(trained, network, source))
+        _write_converted(path, fitting, model)
+        write_model_card(path, card)
+    settings = {**detected.model, "clip.frames": detected.frames, **known, "momentum buffers": len(fitting.momentum)}
+    shown = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
+    return f"{trained.source}: {detected.family} network, {shown}\n{table.report(match, trained.left_out)}"
 
 
 def _torch_contents(trained: TrainedWeights) -> dict[str, Any]:
@@ -165,23 +144,27 @@ def _torch_contents(trained: TrainedWeights) -> dict[str, Any]:
     return contents | {name: value for name, value in known.items() if value is not None}
 
 
-def _save_converted(path: Path, trained: TrainedWeights, network: MatchedNetwork) -> None:
+def _write_safetensors(path: Path, trained: TrainedWeights, card: ModelCardData) -> None:
+    metadata = {"format": "pt", RECORD: json.dumps(trained.record()), "model_card": render_model_card(card)}
+    arrays = {**trained.tensors, **{MOMENTUM_PREFIX + name: buffer for name, buffer in trained.momentum.items()}}
+    with atomic_write(path) as unfinished:  # the library writes memory as it lies, whatever the strides
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, unfinished, metadata)
+
+
+def _write_converted(path: Path, trained: TrainedWeights, model: Model) -> None:
     """Writes a converted checkpoint, a folder of Orbax that appears whole.
 
     weights    "params" and "batch_stats", numbers of the type that holds all of the source's, and "momentum" by
                PyTorch's names
     network    JSON: family, `TrainedWeights.record()`, the steps that each BatchNorm has seen
     """
-    fitting = {name: trained.tensors[name] for name in network.match.loaded}
-    dtype = functools.reduce(jnp.promote_types, {tensor.dtype for tensor in fitting.values()})
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), network.model.shapes())
-    params, batch_stats = network.model.family.name_table.from_pytorch(fitting, *like)
+    counters = {name: int(tensor) for name, tensor in trained.tensors.items() if name.endswith(COUNTER)}
+    dtypes = {tensor.dtype for name, tensor in trained.tensors.items() if name not in counters}
+    dtype = functools.reduce(jnp.promote_types, dtypes)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), model.shapes())
+    params, batch_stats = model.family.name_table.from_pytorch(trained.tensors, *like)
     tree = {"params": params, "batch_stats": batch_stats, "momentum": dict(trained.momentum)}
-    record = {
-        "family": network.detected.family,
-        "steps_seen": {name: int(trained.tensors[name]) for name in network.match.counters},
-        "record": trained.record(),
-    }
+    record = {"family": model.family.name, "steps_seen": counters, "record": trained.record()}
     path.parent.mkdir(parents=True, exist_ok=True)
     # Weights hardly shrink when compressed.
     weights = ocp.PyTreeCheckpointHandler(use_compression=False)
@@ -189,21 +172,3 @@ def _save_converted(path: Path, trained: TrainedWeights, network: MatchedNetwork
     with ocp.Checkpointer(handler) as checkpointer:
         items = ocp.args.Composite(weights=ocp.args.PyTreeSave(tree), network=ocp.args.JsonSave(record))
         checkpointer.save(path.absolute(), args=items)
-
-
-def _card(trained: TrainedWeights, network: MatchedNetwork, source: str) -> ModelCardData:
-    """Returns the model card: what the weights' run recorded, or what their tensors determine."""
-    detected, modalities = network.detected, _modalities(network.detected)
-    config = {
-        "modality": modalities[0] if len(modalities) == 1 else None,
-        "clip": {"frames": detected.frames},
-        "model": detected.model,
-        "fusion": {"reference_layout": trained.reference_layout},
-    }
-    return dataclasses.replace(
-        trained.card
-        or ModelCardData(config, epoch=trained.epoch, best_accuracy=trained.best_accuracy, optimizer=trained.optimizer),
-        num_classes=detected.model["num_classes"],
-        num_parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(network.model.shapes()[0])),
-        converted_from=source,
-    )

@@ -1,24 +1,21 @@
 """Reads and writes the files of `torch.save` without PyTorch; nothing that a file names is ever imported or run.
 
 Both of PyTorch's formats, the zip archive and the older stream, hold a pickle of the value and, beside it, "storages":
-the memory that tensors are views of. `pickletools` takes a pickle apart; the loop in `_unpickle` knows the instructions
-of plain data alone, and calls nothing but the functions of `GLOBALS`.
+the memory that tensors are views of.
 """
 
 import io
-import itertools
 import math
 import mmap
 import os
 import pickle
-import pickletools
 import re
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import ml_dtypes  # noqa: F401, gives NumPy the type bfloat16
 import numpy as np
@@ -27,14 +24,14 @@ from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.models.name_table import ConversionError
 
 MAX_PICKLE_BYTES = 8 << 20  # a network of 1,000 tensors with its optimizer takes 1 MB
-MAX_VALUES, MAX_DEPTH = 250_000, 64
-MAX_EXPANSION, FREE_BYTES = 8, 1 << 20  # all tensors together may be so many times the file, and so much larger
-LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
+# The older format begins with a pickle, of protocol 2 to 5, of the number 0x1950a86a20f9469cfc6c.
+LEGACY_START = re.compile(rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\.", re.DOTALL)
 INCOMPLETE = "the file is damaged or incomplete: download or copy it again and compare its size"
 TRUSTED_WAY = (
     "nothing was run. If you trust the file, load it with PyTorch elsewhere and save only what is needed: "
     "torch.save(torch.load(path, weights_only=False)['model'], new_path)"
 )
+StorageLoader = Callable[[str, np.dtype, int], np.ndarray]  # key, type and number of elements -> bytes
 
 
 class Storage(NamedTuple):
@@ -76,7 +73,7 @@ def _number(dtype: np.dtype, data: bytes) -> bool | int | float:
 
 
 def _bytes(text: str, encoding: str) -> bytes:
-    if type(text) is not str or encoding != "latin1":
+    if type(encoding) is not str or encoding != "latin1":
         raise ConversionError("its pickle encodes text in an unknown way")
     return text.encode("latin1")
 
@@ -118,104 +115,85 @@ GLOBALS: dict[str, Any] = {
     **{f"torch.{name}": np.dtype(name) for name in (*STORAGE_TYPES.values(), "uint16", "uint32", "uint64")},
     **{f"torch.{name}": dtype for dtype, name in STORAGE_NAMES.items()},
 }
-TAKEN = {"APPEND": 1, "SETITEM": 2, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}  # instruction -> values it takes
-CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+INSTRUCTIONS = (
+    "PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID BINPUT LONG_BINPUT MEMOIZE BINGET "
+    "LONG_BINGET NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINBYTES "
+    "SHORT_BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS "
+    "EMPTY_SET ADDITEMS"
+)
 
 
-def _unpickle(stream: BinaryIO, storage_data: Callable[[str, np.dtype, int], np.ndarray]) -> Any:
-    """Returns the value of the pickle that begins here; `storage_data` gives a storage's memory by key, type and size.
+class _Instructions(dict[int, Callable[[Any], None]]):
+    def __missing__(self, code: int) -> None:
+        raise ConversionError(f"its pickle uses the instruction {bytes([code])!r}; {TRUSTED_WAY}")
 
-    This is a loop of our own because Python's unpicklers hash whatever a file makes a key (of nested tuples that
-    crashes or never ends), set any attribute that it names, and size their memo by its numbers.
+
+class _Unpickler(pickle._Unpickler):
+    """Python's unpickler with the instructions of plain data alone; it calls nothing but the functions of `GLOBALS`.
+
+    Its twin in C would not do: that hashes whatever a file makes a key (of nested tuples this crashes or never ends),
+    sets any attribute that it names, and sizes its memo by its numbers.
     """
-    stack: list[Any] = []
-    outer: list[list[Any]] = []  # the stack below each mark
-    memo: dict[int, Any] = {}
-    arg: Any
-    for opcode, arg, _ in pickletools.genops(stream):
-        name, items = opcode.name, []
-        if name in ("APPENDS", "ADDITEMS", "SETITEMS", "TUPLE"):
-            items, stack = stack, outer.pop()
-        elif name in TAKEN:
-            items = [stack.pop() for _ in range(TAKEN[name])][::-1]
-        match name:
-            case "PROTO" | "FRAME":
-                pass
-            case "BINPUT" | "LONG_BINPUT":
-                memo[arg] = stack[-1]
-            case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(memo[arg])
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
-                stack.append(arg)
-            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINBYTES" | "SHORT_BINBYTES":
-                stack.append(arg)
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append(CONSTANTS[name])
-            case "MARK":
-                outer.append(stack)
-                stack = []
-            case "EMPTY_TUPLE" | "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(tuple(items))
-            case "EMPTY_LIST" | "EMPTY_SET":
-                stack.append([])
-            case "APPEND" | "APPENDS" | "ADDITEMS":
-                _expect(list, stack[-1], "appends to")
-                stack[-1].extend(items)
-            case "EMPTY_DICT":
-                stack.append({})
-            case "SETITEM" | "SETITEMS":
-                _expect(dict, stack[-1], "sets an item of")
-                stack[-1].update(zip(map(_key, items[::2]), items[1::2], strict=True))
-            case "GLOBAL":
-                stack.append(_global(arg.replace(" ", ".")))
-            case "STACK_GLOBAL":
-                attribute, module = stack.pop(), stack.pop()
-                _expect(str, module, "names")
-                _expect(str, attribute, "names")
-                stack.append(_global(f"{module}.{attribute}"))
-            case "REDUCE" | "NEWOBJ":
-                arguments, function = stack.pop(), stack.pop()
-                stack.append(function(*arguments))
-            case "BUILD":  # dropped: PyTorch's `_metadata` of an OrderedDict, what is in a Namespace
-                state = stack.pop()
-                if not (isinstance(stack[-1], np.dtype) and state[1] in ("<", "|")):
-                    _expect(dict, stack[-1], "sets the state of")
-            case "BINPERSID":
-                stack.append(_storage(stack.pop(), storage_data))
-            case "STOP":
-                return stack.pop()
-            case _:
-                raise ConversionError(f"its pickle uses the instruction {name}; {TRUSTED_WAY}")
 
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+    dispatch = _Instructions(
+        (code, pickle._Unpickler.dispatch[code]) for (code,) in (getattr(pickle, name) for name in INSTRUCTIONS.split())
+    )
 
-def _expect(kind: type, value: Any, action: str) -> None:
-    if type(value) is not kind:
-        raise ConversionError(
-            f"its pickle {action} a {type(value).__name__}, expected a {kind.__name__}; {TRUSTED_WAY}"
-        )
+    def __init__(self, stream: BinaryIO, load_storage: StorageLoader):
+        super().__init__(stream)
+        self._load_storage = load_storage
 
+    def find_class(self, module: str, name: str) -> Any:
+        """Returns what stands in for something that the pickle names."""
+        if (full_name := f"{module}.{name}") not in GLOBALS:
+            raise ConversionError(f"its pickle names {full_name[:120]!a}, not a tensor or plain value; {TRUSTED_WAY}")
+        return GLOBALS[full_name]
 
-def _global(name: str) -> Any:
-    if name not in GLOBALS:
-        raise ConversionError(f"its pickle names {name[:120]!a}, not a tensor or plain value; {TRUSTED_WAY}")
-    return GLOBALS[name]
-
-
-def _key(key: Any) -> Any:
-    # A file can choose tuples that crash whoever hashes them, or never end, and long integers that collide.
-    if type(key) not in (str, bytes, float, bool, int, type(None)) or (type(key) is int and abs(key) >> 60):
-        raise ConversionError(f"a key of a dict is a {type(key).__name__}; expected text or a number below 2^60")
-    return key
-
-
-def _storage(identity: Any, storage_data: Callable[[str, np.dtype, int], np.ndarray]) -> Storage:
-    kind, dtype, key, _, numel, *view = identity  # a view of another storage was last written by PyTorch 0.3
-    known = (kind, type(key), type(numel)) == ("storage", str, int) and isinstance(dtype, np.dtype) and not any(view)
-    if not known or numel < 0:
+    def persistent_load(self, pid: Any) -> Storage:
+        """Returns the storage that the pickle describes; a view of another one was last written by PyTorch 0.3."""
+        match pid:
+            case (str("storage"), np.dtype() as dtype, str(key), _, int(numel), *view) if numel >= 0 and not any(view):
+                return Storage(self._load_storage(key, dtype, numel), dtype)
         raise ConversionError("its pickle describes a storage in an unknown way")
-    return Storage(storage_data(key, dtype, numel), dtype)
+
+    def _call(self) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if type(arguments) is not tuple:
+            raise ConversionError("its pickle calls a function in an unknown way")
+        self.stack.append(function(*arguments))
+
+    def _build(self) -> None:
+        state = self.stack.pop()  # dropped: PyTorch's `_metadata` of an OrderedDict, what is in a Namespace
+        if isinstance(self.stack[-1], np.dtype):
+            _check_byte_order(type(state[1]) is str and state[1] in "<|")
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._update([key], [value])
+
+    def _set_items(self) -> None:
+        items = self.pop_mark()
+        self._update(items[::2], items[1::2])
+
+    def _update(self, keys: list[Any], values: list[Any]) -> None:
+        for key in keys:
+            # A file can choose tuples that crash whoever hashes them, or never end, and long integers that collide.
+            if type(key) not in (str, bytes, float, bool, int, type(None)) or (type(key) is int and abs(key) >> 60):
+                kind = type(key).__name__
+                raise ConversionError(f"a key of a dict is a {kind}; expected text or a number below 2^60")
+        self.stack[-1].update(zip(keys, values, strict=True))
+
+    dispatch |= {
+        pickle.REDUCE[0]: _call,
+        pickle.NEWOBJ[0]: _call,
+        pickle.BUILD[0]: _build,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.EMPTY_SET[0]: pickle._Unpickler.dispatch[pickle.EMPTY_LIST[0]],
+        pickle.ADDITEMS[0]: pickle._Unpickler.dispatch[pickle.APPENDS[0]],
+    }
 
 
 def read_torch(path: str | os.PathLike[str]) -> Any:
@@ -232,10 +210,7 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
         Exception: it is damaged, or (ConversionError) holds anything else.
     """
     with Path(path).open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        value = _read_zip(file) if file.read(2) == b"PK" else _read_legacy(file, size)
-    _check_extent(value, size)
-    return value
+        return _read_zip(file) if file.read(2) == b"PK" else _read_legacy(file)
 
 
 def _read_zip(file: BinaryIO) -> Any:
@@ -261,7 +236,7 @@ def _read_zip(file: BinaryIO) -> Any:
             raise ConversionError(f"its data.pkl has more than {MAX_PICKLE_BYTES} bytes")
         stream = io.BytesIO(archive.read(f"{root}/data.pkl"))
 
-    def storage_data(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
+    def load_storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
         entry = entries.get(f"{root}/data/{key}")
         if entry is None or entry.file_size != numel * dtype.itemsize:
             found = f"has {entry.file_size} bytes" if entry else "is missing"
@@ -269,14 +244,14 @@ def _read_zip(file: BinaryIO) -> Any:
         lengths = struct.unpack_from("<HH", mapped, entry.header_offset + 26)  # of the name and what follows it
         return np.frombuffer(mapped, np.uint8, entry.file_size, entry.header_offset + 30 + sum(lengths))
 
-    return _unpickle(stream, storage_data)
+    return _Unpickler(stream, load_storage).load()
 
 
-def _read_legacy(file: BinaryIO, size: int) -> Any:
+def _read_legacy(file: BinaryIO) -> Any:
     storages: dict[str, tuple[int, np.ndarray]] = {}
-    free = size
+    free = size = os.fstat(file.fileno()).st_size
 
-    def storage_data(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
+    def load_storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
         nonlocal free
         if key not in storages:
             free -= numel * dtype.itemsize
@@ -287,10 +262,9 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
 
     file.seek(0)
     stream = io.BytesIO(file.read(min(size, MAX_PICKLE_BYTES)))
-    magic, version, system, value, keys = (_unpickle(stream, storage_data) for _ in range(5))
-    listed = all(type(key) is str for key in keys) and sorted(keys) == sorted(storages)
-    if (magic, version) != (LEGACY_MAGIC, LEGACY_VERSION) or not listed:
-        raise ConversionError(f"its magic number, version or list of storages is damaged; {INCOMPLETE}")
+    _magic, _version, system, value, keys = (_Unpickler(stream, load_storage).load() for _ in range(5))
+    if type(keys) is not list or {type(key) for key in keys} - {str} or sorted(keys) != sorted(storages):
+        raise ConversionError(f"its list of storages is damaged; {INCOMPLETE}")
     _check_byte_order(system["little_endian"] is True)
     file.seek(stream.tell())
     for key in keys:  # their values follow the pickles
@@ -311,24 +285,37 @@ def _check_byte_order(little: bool) -> None:
         )
 
 
-def _check_extent(value: Any, file_size: int) -> None:
-    """Refuses what is small in a file and huge or endless for whoever walks it: shared lists, cycles, expanded tensors.
+class _Pickler(pickle._Pickler):
+    """Python's pickler, which writes arrays as tensors; PyTorch's functions are named, not imported."""
 
-    Shared values count as often as they occur.
-    """
-    level, count, nbytes = [value], 1, 0
-    for _ in range(MAX_DEPTH + 1):
-        nbytes += sum(item.nbytes for item in level if isinstance(item, np.ndarray))
-        inside = (item.values() if type(item) is dict else item for item in level if type(item) in (dict, list, tuple))
-        level = list(itertools.islice(itertools.chain.from_iterable(inside), MAX_VALUES + 1 - count))
-        count += len(level)
-    if level or count > MAX_VALUES:
-        raise ConversionError(f"its values are nested deeper than {MAX_DEPTH}, or are more than {MAX_VALUES}")
-    if nbytes > MAX_EXPANSION * file_size + FREE_BYTES:
-        raise ConversionError(
-            f"its tensors are more than {MAX_EXPANSION} times as large as the file: expanded tensors (stride 0) or "
-            "views of one storage; save contiguous copies (tensor.contiguous()) instead"
-        )
+    write: Callable[[bytes], None]
+    save: Callable[[Any], None]
+    memoize: Callable[[Any], None]
+    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)
+
+    def __init__(self, stream: BinaryIO):
+        super().__init__(stream, protocol=2)
+        self.storages: list[np.ndarray] = []
+
+    def _save_array(self, array: np.ndarray) -> None:
+        if array.dtype not in STORAGE_NAMES:
+            expected = ", ".join(STORAGE_TYPES.values())
+            raise ConversionError(f"PyTorch has no tensors of {array.dtype}, expected {expected}")
+        strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
+        self.write(b"ctorch._utils\n_rebuild_tensor_v2\n" + pickle.MARK + pickle.MARK)
+        self.save("storage")
+        self.write(f"ctorch\n{STORAGE_NAMES[array.dtype]}\n".encode())
+        for place in (str(len(self.storages)), "cpu", array.size):
+            self.save(place)
+        self.write(pickle.TUPLE + pickle.BINPERSID)
+        view: tuple[Any, ...] = (0, array.shape, strides, False, OrderedDict())
+        for part in view:
+            self.save(part)
+        self.write(pickle.TUPLE + pickle.REDUCE)
+        self.memoize(array)
+        self.storages.append(array)
+
+    dispatch[np.ndarray] = _save_array
 
 
 def write_torch(path: str | os.PathLike[str], value: Any) -> None:
@@ -340,47 +327,14 @@ def write_torch(path: str | os.PathLike[str], value: Any) -> None:
     Raises:
         ConversionError: an array has a type that PyTorch lacks.
     """
-    storages: dict[int, np.ndarray] = {}
-    data = pickle.PROTO + b"\x02" + _instructions(value, storages) + pickle.STOP
+    pickler = _Pickler(stream := io.BytesIO())
+    pickler.dump(value)
     with atomic_write(Path(path)) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
-        _write_entry(archive, "data.pkl", data)
+        _write_entry(archive, "data.pkl", stream.getvalue())
         _write_entry(archive, "byteorder", b"little")
-        for key, array in enumerate(storages.values()):
-            little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
-            _write_entry(archive, f"data/{key}", little.reshape(-1).view(np.uint8).data)
+        for key, array in enumerate(pickler.storages):
+            _write_entry(archive, f"data/{key}", np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         _write_entry(archive, "version", b"3\n")
-
-
-def _instructions(value: Any, storages: dict[int, np.ndarray]) -> bytes:
-    """Returns the part of a pickle that builds a value, and adds the value's arrays to `storages`, by their id.
-
-    This does not leave it to Python's pickler because that imports whatever it names.
-    """
-
-    def all_of(values: Iterable[Any]) -> bytes:
-        return pickle.MARK + b"".join(_instructions(item, storages) for item in values)
-
-    if isinstance(value, dict):
-        empty = b"ccollections\nOrderedDict\n)R" if isinstance(value, OrderedDict) else pickle.EMPTY_DICT
-        return empty + all_of(itertools.chain.from_iterable(value.items())) + pickle.SETITEMS
-    if isinstance(value, list):
-        return pickle.EMPTY_LIST + all_of(value) + pickle.APPENDS
-    if isinstance(value, np.dtype):
-        return f"ctorch\n{STORAGE_NAMES[value]}\n".encode()
-    if isinstance(value, Storage):
-        storages[id(value.data)] = value.data
-        key = str(list(storages).index(id(value.data)))
-        return all_of(("storage", value.dtype, key, "cpu", value.data.size)) + pickle.TUPLE + pickle.BINPERSID
-    if isinstance(value, tuple):
-        return all_of(value) + pickle.TUPLE
-    if not isinstance(value, np.ndarray):
-        return pickle.dumps(value, protocol=2)[2:-1]  # without its start and end
-    if (dtype := value.dtype.newbyteorder("=")) not in STORAGE_NAMES:
-        raise ConversionError(f"PyTorch has no tensors of {dtype}, expected {', '.join(STORAGE_TYPES.values())}")
-    lengths = [max(length, 1) for length in value.shape]
-    strides = tuple(math.prod(lengths[axis + 1 :]) for axis in range(value.ndim))
-    view = all_of((Storage(value, dtype), 0, value.shape, strides, False, OrderedDict()))
-    return b"ctorch._utils\n_rebuild_tensor_v2\n" + view + pickle.TUPLE + pickle.REDUCE
 
 
 def _write_entry(archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> None:

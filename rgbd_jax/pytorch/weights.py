@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-import math
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,24 @@ from safetensors import safe_open
 from rgbd_jax.checkpoint.checkpoints import accuracy_by_epoch, best_epoch, find, read_metadata
 from rgbd_jax.checkpoint.model_card import ModelCardData
 from rgbd_jax.checkpoint.workdir import CONFIG_FILE, read_class_names, read_config
-from rgbd_jax.model import FAMILIES, family_of
-from rgbd_jax.models.name_table import COUNTER, ConversionError, DetectedNetwork, parameter_names
+from rgbd_jax.model import FAMILIES, Model, family_of
+from rgbd_jax.models.name_table import COUNTER, ConversionError, DetectedNetwork, Match, parameter_names
 from rgbd_jax.optim import learning_rate
-from rgbd_jax.pytorch.torch_file import INCOMPLETE, read_torch
+from rgbd_jax.pytorch.torch_file import INCOMPLETE, LEGACY_START, read_torch
 
 MOMENTUM_PREFIX = "momentum_buffer."  # of the momentum buffers in a safetensors file
 RECORD = "rgbd_jax"  # the metadata field of a safetensors file that holds `TrainedWeights.record()`
 OTHER_SGD = ("nesterov", "dampening", "maximize")  # variants of SGD that this package does not have
-# A pickle of protocol 2 to 5 that holds the number 0x1950a86a20f9469cfc6c.
-LEGACY_START = re.compile(rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\.", re.DOTALL)
+MAX_EXPANSION, FREE_BYTES = 8, 1 << 20  # all tensors together may be so many times the file, and so much larger
 # Start of a file (lower case) -> what such a file is, and what to do.
 OTHER_FILES = {
     rb"$": "empty: download it again and compare its size",
-    rb"\s*(<!doctype html|<html)": "an HTML page, not a checkpoint: hosts such as Google Drive send a warning page "
-    "instead of a large file; open the link in a browser and download the file itself",
-    rb"\s*<\?xml": "an XML page, probably a host's error message, not a checkpoint: download the file itself",
+    rb"\s*<(!doctype html|html|\?xml)": "an HTML or XML page, not a checkpoint: hosts such as Google Drive send "
+    "a warning page instead of a large file; open the link in a browser and download the file itself",
     rb"version https://git-lfs": "a Git LFS pointer, not the checkpoint itself: run `git lfs pull` at its origin",
     rb"\x1f\x8b|bzh|\xfd7zxz\x00|7z\xbc\xaf": "compressed: unpack it first (gunzip, bunzip2, unxz or 7z)",
     rb".{257}ustar": "a tar archive: unpack it and give the file within (PyTorch's *.pth.tar files are no tar archives "
     "in spite of their name; only versions before 0.2 wrote tar archives, which are not read here)",
-    rb"\x89hdf": "an HDF5 file, not a PyTorch or safetensors checkpoint",
     rb"\x80[\x00-\x05]": "a pickle that torch.save did not write; it was not opened, since a pickle can run commands",
     rb"": "neither a PyTorch nor a safetensors checkpoint, or damaged: if it should be one, download it again",
 }
@@ -46,6 +43,7 @@ OTHER_FILES = {
 class TrainedWeights:
     """A network as a training left it; None and empty fields are not known."""
 
+    source: str  # the path it was read from
     tensors: Mapping[str, np.ndarray]  # the state dict by PyTorch's names: parameters, running statistics, counters
     momentum: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # parameter -> buffer of SGD
     epoch: int | None = None  # epochs that are finished
@@ -59,6 +57,33 @@ class TrainedWeights:
     def steps(self) -> int:
         """Training steps that the network has seen, 0 if it is not known."""
         return max((int(value) for name, value in self.tensors.items() if name.endswith(COUNTER)), default=0)
+
+    @property
+    def family(self) -> str | None:
+        """The family of networks whose state dict has such names, None if there is none."""
+        return next((name for name in FAMILIES if FAMILIES[name].name_table.family(self.tensors) == name), None)
+
+    def detect(self, preferred: Mapping[str, Any] | None = None) -> DetectedNetwork:
+        """Returns the network; of several with the same shapes that with the `preferred` fields of `config.model`.
+
+        Raises:
+            ConversionError: the tensors are of no known network, or contradict each other; names source and tensors.
+        """
+        if (family := self.family) is None:
+            known, found = " or ".join(FAMILIES), _listed(self.tensors)
+            raise ConversionError(f"{self.source}: not a network of the reference ({known}); found {found}")
+        try:
+            shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
+            return FAMILIES[family].name_table.detect(shapes, preferred or {})
+        except ConversionError as error:
+            raise ConversionError(f"{self.source}: {error}") from error
+
+    def match(self, model: Model) -> Match:
+        """Returns how the tensors meet a model's network; a ConversionError lists what is missing or misshapen."""
+        match = model.family.name_table.match(self.tensors, *model.shapes())
+        if problems := match.problems():
+            raise ConversionError(f"{self.source}: {problems}")
+        return match
 
     def record(self) -> dict[str, Any]:
         """Returns what a file of tensors cannot hold, JSON-able."""
@@ -102,39 +127,18 @@ def read_weights(path: str | Path, which: str = "best") -> TrainedWeights:
         raise ConversionError(f"{path}: cannot be read ({found}); {INCOMPLETE}") from error
 
 
-def detect_family(names: Mapping[str, Any]) -> str | None:
-    """Returns the family of networks whose state dict has such names; None if there is none."""
-    return next((name for name, family in FAMILIES.items() if family.name_table.family(names) == name), None)
-
-
-def detect_network(tensors: Mapping[str, Any], preferred: Mapping[str, Any] | None = None) -> DetectedNetwork:
-    """Returns the network that a state dict, of tensors or of their shapes, belongs to.
-
-    Of several networks with the same shapes it is the one with the `preferred` fields of `config.model`.
-
-    Raises:
-        ConversionError: the tensors are of no known network, or contradict each other; names each.
-    """
-    if (family := detect_family(tensors)) is None:
-        raise ConversionError(f"not a network of the reference ({' or '.join(FAMILIES)}); found {_listed(tensors)}")
-    shapes = {name: tuple(getattr(tensor, "shape", tensor)) for name, tensor in tensors.items()}
-    return FAMILIES[family].name_table.detect(shapes, preferred or {})
-
-
 def _from_file(path: Path) -> TrainedWeights:
     with path.open("rb") as file:
         start, size = file.read(512), path.stat().st_size
     if start.startswith(b"PK") or LEGACY_START.match(start):
-        return _from_torch(read_torch(path))
+        return _from_torch(path, read_torch(path))
     if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= size - 8:
-        with safe_open(path, framework="np") as tensors:
-            arrays = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, it is no dict
-            return _from_safetensors(arrays, tensors.metadata())
+        return _from_safetensors(path)
     found = next(what for pattern, what in OTHER_FILES.items() if re.match(pattern, start.lower(), re.DOTALL))
     raise ConversionError(f"the file is {found}; it begins with {start[:16]!r}")
 
 
-def _from_torch(contents: Any) -> TrainedWeights:
+def _from_torch(path: Path, contents: Any) -> TrainedWeights:
     """Reads {"model", "optimizer", "epoch", "bestacc"} or a state dict alone."""
     if not isinstance(contents, dict):
         raise ConversionError(f"holds a {type(contents).__name__}; expected a dict with a state dict")
@@ -145,6 +149,11 @@ def _from_torch(contents: Any) -> TrainedWeights:
         raise ConversionError(f"no state dict under 'model'; found {_listed(fields) or 'nothing'}")
     if others := [name for name, value in model.items() if type(name) is not str or not isinstance(value, np.ndarray)]:
         raise ConversionError(f"its 'model' holds what is no tensor: {_listed(others)}")
+    if sum(tensor.nbytes for tensor in model.values()) > MAX_EXPANSION * path.stat().st_size + FREE_BYTES:
+        raise ConversionError(
+            f"its tensors are more than {MAX_EXPANSION} times as large as the file: expanded tensors (stride 0) or "
+            "views of one storage; save contiguous copies (tensor.contiguous()) instead"
+        )
     tensors = _without_prefix(model)
     known = ("model", "optimizer", "epoch", "bestacc")
     left_out = [f"{str(name)[:80]}: not part of the network" for name in fields if name not in known]
@@ -152,85 +161,68 @@ def _from_torch(contents: Any) -> TrainedWeights:
     settings: dict[str, Any] = {}
     if fields.get("optimizer") is not None:
         try:
-            momentum, settings = _momentum(fields["optimizer"], tensors)
-        except (ConversionError, TypeError, KeyError, ValueError, AttributeError) as error:
+            momentum, settings = _sgd_state(fields["optimizer"], parameter_names(tensors))
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             reason = error if isinstance(error, ConversionError) else "not the state of an optimizer of PyTorch"
             left_out.append(f"optimizer: {reason}")
-    return TrainedWeights(
-        tensors,
-        momentum,
-        _number(fields, "epoch", int, left_out),
-        _number(fields, "bestacc", float, left_out),
-        settings,
-        reference_layout=True if detect_family(tensors) == "fusion" else None,
-        left_out=tuple(left_out),
-    )
+    record = {"epoch": fields.get("epoch"), "best_accuracy": fields.get("bestacc"), "optimizer": settings}
+    weights = _weights(path, tensors, momentum, record, left_out)
+    return dataclasses.replace(weights, reference_layout=True if weights.family == "fusion" else None)
 
 
-def _momentum(saved: Any, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _sgd_state(saved: Any, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Returns momentum buffers and settings of SGD; a ConversionError explains why they are not taken over."""
-    groups = saved["param_groups"]
-    if len(groups) != 1:
-        raise ConversionError(f"{len(groups)} parameter groups; only the state of one is taken over")
-    settings = {name: _scalar(value) for name, value in groups[0].items()}
+    if len(saved["param_groups"]) != 1:
+        raise ConversionError(f"{len(saved['param_groups'])} parameter groups; only the state of one is taken over")
+    settings = {name: _scalar(value) for name, value in saved["param_groups"][0].items()}
     if "momentum" not in settings or any(settings.get(name) for name in OTHER_SGD):
         raise ConversionError(f"only the state of SGD without {', '.join(OTHER_SGD)} is taken over")
-    numbers, names = settings["params"], parameter_names(tensors)
+    numbers = settings["params"]
+    if any(type(number) is not int for number in numbers):  # a file can choose tuples that take forever to hash
+        raise ConversionError("its parameters have other names than numbers")
     if len(numbers) != len(names):
         raise ConversionError(f"of {len(numbers)} parameters, the model has {len(names)}: they are not of one training")
-    states = {name: saved["state"].get(number, {}) for number, name in zip(numbers, names, strict=True)}
+    buffers = {n: saved["state"].get(i, {}).get("momentum_buffer") for i, n in zip(numbers, names, strict=True)}
     # A buffer is None, or not there, where a parameter never had a gradient.
-    momentum = {
-        name: state["momentum_buffer"] for name, state in states.items() if state.get("momentum_buffer") is not None
-    }
-    _check_momentum(momentum, tensors)
+    momentum = {name: buffer for name, buffer in buffers.items() if buffer is not None}
     return momentum, {name: value for name, value in settings.items() if isinstance(value, int | float | str | None)}
 
 
-def _check_momentum(momentum: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+def _from_safetensors(path: Path) -> TrainedWeights:
+    """Reads a file by whichever program it was written."""
+    with safe_open(path, framework="np") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+        record = json.loads((file.metadata() or {}).get(RECORD, "{}"))
+    buffers = [name for name in found if name.startswith(MOMENTUM_PREFIX)]
+    momentum = {name.removeprefix(MOMENTUM_PREFIX): found.pop(name) for name in buffers}
+    return _weights(path, _without_prefix(found), momentum, record, [])
+
+
+def _weights(
+    path: Path, tensors: Mapping[str, Any], momentum: Mapping[str, Any], record: dict[str, Any], left_out: list[str]
+) -> TrainedWeights:
+    """Returns the weights of a file without what is wrong in its momentum and its record, which `left_out` tells."""
     misfits = []
     for name, buffer in momentum.items():
         found = getattr(buffer, "shape", type(buffer).__name__)
         expected = tensors[name].shape if name in tensors else "no such parameter"
-        misfits += [f"{name} {found}, expected {expected}"] * (found != expected)
+        if found != expected:
+            misfits.append(f"{name} {found}, expected {expected}")
     if misfits:
-        raise ConversionError(f"{len(misfits)} momentum buffers do not fit their parameters: {'; '.join(misfits[:8])}")
+        shown = "; ".join(misfits[:8])
+        left_out.append(f"optimizer: {len(misfits)} momentum buffers do not fit their parameters: {shown}")
+        momentum, record["optimizer"] = {}, {}
+    for name, kinds in {"epoch": int | None, "best_accuracy": int | float | None}.items():
+        record[name] = value = _scalar(record.get(name))
+        if not isinstance(value, kinds) or (value or 0) < 0:
+            left_out.append(f"{name}: {reprlib.repr(value)}; expected a number of at least 0")
+            record[name] = None
+    return TrainedWeights(str(path), tensors, momentum, **record, left_out=tuple(left_out))
 
 
 def _scalar(value: Any) -> Any:
     """Returns the number in place of a tensor of one number."""
     return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
-
-
-def _number(fields: Mapping[str, Any], name: str, kind: type, left_out: list[str]) -> Any:
-    value = _scalar(fields.get(name))
-    if isinstance(value, int | float) and (kind is float or (math.isfinite(value) and value == int(value) >= 0)):
-        return kind(value)
-    if value is not None:
-        found = repr(value) if isinstance(value, int | float | str) else f"a {type(value).__name__}"
-        left_out.append(f"{name}: {found[:80]}; expected a {'whole ' if kind is int else ''}number")
-    return None
-
-
-def _from_safetensors(found: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None) -> TrainedWeights:
-    """Reads the tensors and metadata of a safetensors file, by whichever program it was written."""
-    record, left_out = json.loads((metadata or {}).get(RECORD, "{}")), []
-    buffers = [name for name in found if name.startswith(MOMENTUM_PREFIX)]
-    momentum = {name.removeprefix(MOMENTUM_PREFIX): found[name] for name in buffers}
-    tensors = _without_prefix({name: tensor for name, tensor in found.items() if name not in buffers})
-    try:
-        _check_momentum(momentum, tensors)
-    except ConversionError as error:
-        momentum, left_out = {}, [f"optimizer: {error}"]
-    return TrainedWeights(
-        tensors,
-        momentum,
-        _number(record, "epoch", int, left_out),
-        _number(record, "best_accuracy", float, left_out),
-        dict(record.get("optimizer", {})),
-        reference_layout=record.get("reference_layout"),
-        left_out=tuple(left_out),
-    )
 
 
 def _without_prefix(model: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -254,7 +246,7 @@ def _from_converted(path: Path) -> TrainedWeights:
         table = FAMILIES[network["family"]].name_table
         counters = {name: np.asarray(value, np.int64) for name, value in network["steps_seen"].items()}
         tensors = table.in_order(table.to_pytorch(tree["params"], tree["batch_stats"]) | counters)
-        return TrainedWeights(tensors, tree["momentum"], **network["record"])
+        return TrainedWeights(str(path), tensors, tree["momentum"], **network["record"])
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise ConversionError(f"{path}: a damaged converted checkpoint; convert its source again: {error}") from error
 
@@ -285,6 +277,7 @@ def _from_workdir(path: Path, which: str) -> TrainedWeights:
             "nesterov": False,
         }
     return TrainedWeights(
+        str(path),
         table.in_order(tensors),
         momentum,
         epoch,

@@ -29,11 +29,7 @@ def add_trained_model(parser: argparse.ArgumentParser, *, positional: bool = Fal
 
 
 def load_given_config(args: argparse.Namespace) -> "ConfigDict | None":
-    """Loads the config that --config names, with its overrides; None without it.
-
-    Raises:
-        ValueError: it cannot be used, or there are overrides without it.
-    """
+    """Loads the config that --config names, with its overrides; None without it."""
     from rgbd_jax.config import load_config  # seconds: not before --help
 
     if args.overrides and not args.config:
@@ -42,12 +38,7 @@ def load_given_config(args: argparse.Namespace) -> "ConfigDict | None":
 
 
 def load_trained_model(args: argparse.Namespace) -> "TrainedModel":
-    """Loads the model that the arguments name.
-
-    Raises:
-        FileNotFoundError: there is no such path, or no checkpoint yet.
-        ValueError: the config or the checkpoint cannot be used.
-    """
+    """Loads the model that the arguments name; errors are those of `load_trained`."""
     from rgbd_jax.inference.trained import load_trained
 
     return load_trained(args.workdir, args.checkpoint, load_given_config(args))

@@ -36,7 +36,7 @@ RESIZE_RULE = (
 )
 RGB_RULE = "8 bit, channels in the order red, green, blue"
 DEPTH_RULES = {
-    "person": "masked depth is first cut to 320x240 pixels around the person (rgbd_jax.data.depth.person_box)",
+    "person": "masked depth is first cut to 320x240 pixels around the person (rgbd_jax.data.frames.person_box)",
     "linear": "16-bit depth in millimetres becomes round(1 + 254 * (far - depth) / (far - near)), clipped to 1 .. 255, "
     "with (near, far) = range_mm, and 0 where there is no measurement; 8-bit depth is taken as it is",
     "reference_wrapped": "depth of 8 or 16 bit becomes (-depth) modulo 256",

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from rgbd_jax.config_rules import check_config, check_divisible
+from rgbd_jax.config import check_config, check_divisible
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.model import Model
 from rgbd_jax.models.family import ScheduleValues

@@ -1,6 +1,5 @@
 """The pipeline and the heat maps against what the reference's evaluation loader gave (tests/parity/loader.npz)."""
 
-import functools
 from pathlib import Path
 
 import jax
@@ -26,8 +25,9 @@ def test_parity_loader_frames_taken_are_those_of_the_reference():
         np.testing.assert_array_equal(sampling.sample_frames(count, 64, None), RECORDED[key])
 
 
-needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the real clips of {SAMPLE} are not here")
-real_clips = pytest.mark.parametrize(("modality", "number"), [(m, n) for m in ("rgb", "depth") for n in (0, 1)])
+def normalised(frames):
+    """What the reference recorded of frames uint8[t h w 3]: (c t h w)."""
+    return ((frames - 127.5) / 128).transpose(3, 0, 1, 2)
 
 
 def probes(key, tensor):
@@ -36,27 +36,21 @@ def probes(key, tensor):
     return tensor.reshape(-1)[recipe.probe_index(key, tensor.size, PROBES)]
 
 
-def stats(tensor):
-    """Mean, standard deviation, minimum and maximum, as they are recorded of whole tensors."""
-    return [tensor.mean(dtype=float), tensor.std(dtype=float), tensor.min(), tensor.max()]
-
-
 def assert_clip_meets(key, frames):
     """Frames uint8[t h w 3] are within 1/128 mean absolute difference of the recorded clip, in normalised units."""
-    normalised = ((frames - 127.5) / 128).transpose(3, 0, 1, 2)
-    error = np.abs(probes(f"{key}/clip", normalised) - RECORDED[f"{key}/clip/probe"]).mean()
-    assert error < 1 / 128
+    clip = normalised(frames)
+    assert np.abs(probes(f"{key}/clip", clip) - RECORDED[f"{key}/clip/probe"]).mean() < 1 / 128
     # Interpolation moves the extremes, but hardly the mean and the standard deviation.
-    np.testing.assert_allclose(stats(normalised)[:2], RECORDED[f"{key}/clip/stats"][:2], rtol=0, atol=1 / 128)
+    np.testing.assert_allclose((clip.mean(), clip.std()), RECORDED[f"{key}/clip/stats"][:2], rtol=0, atol=1 / 128)
 
 
 def assert_heat_meets(key, window, frames):
     """Heat maps of frames uint8[t h w 3] are within 1e-4 of the recorded ones, at every probe."""
     heat = np.asarray(jax.jit(heat_map.heat_maps, static_argnums=1)(frames[None], window))[0].transpose(3, 0, 1, 2)
-    np.testing.assert_allclose(
-        probes(f"{key}/heat_w{window}", heat), RECORDED[f"{key}/heat_w{window}/probe"], rtol=0, atol=1e-4
-    )
-    np.testing.assert_allclose(stats(heat), RECORDED[f"{key}/heat_w{window}/stats"], rtol=0, atol=1e-6)
+    key = f"{key}/heat_w{window}"
+    np.testing.assert_allclose(probes(key, heat), RECORDED[f"{key}/probe"], rtol=0, atol=1e-4)
+    stats = (heat.mean(dtype=float), heat.std(dtype=float), heat.min(), heat.max())
+    np.testing.assert_allclose(stats, RECORDED[f"{key}/stats"], rtol=0, atol=1e-6)
 
 
 def evaluation_frames(clip, stream, **transforms):
@@ -73,7 +67,6 @@ def sample_folder(modality, number):
     return SAMPLE / modality / f"subject11_r{number}"
 
 
-@functools.cache
 def reference_clip(modality, number):
     """The clip that the reference saw, uint8[t h w 3], rebuilt with Pillow alone and checked against the record."""
     frames = []
@@ -83,42 +76,28 @@ def reference_clip(modality, number):
         frames.append(np.asarray(image))
     clip = np.stack(frames)
     key = f"nv/{modality}/{number}/clip"
-    normalised = ((clip - 127.5) / 128).transpose(3, 0, 1, 2)
-    np.testing.assert_array_equal(probes(key, normalised), RECORDED[f"{key}/probe"])
+    np.testing.assert_array_equal(probes(key, normalised(clip)), RECORDED[f"{key}/probe"])
     return clip
 
 
-@needs_sample
-@real_clips
-def test_parity_loader_nvgesture_clip(modality, number):
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the real clips of {SAMPLE} are not here")
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("modality", ["rgb", "depth"])
+def test_parity_loader_nvgesture(modality, number):
     files = sorted(sample_folder(modality, number).glob("*.jpg"))
     clip = ClipRecord("sample", number, {modality: [file.read_bytes() for file in files]})
     frames = evaluation_frames(clip, modality, resize=(256, 256), reference_nvgesture_crop=True)
     assert_clip_meets(f"nv/{modality}/{number}", frames)
+    for window in (4, 10):
+        assert_heat_meets(f"nv/{modality}/{number}", window, reference_clip(modality, number))
 
 
-@needs_sample
-@real_clips
-@pytest.mark.parametrize("window", [4, 10])
-def test_parity_loader_nvgesture_heat_map(modality, number, window):
-    assert_heat_meets(f"nv/{modality}/{number}", window, reference_clip(modality, number))
-
-
-@pytest.fixture(scope="module")
-def masked_depth(tmp_path_factory):
-    """The seeded masked-depth frames, as the pipeline gives them."""
-    folder = tmp_path_factory.mktemp("masked_depth")
-    recipe_data.write_masked_depth(folder, NTU_FRAMES + 1, 3)
-    files = sorted(folder.glob("MDepth-*.png"))[:NTU_FRAMES]
+def test_parity_loader_masked_depth(tmp_path):
+    recipe_data.write_masked_depth(tmp_path, NTU_FRAMES + 1, 3)
+    files = sorted(tmp_path.glob("MDepth-*.png"))[:NTU_FRAMES]
     clip = ClipRecord("masked", 0, {"depth": [file.read_bytes() for file in files]})
-    return evaluation_frames(clip, "depth")
-
-
-def test_parity_loader_masked_depth_clip(masked_depth):
-    assert_clip_meets("ntu/depth", masked_depth)
-    normalised = ((masked_depth - 127.5) / 128).transpose(3, 0, 1, 2)  # nothing is interpolated here: equal
-    np.testing.assert_array_equal(probes("ntu/depth/clip", normalised), RECORDED["ntu/depth/clip/probe"])
-
-
-def test_parity_loader_masked_depth_heat_map(masked_depth):
-    assert_heat_meets("ntu/depth", 10, masked_depth)
+    frames = evaluation_frames(clip, "depth")
+    assert_clip_meets("ntu/depth", frames)
+    recorded = RECORDED["ntu/depth/clip/probe"]  # nothing is interpolated here: equal
+    np.testing.assert_array_equal(probes("ntu/depth/clip", normalised(frames)), recorded)
+    assert_heat_meets("ntu/depth", 10, frames)

@@ -58,14 +58,13 @@ def scene(width, height, seed=0, detail=1.0):
     return np.clip(cv2.GaussianBlur(frame, (0, 0), 0.7), 0, 255).astype(np.uint8)
 
 
-def mean_difference(one, other):
-    return np.abs(one.astype(float) - other).mean()
+def difference(transform, frame, **changes):
+    """Mean absolute difference of a transform, with some fields changed, from the reference's chain without."""
+    warped = transformed(dataclasses.replace(transform, **changes), frame)
+    return np.abs(warped.astype(float) - reference_chain(transform, frame)).mean()
 
 
-def difference(transform, frame):
-    return mean_difference(transformed(transform, frame), reference_chain(transform, frame))
-
-
+NVGESTURE = {"resize": (256, 256), "reference_nvgesture_crop": True}
 CENTRE = ClipTransform(resize=(320, 240), crop_size=224, size=224, left=48, top=8)
 
 
@@ -96,10 +95,8 @@ def test_one_warp_gives_the_chain_of_the_reference(frame_size, transform):
 @pytest.mark.parametrize("flip", [False, True])
 def test_rotation_comes_first_anticlockwise_on_black(angle, flip):
     transform = dataclasses.replace(CENTRE, resize=(256, 256), left=20, rotation=angle, flip=flip)
-    frame = scene(320, 240)
-    assert difference(transform, frame) < GREY_LEVEL
-    one_more = transformed(dataclasses.replace(transform, rotation=angle + 1), frame)
-    assert mean_difference(one_more, reference_chain(transform, frame)) > 2 * GREY_LEVEL
+    assert difference(transform, scene(320, 240)) < GREY_LEVEL
+    assert difference(transform, scene(320, 240), rotation=angle + 1) > 2 * GREY_LEVEL
 
 
 def test_fine_detail_of_a_large_frame_does_not_alias():
@@ -119,23 +116,18 @@ def test_blur_is_a_gaussian_of_that_many_pixels_of_the_crop(size, radius):
     assert difference(transform, frame) < GREY_LEVEL
     if radius == 2.0:
         for other in (None, 1.2 * radius):
-            blurred = transformed(dataclasses.replace(transform, blur_radius=other), frame)
-            assert mean_difference(blurred, reference_chain(transform, frame)) > 2 * difference(transform, frame)
+            assert difference(transform, frame, blur_radius=other) > 2 * difference(transform, frame)
 
 
 @pytest.mark.parametrize(
     ("crops", "fields", "expected"),
     [
         (1, {"blur": True}, [(48, 8)]),
-        (1, {"resize": (256, 256), "reference_nvgesture_crop": True}, [(32, 32)]),
+        (1, NVGESTURE, [(32, 32)]),
         (3, {"resize": (240, 234)}, [(0, 5), (8, 5), (16, 5)]),
         (3, {"resize": (234, 240)}, [(5, 0), (5, 8), (5, 16)]),
         (5, {"resize": (240, 234)}, [(0, 0), (16, 0), (0, 10), (16, 10), (8, 5)]),
-        (
-            5,
-            {"resize": (256, 256), "reference_nvgesture_crop": True},
-            [(10, 10), (32, 10), (10, 32), (32, 32), (21, 21)],
-        ),
+        (5, NVGESTURE, [(10, 10), (32, 10), (10, 32), (32, 32), (21, 21)]),
     ],
 )
 def test_evaluation_crops_lie_in_the_middle_along_the_longer_side_or_in_the_corners(crops, fields, expected):
@@ -156,7 +148,7 @@ def test_training_draws_every_crop_with_both_ends():
     assert {d.left for d in drawn} == set(range(7))
     assert {d.top for d in drawn} == set(range(4))
     assert {(d.left, d.top) for d in draws(config(resize=(224, 224)), 50)} == {(0, 0)}
-    nvgesture = draws(config(resize=(256, 256), reference_nvgesture_crop=True))
+    nvgesture = draws(config(**NVGESTURE))
     assert {d.left for d in nvgesture} == {d.top for d in nvgesture} == set(range(10, 33))
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from rgbd_jax.data.index import write_index
+from rgbd_jax.data.source import write_index
 from rgbd_jax.ingest import check
 from tests.datasets.conftest import RawFolder
 

@@ -8,7 +8,7 @@ import pytest
 from rgbd_jax.configs import ntu_cs
 
 from rgbd_jax.data import loader
-from rgbd_jax.data.splits import open_splits
+from rgbd_jax.data.source import open_splits
 from rgbd_jax.ingest.build import prepare
 from tests.datasets import ntu
 from tests.datasets.conftest import decoded

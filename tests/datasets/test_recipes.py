@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rgbd_jax.data import loader
-from rgbd_jax.data.splits import open_splits
+from rgbd_jax.data.source import open_splits
 from rgbd_jax.ingest.build import prepare
 from tests import made_raw_data
 

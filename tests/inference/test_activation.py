@@ -12,7 +12,7 @@ from rgbd_jax.data.transforms import draw_transform
 from rgbd_jax.inference.drawing import model_view, relative, tinted
 from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.inference.trained import load_trained
-from rgbd_jax.pytorch.convert import match_network, write_weights
+from rgbd_jax.pytorch.convert import write_weights
 from rgbd_jax.pytorch.weights import read_weights
 from tests.tiny import save_run, tiny_config
 
@@ -87,8 +87,7 @@ def test_a_run_records_its_config_and_a_converted_checkpoint_needs_one(small_dem
     workdir, converted = save_run(config, tmp_path / "run"), tmp_path / "converted"
     trained = load_trained(workdir)
     assert (len(trained.class_names), trained.epoch, trained.step) == (12, 1, 3)
-    weights = read_weights(workdir)
-    write_weights(converted, weights, match_network(weights), "a test")
+    write_weights(converted, read_weights(workdir))
     with pytest.raises(ValueError, match="pass --config"):
         load_trained(converted)
     frames = frames_of(small_demo, config, [0])

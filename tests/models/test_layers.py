@@ -6,26 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.test_util import check_grads
 
 from rgbd_jax.config import default_config
 from rgbd_jax.models.attention import mask_below_top_k
-from rgbd_jax.models.frp import pool_heat_map
-from rgbd_jax.models.layers import normalise_batch, scaled
-from rgbd_jax.models.ops import convolve, max_pool, same_padding
+from rgbd_jax.models.heat_map import pool_heat_map
+from rgbd_jax.models.layers import BatchNorm, ClipRngs, Dropout, normalise_batch, scaled
+from rgbd_jax.models.ops import convolve, max_pool
 from rgbd_jax.models.recoupling import QUERY_FEATURES, Recoupling
+from rgbd_jax.models.temporal import choose_frames
 
 AXES = ("NDHWC", "DHWIO", "NDHWC")
 
 
 def random(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
-
-
-@given(length=st.integers(1, 50), size=st.integers(1, 7), step=st.integers(1, 3))
-def test_same_padding_is_tensorflows(length, size, step):
-    (expected,) = jax.lax.padtype_to_pads((length,), (size,), (step,), "SAME")
-    assert same_padding(length, size, step) == expected
 
 
 @settings(max_examples=15, deadline=None)
@@ -61,11 +55,6 @@ def test_convolve_sums_the_gradient_of_bfloat16_in_float32():
     np.testing.assert_allclose(kernel_gradient(jnp.bfloat16), expected, atol=0.006 * np.abs(expected).max(), rtol=0)
 
 
-def test_convolve_refuses_other_kernels():
-    with pytest.raises(ValueError, match="neither pointwise, spatial nor temporal"):
-        convolve(random(1, 3, 4, 4, 2), random(3, 3, 3, 2, 2))
-
-
 @settings(max_examples=10, deadline=None)
 @given(
     window=st.sampled_from(
@@ -76,10 +65,9 @@ def test_convolve_refuses_other_kernels():
 def test_max_pool_pads_zeros_and_equals_reduce_window(window, size):
     shape, stride = window
     x = random(2, *size, 3) - 1  # mostly negative: zeros of the padding win at the border
-    padding = [(0, 0), *(same_padding(n, k, s) for n, k, s in zip(size, shape, stride, strict=True)), (0, 0)]
 
     def expected(x):
-        padded = jnp.pad(x, padding)
+        padded = jnp.pad(x, [(0, 0), *jax.lax.padtype_to_pads(size, shape, stride, "SAME"), (0, 0)])
         return jax.lax.reduce_window(padded, -jnp.inf, jax.lax.max, (1, *shape, 1), (1, *stride, 1), "VALID")
 
     np.testing.assert_array_equal(max_pool(x, shape, stride), expected(x))
@@ -97,22 +85,26 @@ def test_batch_normalisation_and_its_gradient():
     def plain(x, scale, bias):
         mean = x.mean((0, 1))
         variance = ((x - mean) ** 2).mean((0, 1))
-        return (x - mean) / jnp.sqrt(variance + 1e-3) * scale + bias
+        return (x - mean) / jnp.sqrt(variance + 1e-3) * scale + bias, mean, variance
 
     def normalise(x, scale, bias):
-        return normalise_batch(x, scale, bias, jnp.zeros(5), 1e-3, ())[0]
+        return normalise_batch(x, scale, bias, jnp.zeros(5), 1e-3, ())
 
-    y, mean, variance = normalise_batch(x, scale, bias, jnp.zeros(5), 1e-3, ())
-    np.testing.assert_allclose(y, plain(x, scale, bias), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(mean, np.asarray(x).mean((0, 1)), rtol=1e-5)
-    np.testing.assert_allclose(variance, np.asarray(x).var((0, 1)), rtol=1e-5)
+    for found, expected in zip(normalise(x, scale, bias), plain(x, scale, bias), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     weights = random(4, 3, 5, seed=3)
-    found, expected = (
-        jax.grad(lambda *a, f=f: (weights * f(*a)).sum(), (0, 1, 2))(x, scale, bias) for f in (normalise, plain)
-    )
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-    check_grads(normalise, (x, scale, bias), order=1, modes=["rev"], rtol=0.02)
+    gradients = [jax.grad(lambda *a, f=f: (weights * f(*a)[0]).sum(), (0, 1, 2)) for f in (normalise, plain)]
+    for found, expected in zip(*(gradient(x, scale, bias) for gradient in gradients), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_running_statistics_are_used_in_evaluation_and_updated_in_training_as_pytorch_does():
+    norm, x = BatchNorm(5, default_config(), epsilon=1e-3, momentum=0.1), random(4, 3, 5) * 3 + 1
+    np.testing.assert_allclose(norm(x), x / np.sqrt(1.001), rtol=1e-5)
+    norm.train()
+    np.testing.assert_allclose(norm(x).mean((0, 1)), np.zeros(5), atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * x.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(norm.variance[...], 0.9 + 0.1 * np.var(x, (0, 1), ddof=1), rtol=1e-5)
 
 
 def test_batch_statistics_do_not_cancel_in_float32():
@@ -141,10 +133,9 @@ def test_recoupling_equals_the_scores_of_all_pairs_of_channels_without_forming_t
     config.clip.frames = frames
     config.model.recoupling_heads, config.model.recoupling_hidden = heads, 8
     module = Recoupling(channels, config)
-    for number, linear in enumerate(
-        ("query", "key", "frame_hidden", "frame_output", *(["merge"] if heads > 1 else []))
-    ):
-        kernel = getattr(module, linear).kernel
+    names = ("query", "key", "frame_hidden", "frame_output", "merge")
+    for number, name in enumerate(names if heads > 1 else names[:-1]):
+        kernel = getattr(module, name).kernel
         kernel[...] = random(*kernel[...].shape, seed=number) / 3
     x = random(2, frames, channels, seed=9)
     _, _, weights = module(x)
@@ -176,8 +167,33 @@ def test_heat_map_meets_every_size_that_strided_layers_make(size, halvings):
     assert pooled.shape == (1, 1, target, target, 1)
 
 
-def test_width_multiplier():
-    assert scaled(112, 1.0) == 112
-    assert scaled(112, 0.25) == 28
-    assert scaled(16, 0.125) == 4
-    assert scaled(24, 0.01) == 4
+@pytest.mark.parametrize(
+    ("channels", "width", "expected"), [(112, 1, 112), (112, 0.25, 28), (16, 0.125, 4), (24, 0.01, 4)]
+)
+def test_width_multiplier(channels, width, expected):
+    assert scaled(channels, width) == expected
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1), order=st.permutations(range(6)), count=st.integers(1, 6))
+def test_random_numbers_of_a_clip_do_not_depend_on_the_other_clips(seed, order, count):
+    keys = jax.random.split(jax.random.key(seed), 6)
+    some = np.asarray(order[:count])
+    x = random(6, 3, 40)
+    together, apart = ClipRngs(keys), ClipRngs(keys[some])
+    for _ in range(2):
+        np.testing.assert_array_equal(Dropout(0.3)(x, together)[some], Dropout(0.3)(x[some], apart))
+        chosen = choose_frames(6, 16, 4, together)
+        np.testing.assert_array_equal(chosen[some], choose_frames(count, 16, 4, apart))
+
+
+def test_dropout_drops_its_rate_differently_each_time_and_keeps_the_mean():
+    x = np.ones((4, 50, 100), np.float32)
+    rngs = ClipRngs(jax.random.split(jax.random.key(0), 4))
+    first, second = (np.asarray(Dropout(0.25)(x, rngs)) for _ in range(2))
+    assert set(np.unique(first)) == {np.float32(0), np.float32(1 / 0.75)}
+    for dropped in (first, second):
+        np.testing.assert_allclose((dropped == 0).mean((1, 2)), 0.25, atol=0.03)
+    assert ((first == 0) != (second == 0)).mean() > 0.3
+    assert len({clip.tobytes() for clip in first}) == 4
+    np.testing.assert_array_equal(Dropout(0.25)(x, None), x)

@@ -17,61 +17,52 @@ from pathlib import Path
 from typing import Any
 
 from rgbd_jax.pytorch.weights import read_weights
-from tests.pytorch.torch_files import flat
+from tests.pytorch.recorded import flat
 
 MEMORY_BYTES = 512 << 20
 SECONDS = 60
+events: list[str] = []
+reading: Path | None = None
 
 
-def limit_memory() -> None:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def watch(event: str, arguments: tuple) -> None:
+    harmless = event in ("mmap.__new__", "builtins.id") or (event == "open" and arguments[0] == str(reading))
+    if reading is not None and not harmless:
+        events.append(f"{event} {str(arguments)[:100]}")
 
 
-class Watch:
-    """Collects the interpreter's audit events while `path` is set."""
-
-    def __init__(self) -> None:
-        self.path: Path | None = None
-        self.events: list[str] = []
-        sys.addaudithook(self._hook)
-
-    def _hook(self, event: str, arguments: tuple) -> None:
-        harmless = event in ("mmap.__new__", "builtins.id") or (event == "open" and arguments[0] == str(self.path))
-        if self.path is not None and not harmless:
-            self.events.append(f"{event} {str(arguments)[:100]}")
-
-
-def outcome(path: Path, watch: Watch) -> dict[str, Any]:
+def outcome(path: Path) -> dict[str, Any]:
+    global reading
     faulthandler.dump_traceback_later(SECONDS, exit=True)
     tracemalloc.reset_peak()
     before, start = tracemalloc.get_traced_memory()[0], time.process_time()
-    watch.path, watch.events = path, []
-    result: dict[str, Any]
+    events.clear()
+    reading, weights, result = path, None, {"outcome": "read"}
     try:
         weights = read_weights(path)
-        watch.path = None
-        content = {"tensors": dict(weights.tensors), "momentum": dict(weights.momentum), **weights.record()}
-        result = {"outcome": "read", "content": {place: str(found) for place, found in flat(content).items()}}
     except BaseException as error:
         result = {"outcome": type(error).__name__, "message": str(error)}
-    watch.path = None
+    reading = None
     peak = tracemalloc.get_traced_memory()[1] - before
     seconds = time.process_time() - start  # other work on the machine does not count
     faulthandler.cancel_dump_traceback_later()
-    return {"file": path.name, **result, "seconds": seconds, "peak": peak, "events": watch.events}
+    if weights is not None:
+        content = {"tensors": dict(weights.tensors), "momentum": dict(weights.momentum), **weights.record()}
+        result |= {"content": flat(content)}
+    return {"file": path.name, **result, "seconds": seconds, "peak": peak, "events": list(events)}
 
 
 def main() -> None:
     paths = sorted(Path(sys.argv[1]).iterdir())
-    watch = Watch()
+    sys.addaudithook(watch)
     tracemalloc.start()
     for path in [*paths[:2], paths[-1]]:  # what Python loads on first use is loaded
-        outcome(path, watch)
-    limit_memory()
+        outcome(path)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for path in paths:
-        print(json.dumps(outcome(path, watch)), flush=True)
+        print(json.dumps(outcome(path)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """`rgbd convert IN OUT` as a user meets it: round trips bit by bit, the table, the model card, and what is refused."""
 
-import argparse
+import functools
 import re
 
 import numpy as np
@@ -9,11 +9,10 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from rgbd_jax.models.name_table import ConversionError
-from rgbd_jax.pytorch.torch_file import read_torch
+from rgbd_jax.pytorch.torch_file import read_torch, write_torch
 from rgbd_jax.pytorch.weights import read_weights
 from tests.pytorch.networks import checkpoint, convert, manifest_of, random_state_dict, small_config
-from tests.pytorch.torch_files import flat, legacy_file, zip_file
+from tests.pytorch.recorded import flat
 from tests.tiny import save_run, tiny_config
 
 MANIFESTS = {
@@ -32,23 +31,18 @@ def refused(message, *arguments):
 def rgb(tmp_path):
     """The file of a small network, and its tensors."""
     tensors = random_state_dict(MANIFESTS["rgb"])
-    (tmp_path / "rgb.pth.tar").write_bytes(zip_file(checkpoint(tensors)))
+    write_torch(tmp_path / "rgb.pth.tar", checkpoint(tensors))
     return tmp_path / "rgb.pth.tar", tensors
 
 
 @pytest.mark.parametrize(
-    ("form", "stream", "prefix", "optimizer", "dtype"),
-    [
-        (zip_file, "rgb", "", True, "float32"),
-        (legacy_file, "rgb", "module.", True, "float64"),
-        (legacy_file, "rgb", "", False, "float16"),
-        (zip_file, "fusion", "module.", True, "bfloat16"),
-    ],
+    ("stream", "prefix", "optimizer", "dtype"),
+    [("rgb", "", True, "float32"), ("rgb", "module.", False, "float64"), ("fusion", "module.", True, "bfloat16")],
 )
-def test_round_trips_are_bit_exact(tmp_path, form, stream, prefix, optimizer, dtype):
+def test_round_trips_are_bit_exact(tmp_path, stream, prefix, optimizer, dtype):
     tensors = random_state_dict(MANIFESTS[stream], dtype)
     source = tmp_path / "source.pth.tar"
-    source.write_bytes(form(checkpoint(tensors, prefix=prefix, optimizer=optimizer)))
+    write_torch(source, checkpoint(tensors, prefix=prefix, optimizer=optimizer))
     expected = checkpoint(tensors, optimizer=optimizer)
     if optimizer:  # a buffer that is None is one that is not there
         state = expected["optimizer"]["state"]
@@ -72,7 +66,7 @@ def test_round_trips_are_bit_exact(tmp_path, form, stream, prefix, optimizer, dt
 def test_command_reports_what_it_did(rgb, tmp_path, capsys):
     source, tensors = rgb
     contents = checkpoint({**tensors, "total_ops": np.zeros(1, np.float32)}, optimizer=False)
-    source.write_bytes(zip_file({**contents, "args": argparse.Namespace(lr=0.1), "bestacc": "high", "epoch": -1}))
+    write_torch(source, {**contents, "args": {"lr": 0.1}, "bestacc": "high", "epoch": -1})
     convert(source, tmp_path / "out.safetensors")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{source}: unimodal network, num_classes 3, width 0.125, branch_frames (2, 4, 6), ")
@@ -84,8 +78,8 @@ def test_command_reports_what_it_did(rgb, tmp_path, capsys):
     at = lines.index("skipped: 4")
     assert lines[at + 1 :] == [
         "  args: not part of the network",
-        "  epoch: -1; expected a whole number",
-        "  bestacc: 'high'; expected a number",
+        "  epoch: -1; expected a number of at least 0",
+        "  best_accuracy: 'high'; expected a number of at least 0",
         "  total_ops: the network has no such tensor",
         "missing: nothing",
         f"written to {tmp_path / 'out.safetensors'}",
@@ -98,7 +92,7 @@ def test_other_programs_and_versions(tmp_path):
     tensors = random_state_dict(MANIFESTS["rgb"])
     save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "theirs.safetensors")
     old = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
-    (tmp_path / "old.pth").write_bytes(legacy_file(old))
+    write_torch(tmp_path / "old.pth", old)
     for name, expected in {"theirs.safetensors": tensors, "old.pth": old}.items():
         convert(tmp_path / name, tmp_path / name.split(".")[0])
         convert(tmp_path / name.split(".")[0], tmp_path / f"{name}.pt")
@@ -108,7 +102,7 @@ def test_other_programs_and_versions(tmp_path):
 def test_numbers_of_several_types_become_the_type_that_holds_all(tmp_path):
     tensors = random_state_dict(MANIFESTS["rgb"], "bfloat16")
     tensors["LinearMap.0.bias"] = np.asarray(tensors["LinearMap.0.bias"], np.float16)
-    (tmp_path / "mixed.pth").write_bytes(zip_file(tensors))
+    write_torch(tmp_path / "mixed.pth", tensors)
     convert(tmp_path / "mixed.pth", tmp_path / "converted")
     for name, tensor in read_weights(tmp_path / "converted").tensors.items():
         np.testing.assert_array_equal(tensor, tensors[name].astype(tensor.dtype), err_msg=name)
@@ -117,26 +111,23 @@ def test_numbers_of_several_types_become_the_type_that_holds_all(tmp_path):
 
 def test_optimizer_states_that_are_not_taken_over_leave_the_weights(rgb, capsys):
     source, tensors = rgb
+    endless = functools.reduce(lambda inner, _: (inner, inner), range(60), ())  # for whoever hashes it
     for change, reason in (
         (lambda o: o["param_groups"][0].update(nesterov=True), "only the state of SGD without nesterov"),
         (lambda o: o["param_groups"][0].update(dampening=0.1), "only the state of SGD without nesterov"),
-        (lambda o: o["param_groups"][0].update(maximize=True), "only the state of SGD without nesterov"),
         (lambda o: o["param_groups"][0].pop("momentum"), "only the state of SGD"),
         (lambda o: o["param_groups"][0]["params"].pop(), "parameters, the model has"),
         (lambda o: o["param_groups"].append({}), "2 parameter groups"),
         (lambda o: o["param_groups"].clear(), "0 parameter groups"),
         (lambda o: o.clear(), "not the state of an optimizer"),
         (lambda o: o.pop("state"), "not the state of an optimizer"),
-        (
-            lambda o: o["param_groups"][0].update(params=[[]] * len(o["param_groups"][0]["params"])),
-            "not the state of an",
-        ),
+        (lambda o: o["param_groups"][0]["params"].__setitem__(0, endless), "other names than numbers"),
         (lambda o: o["state"][1].update(momentum_buffer=np.zeros(5)), "LinearMap.0.bias (5,), expected (128,)"),
         (lambda o: o["state"][1].update(momentum_buffer="x"), "LinearMap.0.bias str, expected (128,)"),
     ):
         contents = checkpoint(tensors)
         change(contents["optimizer"])
-        source.write_bytes(zip_file(contents))
+        write_torch(source, contents)
         weights = read_weights(source)
         assert flat(dict(weights.tensors)) == flat(tensors)
         assert (weights.momentum, weights.optimizer) == ({}, {})
@@ -154,33 +145,14 @@ def test_what_cannot_be_used_is_refused_and_leaves_nothing(rgb, tmp_path):
     ):
         contents = checkpoint(tensors)
         change(contents)
-        source.write_bytes(zip_file(contents))
+        write_torch(source, contents)
         refused(message, source, tmp_path / "out")
     refused("absent", tmp_path / "absent", tmp_path / "out")
     refused("neither the workdir of a run nor a converted checkpoint", tmp_path, tmp_path / "out")
-    source.write_bytes(zip_file(checkpoint(tensors)))
+    write_torch(source, checkpoint(tensors))
     refused("exists already", source, source)
     refused("'.onnx' is of no kind", source, tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == [source]
-
-
-def test_all_misfits_are_reported_at_once(rgb, tmp_path):
-    source, tensors = rgb
-    tensors = dict(tensors)
-    tensors["Mixed_4b.b0.conv3d.weight"] = tensors["Mixed_4b.b0.conv3d.weight"][:4]
-    tensors["Mixed_4b.b1a.conv3d.weight"] = tensors["Mixed_4b.b1a.conv3d.weight"].astype(np.int32)
-    del tensors["dtn.cls_token_small"], tensors["dtn.rcm.k.weight"]
-    source.write_bytes(zip_file(checkpoint(tensors)))
-    with pytest.raises(ConversionError) as caught:
-        convert(source, tmp_path / "out")
-    assert f"{source}: 4 tensors" in str(caught.value)
-    for line in (
-        "Mixed_4b.b0.conv3d.weight: shape (4, ",
-        "Mixed_4b.b1a.conv3d.weight: numbers of type int32",
-        "dtn.cls_token_small: missing",
-        "dtn.rcm.k.weight: missing",
-    ):
-        assert line in str(caught.value)
 
 
 def test_fusion_in_a_layout_that_pytorch_lacks(tmp_path):

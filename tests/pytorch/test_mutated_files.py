@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from rgbd_jax.pytorch.torch_file import write_torch
+from rgbd_jax.pytorch.torch_file import read_torch, write_torch
 from tests.pytorch import malicious
-from tests.pytorch.torch_files import legacy_file, pickled, plain_sample, sample, zip_entries, zip_file, zip_of
+from tests.pytorch.recorded import FILES, entries
 
 ROOT = Path(__file__).parents[2]
 # Peak of what is allocated while a file is read: a constant, and a multiple of the file's size. The last is only
@@ -51,11 +51,12 @@ def mutations(base: str, content: bytes, rng: random.Random, flips: int, others:
 
 def flipped_pickles(rng: random.Random, count: int):
     """What an attacker does and damage does not: the checksums are right."""
-    data, storages = pickled(sample())
+    recorded = entries()
+    data = recorded["zip2/data.pkl"]
     for _ in range(count):
         at = rng.randrange(len(data))
         flipped = data[:at] + bytes([data[at] ^ rng.randrange(1, 256)]) + data[at + 1 :]
-        yield Case("pickle", "flip", zip_of(zip_entries(flipped, storages)), at)
+        yield Case("pickle", "flip", malicious.zip_of(recorded | {"zip2/data.pkl": flipped}), at)
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +64,16 @@ def results(tmp_path_factory) -> list[tuple[Case, dict]]:
     """Every case and what came of it."""
     rng = random.Random(20231)
     folder, canary = tmp_path_factory.mktemp("files"), tmp_path_factory.mktemp("canary") / "ran"
-    write_torch(canary.parent / "own", plain_sample(sample()))
-    own = (canary.parent / "own").read_bytes()
-    (canary.parent / "own").unlink()
+    value = read_torch(FILES[0])
+    del value["uint16"]  # the only type there without a storage class of its own
+    write_torch(folder / "own", value)
+    own = (folder / "own").read_bytes()
+    (folder / "own").unlink()
     arrays = {f"layer{index}.weight": np.arange(20, dtype=np.float32).reshape(4, 5) for index in range(4)}
     cases = [
-        *mutations("zip", zip_file(sample()), rng, 400, 60),
+        *mutations("zip", FILES[0].read_bytes(), rng, 400, 60),
         *mutations("own", own, rng, 300, 40),
-        *mutations("legacy", legacy_file(sample()), rng, 500, 80),
+        *mutations("legacy", FILES[2].read_bytes(), rng, 500, 80),
         *mutations("safetensors", save({**arrays, "counter": np.array(3)}, {"epoch": "3"}), rng, 300, 60),
         *flipped_pickles(rng, 400),
         *(Case("malicious", name, content, message=message) for name, content, message in malicious.files(str(canary))),
@@ -98,7 +101,7 @@ def accepted(results, *bases: str):
 def test_two_thousand_files_are_refused_by_name_or_read(results):
     """Nothing runs, nothing takes long, and memory is bounded by the size of the file."""
     assert len(results) >= 2000
-    assert sum(case.base == "malicious" for case, _ in results) > 500
+    assert sum(case.base == "malicious" for case, _ in results) > 450
     for case, found in results:
         what = case.base, case.kind, found
         allowed = ("ConversionError",) if case.base == "malicious" else ("read", "ConversionError")

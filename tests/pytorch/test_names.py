@@ -10,7 +10,7 @@ import pytest
 from rgbd_jax.model import Model
 from rgbd_jax.models.name_table import ConversionError
 from rgbd_jax.models.pytorch_names import DECOUPLED
-from rgbd_jax.pytorch.weights import detect_network
+from rgbd_jax.pytorch.weights import TrainedWeights
 from tests.pytorch.networks import DTYPES, manifest_of, random_state_dict, small_config
 
 MANIFESTS = sorted((Path(__file__).parents[1] / "parity").glob("*.manifest.json"))
@@ -27,7 +27,7 @@ def test_every_recorded_network_is_recognised_and_ordered(path):
     manifest = json.loads(path.read_text())
     shuffled = list(np.random.default_rng(3).permutation(list(manifest)))
     assert list(DECOUPLED.in_order(dict.fromkeys(shuffled))) == list(manifest) != shuffled
-    detected = detect_network(manifest)
+    detected = DECOUPLED.detect(manifest, {})
     fusion = "fusion" in path.name
     assert detected.family == ("fusion" if fusion else "unimodal")
     assert (detected.model["width"], detected.model["attention_heads"]) == (1.0, 8)
@@ -46,7 +46,7 @@ def test_round_trip_and_detection(modality, dtype):
     config, classes = small_config(modality, **NETWORKS[modality]), 5
     config.clip.frames = 7
     tensors = random_state_dict(manifest_of(config, classes), dtype)
-    detected = detect_network(tensors)
+    detected = TrainedWeights("a file", tensors).detect()
     assert detected.family == ("fusion" if modality == "fusion" else "unimodal")
     assert detected.frames == (config.clip.frames if config.model.recoupling else None)
     assert detected.model["num_classes"] == classes
@@ -94,23 +94,20 @@ def test_layouts():
 def test_every_problem_is_reported_at_once():
     config = small_config()
     tensors = random_state_dict(manifest_of(config, 3))
-    shapes = Model(config, 3).shapes()
     tensors["Mixed_3b.b0.conv3d.weight"] = tensors["Mixed_3b.b0.conv3d.weight"][:, :1]
     tensors["LinearMap.1.weight"] = tensors["LinearMap.1.weight"].astype(np.int8)
-    tensors["total_ops"] = np.zeros(1)
+    tensors["total_ops"] = np.zeros(1)  # of names that the network lacks nothing is said
     tensors["other.num_batches_tracked"] = np.asarray(3)
     tensors["Mixed_3c.b0.bn.num_batches_tracked"] = np.zeros(2)
     del tensors["dtn.cls_token_large"], tensors["Mixed_5c.b3b.bn.running_mean"]
     with pytest.raises(ConversionError) as caught:
-        DECOUPLED.from_pytorch(tensors, *shapes)
+        TrainedWeights("a file", tensors).match(Model(config, 3))
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("7 tensors")
+    assert lines[0].startswith("a file: 5 tensors")
     for name, what in {
         "Mixed_3b.b0.conv3d.weight": "shape (8, 1, 1, 1, 1), the network has (8, 24, 1, 1, 1)",
         "LinearMap.1.weight": "int8",
-        "total_ops": "no such tensor",
-        "other.num_batches_tracked": "no such tensor",
-        "Mixed_3c.b0.bn.num_batches_tracked": "one whole number",
+        "Mixed_3c.b0.bn.num_batches_tracked": "shape (2,), the network has ()",
         "dtn.cls_token_large": "missing, the network has (1, 1, 64)",
         "Mixed_5c.b3b.bn.running_mean": "missing",
     }.items():
@@ -118,31 +115,27 @@ def test_every_problem_is_reported_at_once():
 
 
 @pytest.mark.parametrize(
-    ("modality", "change", "message"),
+    ("change", "message"),
     [
-        ("fusion", lambda t: t.pop("Modalit_depth.frp_module.rpconv1d.weight"), "two streams are different networks"),
-        ("rgb", lambda t: t.clear(), "not a network of the reference"),
-        ("rgb", lambda t: t.pop("dtn.pos_embedding_media"), "dtn.pos_embedding_media is missing"),
-        ("rgb", lambda t: t.pop("dtn.mlp_head_small.1.weight"), "dtn.mlp_head_small.1.weight is missing"),
-        (
-            "rgb",
-            lambda t: t.update({"dtn.rcm.q.weight": np.zeros(4)}),
-            r"q.weight has shape \(4,\); expected 2 axes",
-        ),
+        (lambda t: t.clear(), "not a network of the reference"),
+        (lambda t: t.pop("dtn.pos_embedding_media"), "dtn.pos_embedding_media is missing"),
+        (lambda t: t.pop("dtn.mlp_head_small.1.weight"), "dtn.mlp_head_small.1.weight is missing"),
+        (lambda t: t.update({"dtn.rcm.q.weight": np.zeros(4)}), r"q.weight has shape \(4,\); expected 2 axes"),
     ],
 )
-def test_what_is_no_network_is_refused(modality, change, message):
-    tensors = random_state_dict(manifest_of(small_config(modality), 3))
+def test_what_is_no_network_is_refused(change, message):
+    tensors = random_state_dict(manifest_of(small_config(), 3))
     change(tensors)
-    with pytest.raises(ConversionError, match=message):
-        detect_network(tensors)
+    with pytest.raises(ConversionError, match=f"a file: .*{message}"):
+        TrainedWeights("a file", tensors).detect()
 
 
 def test_of_widths_with_the_same_channels_the_preferred_one_is_found_despite_a_misshapen_tensor():
+    def width(shapes, preferred):
+        return DECOUPLED.detect(shapes, {"width": preferred}).model["width"]
+
     shapes = manifest_of(small_config(width=0.101), 3)
-    assert detect_network(shapes, {"width": 0.101}).model["width"] == 0.101
-    assert detect_network(shapes, {"width": 0.5}).model["width"] == detect_network(shapes).model["width"] != 0.101
-    tensors = random_state_dict(manifest_of(small_config(width=0.25), 3))
-    for name in ("Conv3d_1a_7x7.conv3d.weight", "LinearMap.1.weight"):
-        tensors[name] = tensors[name][:5]
-        assert detect_network(tensors).model["width"] == 0.25
+    assert width(shapes, 0.101) == 0.101
+    assert width(shapes, 0.5) == width(shapes, 1.0) != 0.101
+    shapes = manifest_of(small_config(width=0.25), 3)
+    assert width(shapes | {"LinearMap.1.weight": (5, 256)}, 1.0) == 0.25

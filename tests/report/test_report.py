@@ -10,7 +10,7 @@ import pytest
 
 from rgbd_jax.checkpoint.provenance import provenance
 from rgbd_jax.checkpoint.workdir import write_config
-from rgbd_jax.data.splits import open_splits
+from rgbd_jax.data.source import open_splits
 from rgbd_jax.evaluate import evaluate
 from rgbd_jax.inference import drawing
 from rgbd_jax.inference.predictor import Predictor

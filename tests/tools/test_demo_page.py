@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rgbd_jax.data import loader
-from rgbd_jax.data.codec import decode_frame
+from rgbd_jax.data.frames import decode_frame
 from rgbd_jax.data.source import open_split
 from rgbd_jax.inference.clips import UserClip, read_user_clip
 from rgbd_jax.inference.predictor import Predictor

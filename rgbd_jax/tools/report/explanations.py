@@ -11,8 +11,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from rgbd_jax.data import loader
-from rgbd_jax.data.source import ClipRecord, prepared_directory
-from rgbd_jax.data.splits import open_splits
+from rgbd_jax.data.source import ClipRecord, open_splits, prepared_directory
 from rgbd_jax.inference import drawing
 from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.inference.trained import load_trained
