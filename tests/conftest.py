@@ -1,10 +1,11 @@
 """What all tests share: how programs are compiled, parsed flags, and a small prepared demo data set."""
 
+import json
 import os
 from pathlib import Path
 
 # Before JAX is imported, here and in the processes that tests start. Tiny networks take longer to compile than to run:
-# with fewer optimisations and XLA's older emitters they compile in a fifth of the time.
+# with fewer optimisations and XLA's older emitters they compile in a third of the time.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "xla"))
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
@@ -13,7 +14,10 @@ import pytest
 from absl import flags
 from rgbd_jax.datasets.rgbd_demo.builder import RgbdDemo
 
+from rgbd_jax import step
+
 ROOT = Path(__file__).parents[1]
+NOT_TRACED = ("checkpoint", "continue_from", "data", "eval", "init_from", "train")  # but for train.microbatches
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,6 +31,29 @@ def _parsed_flags():
     """Grain reads absl flags."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(["pytest"])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _steps_of_one_config_are_traced_once():
+    """Trainings and evaluations share jitted steps: to trace one again takes longer than a tiny training."""
+
+    def shared(compile_step):
+        steps = {}
+
+        def get(model, mesh):
+            fields = model.config.to_dict()
+            traced = {name: value for name, value in fields.items() if name not in NOT_TRACED}
+            key = json.dumps([traced, fields["train"]["microbatches"], model.num_classes], default=str), mesh
+            if key not in steps:
+                steps[key] = compile_step(model, mesh)
+            return steps[key]
+
+        return get
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("compile_train_step", "compile_evaluation_step"):
+            patched.setattr(step, name, shared(getattr(step, name)))
+        yield
 
 
 @pytest.fixture(scope="session")
