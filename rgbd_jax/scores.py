@@ -48,7 +48,7 @@ class Scores:
             ValueError: a field has a wrong type or shape.
         """
         arrays = {name: np.asarray(getattr(self, name)) for name in ("labels", "modality", "dataset", "split", "step")}
-        arrays |= {name: np.array(getattr(self, name), np.str_) for name in ("names", "class_names")}  # of (), NumPy makes floats
+        arrays |= {name: np.array(getattr(self, name), np.str_) for name in ("names", "class_names")}  # also if empty
         arrays |= {HEAD + name: logits for name, logits in self.heads.items()}
         _check(path, arrays)
         with atomic_write(path) as unfinished, unfinished.open("wb") as file:
