@@ -1,6 +1,5 @@
 """Exported networks, run where this package cannot be imported, and what the command refuses."""
 
-import argparse
 import hashlib
 import importlib.util
 import json
@@ -24,7 +23,7 @@ from rgbd_jax.model import Model
 from rgbd_jax.step import new_state
 from rgbd_jax.tools import export
 from tests.conftest import ROOT
-from tests.tiny import save_run, tiny_config
+from tests.tiny import run_command, save_run, tiny_config
 
 SCRIPT = str(ROOT / "scripts" / "run_exported.py")
 EXAMPLE = SimpleNamespace(**runpy.run_path(SCRIPT))
@@ -55,13 +54,6 @@ for line in json.loads(lines):
 def private_texts(folder, content):
     """Returns what is in a file that nobody else should read."""
     return [text for text in (str(folder), str(ROOT), sys.prefix, "--secret") if text.encode() in content]
-
-
-def run_export(*arguments):
-    parser = argparse.ArgumentParser()
-    export.add_arguments(parser)
-    parser.set_defaults(overrides=())
-    export.run(parser.parse_args([str(argument) for argument in arguments]))
 
 
 @pytest.fixture(scope="module", params=["rgb", "fusion"])
@@ -184,19 +176,19 @@ def test_command_and_its_refusals(small_demo, tmp_path, capsys, monkeypatch):
     workdir, out = save_run(tiny_config(small_demo), tmp_path / "run"), tmp_path / "network.zip"
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="is neither the workdir of a run nor a converted checkpoint"):
-        run_export(tmp_path / "empty", out)
+        run_command(export, tmp_path / "empty", out)
     if not WITH_ONNX:
         with pytest.raises(ValueError, match=r"needs jax2onnx.*requirements-onnx\.txt"):
-            run_export(workdir, tmp_path / "network.onnx")
+            run_command(export, workdir, tmp_path / "network.onnx")
     with monkeypatch.context() as patched:
         patched.setattr(export, "_read_stablehlo", lambda path: lambda frames: (np.ones((2, 12)), np.ones((2, 12))))
         with pytest.raises(ValueError, match="exported outputs differ from the model's"):
-            run_export(workdir, out, "--platforms=cpu")
+            run_command(export, workdir, out, "--platforms=cpu")
     assert {entry.name for entry in tmp_path.iterdir()} == {"empty", "run"}
-    run_export(workdir, out, "--platforms", "tpu", "--checkpoint=latest")  # not checked: there is none
+    run_command(export, workdir, out, "--platforms", "tpu", "--checkpoint=latest")  # not checked: there is none
     text, last = capsys.readouterr().out.splitlines()
     assert text.startswith("12 classes")
     assert json.loads(last).items() >= {"file": str(out), "platforms": ["tpu"], "classes": 12}.items()
     assert "largest_difference" not in json.loads(last)
     with pytest.raises(FileExistsError, match="exists already: give another name"):
-        run_export(workdir, out)
+        run_command(export, workdir, out)

@@ -1,6 +1,5 @@
 """Late fusion: weights that are known, every refusal, and the command."""
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -12,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rgbd_jax.scores import Scores, scores_file
-from rgbd_jax.tools.fuse import add_arguments, fuse, run, search_weights
+from rgbd_jax.tools import fuse as tool
+from rgbd_jax.tools.fuse import fuse, search_weights
+from tests.tiny import run_command
 
 CLASSES = 4
 
@@ -208,20 +209,16 @@ def test_arguments_that_cannot_be_used(two_runs, tmp_path):
 
 
 def test_command(two_runs, capsys):
-    def run_fuse(*arguments):
-        parser = argparse.ArgumentParser()
-        add_arguments(parser)
-        run(parser.parse_args([*map(str, two_runs), *arguments]))
-        return capsys.readouterr().out.splitlines()
-
-    *lines, last = run_fuse("--split", "test", "--tune_split", "validation")
+    run_command(tool, *two_runs, "--split", "test", "--tune_split", "validation")
+    *lines, last = capsys.readouterr().out.splitlines()
     expected = fuse(two_runs, "test", tune_split="validation")
     assert json.loads(last) == {"mode": "fuse", **expected}
     assert [line.split()[-1] for line in lines] == ["clips", "60", "60", "60"]
     assert len({len(line) for line in lines}) == 1
     assert lines[3].split()[:3] == ["fused", "1.0000", f"{expected['top1']:.2%}"]
-    assert json.loads(run_fuse("--split=test", "--weights=1,3")[-1])["weights"] == [0.25, 0.75]
+    run_command(tool, *two_runs, "--split=test", "--weights=1,3")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["weights"] == [0.25, 0.75]
     with pytest.raises(ValueError, match="--weights=1,x: expected numbers"):
-        run_fuse("--weights=1,x")
+        run_command(tool, *two_runs, "--weights=1,x")
     with pytest.raises(SystemExit):
-        run_fuse("--weights=1,1", "--tune_split=validation")
+        run_command(tool, *two_runs, "--weights=1,1", "--tune_split=validation")

@@ -1,6 +1,5 @@
 """`rgbd predict`: clips, streams, drawings, and input that cannot be used."""
 
-import argparse
 import json
 import logging
 import os
@@ -24,7 +23,7 @@ from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.metrics import softmax
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.tools import predict as tool
-from tests.tiny import save_run, tiny_config
+from tests.tiny import run_command, save_run, tiny_config
 
 CLIPS = 3
 
@@ -58,11 +57,8 @@ def predict(capsys, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "rgbd_jax")
 
     def run(*arguments):
-        parser = argparse.ArgumentParser()
-        tool.add_arguments(parser)
-        parser.set_defaults(overrides=())
         try:
-            tool.run(parser.parse_args([*map(str, arguments)]))
+            run_command(tool, *arguments)
         finally:
             run.printed = capsys.readouterr().out.splitlines()
         return run.printed
