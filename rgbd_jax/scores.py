@@ -14,18 +14,17 @@ from jaxtyping import Float, Int
 from rgbd_jax.atomic_write import atomic_write
 
 HEAD = "heads/"  # prefix of head names in the file
-# Array of the file -> kind of its dtype (NumPy's letter) and number of axes; further heads are like the first.
+# Array of the file -> type of its entries and number of axes; further heads are like the first.
 EXPECTED = {
-    HEAD + "logits": ("f", 2),
-    "names": ("U", 1),
-    "labels": ("i", 1),
-    "modality": ("U", 0),
-    "dataset": ("U", 0),
-    "split": ("U", 0),
-    "step": ("i", 0),
-    "class_names": ("U", 1),
+    HEAD + "logits": (np.float32, 2),
+    "names": (np.str_, 1),
+    "labels": (np.signedinteger, 1),
+    "modality": (np.str_, 0),
+    "dataset": (np.str_, 0),
+    "split": (np.str_, 0),
+    "step": (np.signedinteger, 0),
+    "class_names": (np.str_, 1),
 }
-KINDS = {"U": "text", "i": "integers", "f": "float32"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +91,8 @@ def _problems(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
         yield f"unknown array {', '.join(unknown)}"
     for name, array in arrays.items():
         kind, axes = EXPECTED.get(name, EXPECTED[HEAD + "logits"])
-        if array.dtype.kind != kind or array.ndim != axes or (kind == "f" and array.dtype != np.float32):
-            yield f"{name} is {array.dtype} of shape {array.shape}, expected {KINDS[kind]} with {axes} axes"
+        if not np.issubdtype(array.dtype, kind) or array.ndim != axes:
+            yield f"{name} is {array.dtype} of shape {array.shape}, expected {kind.__name__} with {axes} axes"
     clips, classes = arrays[HEAD + "logits"].shape
     if not clips:
         yield "there is no clip"

@@ -51,32 +51,32 @@ def main() -> None:
         sys.exit(f"error: {args.out} has {args.out.stat().st_size} bytes, expected at most {MAX_BYTES}")
 
 
-def report(browser: Page, workdir: Path, out: Path) -> None:
+def report(tab: Page, workdir: Path, out: Path) -> None:
     """Pictures parts of a run's report."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.html"
         subprocess.run([*RGBD, "report", str(workdir), "--errors=1", "--correct=0", f"--out={file}"], check=True)
-        browser.goto(file.as_uri())
-        browser.add_style_tag(content=f"{HIDDEN} {{ display: none !important; }} .layout {{ display: block; }}")
-        browser.evaluate("dispatchEvent(new Event('resize'))")  # the charts fill the page
-        browser.wait_for_timeout(1000)
-        browser.screenshot(path=out, full_page=True)
+        tab.goto(file.as_uri())
+        tab.add_style_tag(content=f"{HIDDEN} {{ display: none !important; }} .layout {{ display: block; }}")
+        tab.evaluate("dispatchEvent(new Event('resize'))")  # the charts fill the page
+        tab.wait_for_timeout(1000)
+        tab.screenshot(path=out, full_page=True)
 
 
-def page(browser: Page, workdir: Path, out: Path) -> None:
+def page(tab: Page, workdir: Path, out: Path) -> None:
     """Pictures the demo page of a run with the predictions for its first example."""
     command = [*RGBD, "serve", "--workdir", str(workdir), f"--port={PORT}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             if not any("ready at" in line for line in server.stderr or ()):
                 raise ValueError(f"the page of {workdir} did not start")
-            browser.goto(f"http://127.0.0.1:{PORT}")
-            browser.locator("#examples button, #examples td").first.click()
-            browser.locator("video").first.wait_for(timeout=120_000)
+            tab.goto(f"http://127.0.0.1:{PORT}")
+            tab.locator("#examples button, #examples td").first.click()
+            tab.locator("video").first.wait_for(timeout=120_000)
             stop = f"v => {{ v.pause(); v.currentTime = {TIME}; }}"
-            browser.evaluate(f"document.querySelectorAll('video').forEach({stop})")
-            browser.wait_for_timeout(1000)  # the frames are decoded, and nothing fades any more
-            browser.screenshot(path=out, full_page=True)
+            tab.evaluate(f"document.querySelectorAll('video').forEach({stop})")
+            tab.wait_for_timeout(1000)  # the frames are decoded, and nothing fades any more
+            tab.screenshot(path=out, full_page=True)
         finally:
             server.terminate()
 

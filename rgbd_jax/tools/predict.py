@@ -85,8 +85,8 @@ def _predict_clips(trained: "TrainedModel", given: Mapping[str, Sequence[str]], 
             classes = [_named(label, probabilities, trained.class_names) for label in top]
             width = max(len(entry["class"]) for entry in classes)
             lines = [each.clip.name, *(f"  {x['class']:{width}}  {x['probability']:7.2%}" for x in classes)]
-            line = {"clip": each.clip.name, "top": classes}
-            print(json.dumps(line) if args.json else "\n".join(lines), flush=True)
+            result = {"clip": each.clip.name, "top": classes}
+            print(json.dumps(result) if args.json else "\n".join(lines), flush=True)
             if targets:
                 write_overlay(targets[each.clip], each, trained, prediction, index)
                 log.info("wrote %s", targets[each.clip])
@@ -130,8 +130,8 @@ def _predict_stream(trained: "TrainedModel", given: Mapping[str, Sequence[str]],
             latencies.append(1000 * prediction.latency)
             named = _named(int(prediction.probabilities.argmax()), prediction.probabilities, trained.class_names)
             text = f"frame {prediction.frame:6}  {named['class']}  {named['probability']:.1%}  {latencies[-1]:.0f} ms"
-            line = {"frame": prediction.frame, **named, "latency_ms": round(latencies[-1], 1)}
-            print(json.dumps(line) if args.json else text, flush=True)
+            result = {"frame": prediction.frame, **named, "latency_ms": round(latencies[-1], 1)}
+            print(json.dumps(result) if args.json else text, flush=True)
     finally:  # also when the user stops the stream
         if latencies:
             fps = (prediction.frame + 1) / (time.perf_counter() - started)
