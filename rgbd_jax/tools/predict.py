@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _predict_clips(trained: "TrainedModel", given: Mapping[str, Sequence[str]], args: argparse.Namespace) -> None:
     from rgbd_jax.inference.clips import find_clips, load_clips
-    from rgbd_jax.inference.overlay import write_overlay
     from rgbd_jax.inference.predictor import Predictor
+    from rgbd_jax.inference.video import write_overlay
 
     clips = find_clips(given, trained.model.modalities)
     targets = {clip: _drawing(args.out.expanduser(), clip, clips) for clip in clips} if args.out else {}
