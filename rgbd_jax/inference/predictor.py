@@ -1,8 +1,10 @@
-"""Predictions of a trained model for batches of clips, with the evidence for them: heat maps and Grad-CAM."""
+"""Predictions of a trained model for clips and streams, with the evidence for them: heat maps and Grad-CAM."""
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from rgbd_jax.data import loader
+from rgbd_jax.data.source import ClipRecord
+from rgbd_jax.inference.clips import encoded_frames
 from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.metrics import average_views, softmax
 from rgbd_jax.models.family import Output, Tree
@@ -38,11 +42,8 @@ class Prediction:
 class Predictor:
     """A trained model compiled for batches of `batch_size` clips; the last batch is padded.
 
-    Args:
-        trained: the model.
-        batch_size: clips of a batch.
-        explained: whether predictions have heat maps and class-activation maps, which takes a backward pass.
-        intermediates: names of intermediate values to return, with the clips on the first axis.
+    If `explained`, predictions have heat maps and class-activation maps, which takes a backward pass. The intermediate
+    values that are named come with the clips on the first axis.
     """
 
     def __init__(
@@ -130,3 +131,43 @@ class Predictor:
         # The clips come first; the network stacks attention as layers b heads n n.
         batch_first = {name: x.swapaxes(0, 1) if name in attention else x for name, x in requested.items()}
         return {"heads": heads, "intermediates": batch_first}
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamPrediction:
+    """The prediction for the latest frames of a stream."""
+
+    frame: int  # number of the last frame, counted from 0
+    probabilities: Float[np.ndarray, "k"]
+    latency: float  # seconds from this frame to its prediction
+
+
+def stream(predictor: Predictor, sources: Mapping[str, str], *, window: int, hop: int) -> Iterator[StreamPrediction]:
+    """Yields a prediction for the latest `window` frames, first when there are as many, then every `hop` frames.
+
+    A stream that ends earlier gives one prediction, for all of its frames. `sources` are those of `encoded_frames`, by
+    modality.
+
+    Raises:
+        ValueError: a source cannot be read, or has no frame.
+    """
+    modalities, config = predictor.trained.model.modalities, predictor.trained.config
+    latest: collections.deque[tuple[bytes, ...]] = collections.deque(maxlen=window)
+
+    def predict(arrived: float) -> StreamPrediction:
+        frames = dict(zip(modalities, zip(*latest, strict=True), strict=True))
+        clip = loader.load_clip(ClipRecord(f"frames up to {count - 1}", 0, frames), config)  # modality -> *v t h w 3
+        probabilities = predictor({modality: x[None] for modality, x in clip.items()}).probabilities[0]
+        return StreamPrediction(count - 1, probabilities, time.perf_counter() - arrived)
+
+    count = 0
+    readers = [encoded_frames(sources[modality], modality) for modality in modalities]
+    for count, frames in enumerate(zip(*readers, strict=False), 1):
+        arrived = time.perf_counter()
+        latest.append(frames)
+        if count >= window and (count - window) % hop == 0:
+            yield predict(arrived)
+    if not count:
+        raise ValueError(f"{', '.join(sources[modality] for modality in modalities)}: no frame can be decoded")
+    if count < window:
+        yield predict(time.perf_counter())

@@ -54,32 +54,26 @@ def _figure(x: str = "", y: str = "", height: int = 320, **layout: Any) -> go.Fi
     return go.Figure(layout=go.Layout(template=TEMPLATE, xaxis_title=x, yaxis_title=y, height=height, **layout))
 
 
-def _name_rows(figure: go.Figure, names: Sequence[str]) -> go.Figure:
+def _rows(x: str, names: Sequence[str], height: int) -> go.Figure:
     ticks = {"tickvals": list(range(len(names))), "ticktext": [plain(name) for name in names]}
-    return figure.update_yaxes(**ticks, range=[len(names) - 0.5, -0.5], showgrid=False)
+    return _figure(x, height=100 + height * len(names)).update_yaxes(range=[len(names) - 0.5, -0.5], **ticks)
 
 
 def _dots(x: str, names: Sequence[str], values: Mapping[str, Float[np.ndarray, "rows"]]) -> go.Figure:
-    """Returns rates as dots, in a row for each name; those of a row are connected."""
-    figure, rows = _figure(x, height=110 + 24 * len(names), hovermode="y unified"), np.arange(len(names))
-    rates = np.stack(list(values.values()))  # series rows
-    ends = np.stack([np.fmin.reduce(rates), np.fmax.reduce(rates), np.full(len(names), np.nan)])  # NaN lifts the pen
-    style = {"mode": "lines", "line": {"color": "lightgrey", "width": 3}, "hoverinfo": "skip", "showlegend": False}
-    figure.add_scatter(x=ends.T.ravel(), y=rows.repeat(3), **style)
-    for number, name in enumerate(values):
-        marker = {"size": 10, "color": COLOURS[number % len(COLOURS)], "symbol": number}
-        dots = {"mode": "markers", "marker": marker, "hovertemplate": "%{x:.1%}"}
-        figure.add_scatter(x=rates[number], y=rows, name=plain(name), **dots)
-    return _name_rows(figure, names).update_xaxes(**RATES)
+    """Returns rates as dots, in a row for each name."""
+    figure = _rows(x, names, 24).update_xaxes(**RATES).update_layout(hovermode="y unified")
+    for number, (name, rates) in enumerate(values.items()):
+        style = {"mode": "markers", "marker": {"size": 10, "symbol": number}, "hovertemplate": "%{x:.1%}"}
+        figure.add_scatter(x=rates, y=np.arange(len(names)), name=plain(name), **style)
+    return figure
 
 
 def _bars(x: str, bars: Sequence[tuple[str, float, str, str]]) -> go.Figure:
     """Returns a bar for each title, value, text and colour."""
     titles, values, texts, colours = zip(*bars, strict=True)
-    figure = _figure(x, height=90 + 44 * len(bars))
     style: dict[str, Any] = {"orientation": "h", "textposition": "outside", "cliponaxis": False, "hoverinfo": "skip"}
-    figure.add_bar(x=values, y=list(range(len(bars))), text=texts, marker_color=colours, **style)
-    return _name_rows(figure, titles).update_xaxes(range=[0, 1.35 * max(values)])
+    figure = _rows(x, titles, 40).update_xaxes(range=[0, 1.35 * max(values)]).update_yaxes(showgrid=False)
+    return figure.add_bar(x=values, y=np.arange(len(bars)), text=texts, marker_color=colours, **style)
 
 
 def _menu(x: float, method: str, buttons: Sequence[tuple[str, Mapping[str, Any]]], **options: Any) -> dict[str, Any]:
@@ -105,13 +99,14 @@ def confusion_chart(predictions: Predictions) -> go.Figure:
     figure, titles = _figure("predicted class", "true class", height=800), []
     views = (("normalised by row", rates, ".0%", ", %{z:.1%} of the class"), ("number of clips", counts, ".0f", ""))
     for (title, values, form, rate), errors_only in itertools.product(views, (False, True)):
-        empty = (counts == 0) | (errors_only & np.eye(k, dtype=bool))
+        shown = np.where(errors_only & np.eye(k, dtype=bool), 0, values).astype(np.float32)
         figure.add_heatmap(
-            z=np.where(empty, np.nan, values).astype(np.float32),
+            z=np.where(shown > 0, shown, np.nan),
             x=names,
             y=names,
             customdata=counts.astype(np.int32),
             zmin=0,
+            zmax=shown.max() or 1,
             texttemplate=f"%{{z:{form}}}" if k <= MAX_LABELLED else None,
             hovertemplate=f"<b>%{{y}}</b><br>predicted as <b>%{{x}}</b><br>%{{customdata}} clips{rate}<extra></extra>",
             hoverongaps=False,
@@ -278,5 +273,5 @@ def comparison_charts(rows: Sequence[Predictions]) -> Iterator[tuple[str, go.Fig
         yield "patterns", _bars("clips", patterns)
         spread = np.nan_to_num(np.ptp([run.accuracy for run in runs], axis=0))  # k
         shown = np.argsort(-spread, kind="stable")[: min((spread > 0).sum(), MAX_ROWS)]
-        rates = {run.name: run.accuracy[shown] for run in runs}
-        yield "differences", _dots("accuracy of the class", rows[0].class_names[shown].tolist(), rates)
+        names, rates = rows[0].class_names[shown].tolist(), {run.name: run.accuracy[shown] for run in runs}
+        yield "differences", _dots("accuracy of the class", names, rates)

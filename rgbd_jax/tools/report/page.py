@@ -25,13 +25,7 @@ log = logging.getLogger("rgbd_jax")
 
 
 def render(source: Source, *, errors: int = 12, correct: int = 4) -> str:
-    """Returns the page of a run as HTML.
-
-    Args:
-        source: what exists of it.
-        errors: how many incorrect clips are shown, the most confident ones.
-        correct: how many correct clips are shown for comparison.
-    """
+    """Returns the page of a run as HTML, with the most confident `errors`, and `correct` clips for comparison."""
     predictions, *_ = compared = summary.compare(source.runs)
     figures = _figures(source, compared)
     indices = predictions.most_confident(correct=False)[:errors]
