@@ -13,7 +13,6 @@ from rgbd_jax.tools.report import summary
 from rgbd_jax.tools.report.source import read_curves, read_source
 from rgbd_jax.tools.report.summary import Predictions
 from tests.report.made_scores import made_scores
-from tests.tiny import tiny_config
 
 CLASSES, CLIPS = 6, 140
 
@@ -150,10 +149,3 @@ def test_curves_are_read_and_damaged_lines_are_named(tmp_path):
         file.write_text(json.dumps(lines[0]) + f"\n{line}\n")
         with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not a line of metrics"):
             read_curves(file)
-
-
-def test_settings_and_their_defaults(tmp_path):
-    settings = {name: values for name, *values in summary.settings(tiny_config(tmp_path))}
-    assert settings["clip.frames"] == ["8", "64"]
-    assert settings["model.branch_frames"] == ["2, 4, 6", "16, 32, 48"]
-    assert settings["optimizer.momentum"][0] == settings["optimizer.momentum"][1]

@@ -1,7 +1,6 @@
 """The page in a real browser, served by a process of its own."""
 
 import contextlib
-import importlib.util
 import os
 import re
 import shutil
@@ -26,12 +25,9 @@ from tests.conftest import ROOT
 from tests.tiny import save_run, tiny_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.optional,
-    pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="Gradio is not installed (the extra 'demo')"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="Playwright is not installed"),
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH"),
-]
+pytest.importorskip("gradio", reason="Gradio is not installed (the extra 'demo')")
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+pytestmark = [pytest.mark.optional, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")]
 
 
 @pytest.fixture
@@ -69,10 +65,8 @@ def serve(small_demo, tmp_path):
 @pytest.fixture
 def visit():
     """Opens pages of a server; `failures` collects errors in them, and requests to other hosts."""
-    from playwright.sync_api import sync_playwright
-
     failures = []
-    with sync_playwright() as playwright:
+    with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
         def report(line):
