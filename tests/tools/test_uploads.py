@@ -70,6 +70,7 @@ def test_clips_within_the_limits_are_moved_and_accepted(tmp_path, contents):
         (lambda folder: {"x.mp4": video(folder)[:1200]}, "x.mp4"),
         (lambda _: {"x.mp4": b""}, "x.mp4 cannot be read as a video .*: empty"),
         (lambda _: {"x.mp4": b"#EXTM3U\n#EXTINF:1,\nhttp://example.org/a.ts\n"}, "cannot be read as a video"),
+        (lambda _: {"x.mp4": png()}, "x.mp4 cannot be read as a video"),  # although FFmpeg could
         (lambda _: {"x.mkv": b"\x1a\x45\xdf\xa3" + bytes(range(256)) * 40}, "x.mkv cannot be read as a video"),
         (lambda _: {"x.zip": b"PK\x03\x04 no archive"}, "x.zip cannot be unpacked: damaged"),
         (lambda folder: {"x.zip": archive(folder, "a/0.png", "a/../../letter.txt")}, "letter.txt is no frame"),
