@@ -80,8 +80,7 @@ def resized(frame: Picture, size: tuple[int, int]) -> Picture:
 
 def relative(activation: Float[np.ndarray, "t h w"]) -> Float[np.ndarray, "t h w"]:
     """Returns the class-activation maps of one clip divided by their maximum; zeros stay zeros."""
-    maximum = float(activation.max(initial=0.0))
-    return activation / maximum if maximum > 0 else np.zeros_like(activation)
+    return activation / (activation.max(initial=0.0) or 1.0)
 
 
 def tinted(frame: Picture, activation: Float[np.ndarray, "h2 w2"], view: np.ndarray | None = None) -> Picture:

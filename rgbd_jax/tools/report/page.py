@@ -75,11 +75,10 @@ def _figures(source: Source, compared: Sequence[Predictions]) -> dict[str, go.Fi
     figures["confusion"] = charts.confusion_chart(predictions)
     figures["scatter"], figures["classes"] = charts.class_charts(predictions)
     figures["reliability"], figures["confidence"] = charts.calibration_charts(predictions)
-    heads = source.scores.heads
+    heads = summary.titled(source.scores.heads)
     if len(heads) > 1:
-        titles = list(summary.ordered_heads(heads).values())
-        figures["agreement"] = charts.head_chart(titles, summary.agreement(heads), ".1%")
-        figures["cka"] = charts.head_chart(titles, summary.cka(heads), ".3f")
+        figures["agreement"] = charts.head_chart(list(heads), summary.agreement(heads), ".1%")
+        figures["cka"] = charts.head_chart(list(heads), summary.cka(heads), ".3f")
     return figures | dict(charts.comparison_charts(compared))
 
 

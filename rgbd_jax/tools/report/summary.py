@@ -100,15 +100,15 @@ class Predictions:
         return (centre - half) / (1 + z**2 / clips), (centre + half) / (1 + z**2 / clips)
 
 
-def ordered_heads(heads: Heads) -> dict[str, str]:
-    """Returns name -> title of the heads, in the order of their family: "logits" first."""
-    titles = {name: title for name, title in HEAD_TITLES.items() if name in heads}
-    return titles | {name: name for name in heads if name not in titles}
+def titled(heads: Heads) -> dict[str, Float[np.ndarray, "n k"]]:
+    """Returns title -> logits of the heads, in the order of their family: the final prediction first."""
+    order = [*(name for name in HEAD_TITLES if name in heads), *(name for name in heads if name not in HEAD_TITLES)]
+    return {HEAD_TITLES.get(name, name): heads[name] for name in order}
 
 
 def agreement(heads: Heads) -> Float[np.ndarray, "h h"]:
     """Returns the fraction of the clips for which two heads predict the same class."""
-    predicted = np.stack([heads[name].argmax(1) for name in ordered_heads(heads)])  # h n
+    predicted = np.stack([logits.argmax(1) for logits in heads.values()])  # h n
     return (predicted[:, None] == predicted[None]).mean(-1)
 
 
@@ -117,7 +117,7 @@ def cka(heads: Heads) -> Float[np.ndarray, "h h"]:
 
     1 for a rotation and scaling, 0 without any relation over the clips; NaN where a head's logits are constant.
     """
-    centred = [heads[name] - np.mean(heads[name], axis=0, dtype=np.float64) for name in ordered_heads(heads)]
+    centred = [logits - np.mean(logits, axis=0, dtype=np.float64) for logits in heads.values()]
     products = np.array([[np.linalg.norm(one.T @ other) for other in centred] for one in centred])
     with np.errstate(invalid="ignore"):
         return products**2 / np.outer(np.diag(products), np.diag(products))
@@ -128,11 +128,13 @@ def head_rows(heads: Heads, predictions: Predictions) -> list[tuple[str, float, 
 
     The rows are the heads, and the sums of the logits of several heads that the family evaluates.
     """
-    titles, rows = ordered_heads(heads), []
-    for parts in [*((head,) for head in titles), *(sums for sums in HEAD_SUMS.values() if set(sums) <= heads.keys())]:
-        correct = np.sum([heads[head] for head in parts], axis=0).argmax(1) == predictions.labels
+    sums = {METRIC_TITLES[metric]: names for metric, names in HEAD_SUMS.items() if set(names) <= heads.keys()}
+    summed = titled(heads) | {title: np.sum([heads[name] for name in names], axis=0) for title, names in sums.items()}
+    rows = []
+    for title, logits in summed.items():
+        correct = logits.argmax(1) == predictions.labels
         better, worse = int((correct & ~predictions.correct).sum()), int((predictions.correct & ~correct).sum())
-        rows.append((" + ".join(titles[head] for head in parts), float(correct.mean()), better, worse))
+        rows.append((title, float(correct.mean()), better, worse))
     return rows
 
 
