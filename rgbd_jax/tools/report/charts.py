@@ -55,16 +55,21 @@ def _figure(x: str = "", y: str = "", height: int = 320, **layout: Any) -> go.Fi
 
 
 def _rows(x: str, names: Sequence[str], height: int) -> go.Figure:
-    ticks = {"tickvals": list(range(len(names))), "ticktext": [plain(name) for name in names]}
+    ticks = {"tickvals": list(range(len(names))), "ticktext": [plain(name) for name in names], "showgrid": False}
     return _figure(x, height=100 + height * len(names)).update_yaxes(range=[len(names) - 0.5, -0.5], **ticks)
 
 
 def _dots(x: str, names: Sequence[str], values: Mapping[str, Float[np.ndarray, "rows"]]) -> go.Figure:
-    """Returns rates as dots, in a row for each name."""
-    figure = _rows(x, names, 24).update_xaxes(**RATES).update_layout(hovermode="y unified")
-    for number, (name, rates) in enumerate(values.items()):
-        style = {"mode": "markers", "marker": {"size": 10, "symbol": number}, "hovertemplate": "%{x:.1%}"}
-        figure.add_scatter(x=rates, y=np.arange(len(names)), name=plain(name), **style)
+    """Returns rates as dots, in a row for each name; those of a row are connected."""
+    figure, rows = _rows(x, names, 24).update_xaxes(**RATES).update_layout(hovermode="y unified"), np.arange(len(names))
+    rates = np.stack(list(values.values()))  # series rows
+    ends = np.stack([np.fmin.reduce(rates), np.fmax.reduce(rates), np.full(len(names), np.nan)])  # NaN lifts the pen
+    style = {"mode": "lines", "line": {"color": "lightgrey", "width": 3}, "hoverinfo": "skip", "showlegend": False}
+    figure.add_scatter(x=ends.T.ravel(), y=rows.repeat(3), **style)
+    for number, name in enumerate(values):
+        marker = {"size": 10, "symbol": number, "color": COLOURS[number % len(COLOURS)]}
+        dots = {"mode": "markers", "marker": marker, "hovertemplate": "%{x:.1%}"}
+        figure.add_scatter(x=rates[number], y=rows, name=plain(name), **dots)
     return figure
 
 
@@ -72,7 +77,7 @@ def _bars(x: str, bars: Sequence[tuple[str, float, str, str]]) -> go.Figure:
     """Returns a bar for each title, value, text and colour."""
     titles, values, texts, colours = zip(*bars, strict=True)
     style: dict[str, Any] = {"orientation": "h", "textposition": "outside", "cliponaxis": False, "hoverinfo": "skip"}
-    figure = _rows(x, titles, 40).update_xaxes(range=[0, 1.35 * max(values)]).update_yaxes(showgrid=False)
+    figure = _rows(x, titles, 40).update_xaxes(range=[0, 1.35 * max(values)])
     return figure.add_bar(x=values, y=np.arange(len(bars)), text=texts, marker_color=colours, **style)
 
 
@@ -130,8 +135,9 @@ def confusion_chart(predictions: Predictions) -> go.Figure:
         _menu(0.7, "relayout", axes),
     ]
     order = list(orders.values())[many]
-    figure.update_xaxes(categoryarray=order, constrain="domain", tickangle=-60)
-    return figure.update_yaxes(categoryarray=order, range=[k - 0.5, -0.5]).update_layout(updatemenus=menus)
+    figure.update_xaxes(categoryarray=order, showgrid=False, constrain="domain", tickangle=-60)
+    figure.update_yaxes(categoryarray=order, showgrid=False, range=[k - 0.5, -0.5])
+    return figure.update_layout(updatemenus=menus)
 
 
 def class_charts(predictions: Predictions) -> tuple[go.Figure, go.Figure]:
