@@ -1,6 +1,7 @@
 """What all tests share: a compilation cache, parsed flags, and a small prepared demo data set."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,3 +65,16 @@ def small_demo(tmp_path_factory) -> Path:
     builder = RgbdDemo(data_dir=data_dir, clips_per_class={"train": 4, "validation": 2}, file_format="array_record")
     builder.download_and_prepare(file_format="array_record")
     return data_dir
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; tests are skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if executable is None:
+        pytest.skip("there is no Chromium on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         ValueError: a path, the model or some of the clips cannot be used.
         OSError: a drawing cannot be written.
     """
-    from rgbd_jax.inference.streaming import is_live  # seconds: not before --help
+    from rgbd_jax.inference.clips import is_live  # seconds: not before --help
 
     given = {modality: getattr(args, modality) for modality in MODALITIES}
     live = args.stream or any(is_live(source) for sources in given.values() for source in sources)
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _predict_clips(trained: "TrainedModel", given: Mapping[str, Sequence[str]], args: argparse.Namespace) -> None:
     from rgbd_jax.inference.clips import find_clips, load_clips
-    from rgbd_jax.inference.overlay import write_overlay
     from rgbd_jax.inference.predictor import Predictor
+    from rgbd_jax.inference.video import write_overlay
 
     clips = find_clips(given, trained.model.modalities)
     targets = {clip: _drawing(args.out.expanduser(), clip, clips) for clip in clips} if args.out else {}
@@ -112,8 +112,7 @@ def _named(label: int, probabilities: Float[np.ndarray, "k"], class_names: Seque
 
 
 def _predict_stream(trained: "TrainedModel", given: Mapping[str, Sequence[str]], args: argparse.Namespace) -> None:
-    from rgbd_jax.inference.predictor import Predictor
-    from rgbd_jax.inference.streaming import stream
+    from rgbd_jax.inference.predictor import Predictor, stream
 
     for modality in trained.model.modalities:
         if len(given[modality]) != 1:

@@ -17,8 +17,7 @@ from rgbd_jax.evaluate import evaluate
 from rgbd_jax.inference import clips
 from rgbd_jax.inference.clips import UserClip, find_clips, read_user_clip
 from rgbd_jax.inference.drawing import shown_frame
-from rgbd_jax.inference.predictor import Predictor
-from rgbd_jax.inference.streaming import stream
+from rgbd_jax.inference.predictor import Predictor, stream
 from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.metrics import softmax
 from rgbd_jax.scores import Scores, scores_file
