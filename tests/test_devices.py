@@ -59,10 +59,9 @@ def step(data_dir, dtype, case):
 
 def steps(data_dir, folder, dtype, *cases):
     """Returns the steps of some cases, from a process with eight devices."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     # Rounding in float64 does not depend on how well the code is optimised, which takes half of the time.
-    level = " --xla_backend_optimization_level=0" if dtype == "float64" else ""
-    device_flags = f"--xla_force_host_platform_device_count=8{level}"
-    environment = {**os.environ, "XLA_FLAGS": device_flags, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, **flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": str(dtype == "float64")}
     command = [sys.executable, "-m", "tests.test_devices", str(data_dir), str(folder), dtype, *cases]
     subprocess.run(command, check=True, env=environment, cwd=ROOT)
     return {case: dict(np.load(folder / f"{number}.npz")) for number, case in enumerate(cases)}

@@ -107,61 +107,50 @@ import jax
 from absl import flags
 from rgbd_jax.data.source import open_split
 from rgbd_jax.evaluate import Evaluator
-from rgbd_jax.scores import Scores
 from rgbd_jax.model import Model, schedule_at
 from rgbd_jax.parallel.mesh import shard
 from rgbd_jax.step import Steps, new_state
 from tests.tiny import tiny_config
-from pathlib import Path
 
 flags.FLAGS(["test"])
-data_dir, folder, address, number, shards = sys.argv[1:]
+data_dir, results, address, number = sys.argv[1:]
 jax.distributed.initialize(address, num_processes=2, process_id=int(number))
-assert jax.device_count() == 2 and jax.local_device_count() == 1
+assert jax.device_count() == 4 and jax.local_device_count() == 2
 config = tiny_config(data_dir)
-config.eval.batch_size = 10
-config.sharding.parameter_shards = int(shards)
+config.eval.batch_size, config.sharding.parameter_shards = 20, 2
 model = Model(config, 12)
 steps = Steps(model)
 state = shard(new_state(model, *model.init(3)), steps.sharding)
-split_up = [leaf for leaf in jax.tree.leaves(state.params) if not leaf.is_fully_replicated]
-assert bool(split_up) == (shards == "2")
+assert not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params))
 split = open_split("rgbd_demo", data_dir, "validation")
 measured, scores = Evaluator(steps, split)(state, schedule_at(config, 1.0))
-scores.save(Path(folder) / f"{number}.npz")
-(Path(folder) / f"{number}.json").write_text(json.dumps(measured))
+scores.save(f"{results}.npz")
+with open(f"{results}.json", "w") as file:
+    json.dump(measured, file)
 """
 
 
-@pytest.mark.parametrize("shards", [1, 2])
-def test_two_processes_give_the_results_of_one(setup, small_demo, tmp_path, shards):
-    model, state, schedule = setup
+def test_two_processes_of_two_devices_give_the_results_of_one(setup, small_demo, tmp_path):
+    """Clips are split over all four devices, parameters over the two of each process."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(small_demo), str(tmp_path), address, str(number), str(shards)],
-            env=environment,
-            cwd=ROOT,
-        )
-        for number in range(2)
-    ]
+    devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices}
+    results = [tmp_path / "0", tmp_path / "1"]
+    commands = [[sys.executable, "-c", PROCESS, small_demo, path, address, path.name] for path in results]
+    processes = [subprocess.Popen(command, env=environment, cwd=ROOT) for command in commands]
     try:
         assert [process.wait(timeout=400) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
-    expected, scores = evaluated(model, state, schedule)
-    for number in range(2):
-        found = Scores.load(tmp_path / f"{number}.npz")
-        assert found.names == scores.names
-        np.testing.assert_array_equal(found.labels, scores.labels)
+    expected, scores = evaluated(*setup)
+    for path in results:
+        found, measured = Scores.load(path.with_suffix(".npz")), json.loads(path.with_suffix(".json").read_text())
+        assert (found.names, found.labels.tolist()) == (scores.names, scores.labels.tolist())
         assert_same_logits(found.heads, scores.heads)
-        measured = json.loads((tmp_path / f"{number}.json").read_text())
-        assert measured.keys() == expected.keys()
-        assert measured["clips"] == 24
+        assert (measured.keys(), measured["clips"]) == (expected.keys(), 24)
         assert measured["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 

@@ -1,9 +1,14 @@
-"""The loop: training, resuming, evaluating, and what it leaves in the workdir."""
+"""The loop: training, what it leaves in the workdir, and runs that resume as if they had never been interrupted."""
 
 import dataclasses
 import json
+import os
 import re
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,120 +17,36 @@ import yaml
 
 from rgbd_jax import atomic_write
 from rgbd_jax import train as train_module
-from rgbd_jax.checkpoint.checkpoints import list_checkpoints
-from rgbd_jax.checkpoint.metric_writers import NonFiniteLossError
+from rgbd_jax.checkpoint.checkpoints import list_checkpoints, read_metadata
+from rgbd_jax.checkpoint.metric_writers import TIMING_METRICS, MetricAccumulator, NonFiniteLossError
 from rgbd_jax.checkpoint.model_card import ModelCardData, write_model_card
-from rgbd_jax.evaluate import evaluate
+from rgbd_jax.checkpoint.provenance import fingerprint, provenance, resumed_provenance
+from rgbd_jax.data.source import open_split, prepared_directory
+from rgbd_jax.evaluate import Evaluator, evaluate
 from rgbd_jax.model import Model
+from rgbd_jax.parallel.preemption import PreemptedError
 from rgbd_jax.train import train
+from tests.conftest import ROOT
+from tests.test_main import TINY
 from tests.tiny import saved_state, tiny_config
 
 
 @pytest.fixture(scope="module")
 def trained(small_demo, tmp_path_factory):
-    """A finished run of two epochs: config, workdir, result."""
+    """Config, workdir and result of an uninterrupted run: two epochs of three steps, lines at steps 2, 3, 4 and 6."""
     config = tiny_config(small_demo)
-    workdir = tmp_path_factory.mktemp("runs") / "two_epochs"
+    config.train.log_every_steps = 2
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
     return config, workdir, train(config, workdir)
 
 
-def lines(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+def without(row, names):
+    return {name: value for name, value in row.items() if name not in names}
 
 
-def test_result_and_metrics(trained):
-    _, workdir, result = trained
-    assert result["clips"] == 24
-    assert 0 <= result["top1"] <= result["top5"] <= 1
-    for name in ("top1_small", "top1_medium", "top1_large", "mean_per_class", "reference_protocol", "loss", "seconds"):
-        assert np.isfinite(result[name]), name
-    written = lines(workdir)
-    assert [line["step"] for line in written if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
-    assert [line["step"] for line in written if line["kind"] == "validation"] == [3, 6]
-    assert all(line["gradient_norm"] > 0 for line in written if line["kind"] == "train")
-    assert list((workdir / "tensorboard").glob("events*"))
-    best = max(
-        (line for line in written if line["kind"] == "validation"), key=lambda line: (line["top1"], line["step"])
-    )
-    assert best["step"] == result["step"]
-
-
-def test_training_moves_every_weight_and_statistic(trained):
-    config, workdir, _ = trained
-    (params, batch_stats), end = Model(config, 12).init(config.seed), saved_state(config, workdir)
-    for before, after in ((params, end.params), (batch_stats, end.batch_stats)):
-        still = [
-            jax.tree_util.keystr(path)
-            for path, (a, b) in jax.tree_util.tree_leaves_with_path(
-                jax.tree.map(lambda a, b: (np.asarray(a), np.asarray(b)), before, after),
-                is_leaf=lambda x: isinstance(x, tuple),
-            )
-            if np.array_equal(a, b)
-        ]
-        assert not still
-
-
-@pytest.mark.parametrize("which", ["best", "latest"])
-def test_evaluation_gives_the_metrics_of_the_training(trained, which):
-    config, workdir, _ = trained
-    validation = [line for line in lines(workdir) if line["kind"] == "validation"]
-    expected = max(validation, key=lambda line: (line["top1"], line["step"])) if which == "best" else validation[-1]
-    found = evaluate(config, workdir, which)
-    for name in expected.keys() - {"kind", "seconds"}:
-        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
-
-
-def test_evaluation_does_not_depend_on_the_batch_size(trained):
-    config, workdir, _ = trained
-    results = []
-    for batch_size in (24, 7):
-        with config.unlocked():
-            changed = config.copy_and_resolve_references()
-        changed.eval.batch_size = batch_size
-        results.append(evaluate(changed, workdir, "best"))
-    for name in results[0].keys() - {"seconds"}:
-        assert results[0][name] == pytest.approx(results[1][name], rel=1e-5), name
-
-
-def test_interrupted_and_resumed_run_ends_bit_identical(trained, tmp_path, monkeypatch):
-    config, workdir, result = trained
-    calls = 0
-
-    class InterruptedRunError(Exception):
-        pass
-
-    original = train_module.MetricAccumulator.add
-
-    def add(self, figures):
-        nonlocal calls
-        calls += 1
-        if calls == 5:  # in the middle of the second epoch
-            raise InterruptedRunError
-        original(self, figures)
-
-    monkeypatch.setattr(train_module.MetricAccumulator, "add", add)
-    with pytest.raises(InterruptedRunError):
-        train(config, tmp_path / "run")
-    monkeypatch.undo()
-    resumed = train(config, tmp_path / "run")
-
-    for a, b in zip(
-        jax.tree.leaves(saved_state(config, workdir)),
-        jax.tree.leaves(saved_state(config, tmp_path / "run")),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a, b)
-    assert {k: v for k, v in resumed.items() if k != "seconds"} == {k: v for k, v in result.items() if k != "seconds"}
-    timeless = [
-        [{k: v for k, v in line.items() if k not in ("clips_per_second", "input_wait_fraction")} for line in lines(w)]
-        for w in (workdir, tmp_path / "run")
-    ]
-    assert timeless[0] == timeless[1]
-    cards = [
-        re.sub(r"\d{4}-\d\d-\d\dT\S+", "DATE", (w / "MODEL_CARD.md").read_text()) for w in (workdir, tmp_path / "run")
-    ]
-    assert cards[0] == cards[1]
-    assert "resumed where something had changed" not in cards[1]
+def lines(workdir, kind):
+    written = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [without(line, TIMING_METRICS) for line in written if line["kind"] == kind]
 
 
 def card_rows(workdir):
@@ -134,10 +55,66 @@ def card_rows(workdir):
     return {name: cells.split(" | ") for name, cells in rows}
 
 
+def assert_ends_as(trained, workdir):
+    config, expected, result = trained
+    assert without(train(config, workdir), ["seconds"]) == without(result, ["seconds"])
+    jax.tree.map(np.testing.assert_array_equal, saved_state(config, workdir), saved_state(config, expected))
+    cards = []
+    for folder in (workdir, expected):
+        cards.append(re.sub(r"\d{4}-\d\d-\d\dT\S+", "DATE", (folder / "MODEL_CARD.md").read_text()))
+    assert cards[0] == cards[1]
+    for kind in ("train", "validation"):
+        assert lines(workdir, kind) == lines(expected, kind)
+
+
+def before_call(monkeypatch, owner, name, number, action):
+    """Runs an action right before the given call of a method."""
+    original, calls = getattr(owner, name), []
+
+    def method(self, *arguments):
+        calls.append(1)
+        if len(calls) == number:
+            action()
+        return original(self, *arguments)
+
+    monkeypatch.setattr(owner, name, method)
+
+
+def test_result_and_metrics(trained):
+    _, workdir, result = trained
+    assert result["clips"] == 24
+    assert 0 <= result["top1"] <= result["top5"] <= 1
+    for name in ("top1_small", "top1_medium", "top1_large", "mean_per_class", "reference_protocol", "loss", "seconds"):
+        assert np.isfinite(result[name]), name
+    steps, validation = lines(workdir, "train"), lines(workdir, "validation")
+    assert [line["step"] for line in steps] == [2, 3, 4, 6]
+    assert [line["step"] for line in validation] == [3, 6]
+    assert all(line["gradient_norm"] > 0 for line in steps)
+    assert list((workdir / "tensorboard").glob("events*"))
+    assert max(validation, key=lambda line: (line["top1"], line["step"]))["step"] == result["step"]
+
+
+def test_training_moves_every_weight_and_statistic(trained):
+    config, workdir, _ = trained
+    (params, batch_stats), end = Model(config, 12).init(config.seed), saved_state(config, workdir)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), (params, batch_stats), (end.params, end.batch_stats))
+    assert not [jax.tree_util.keystr(path) for path, each in jax.tree_util.tree_leaves_with_path(moved) if not each]
+
+
+@pytest.mark.parametrize("which", ["best", "latest"])
+def test_evaluation_gives_the_metrics_of_the_training(trained, which):
+    config, workdir, result = trained
+    step = result["step"] if which == "best" else 6
+    (expected,) = [line for line in lines(workdir, "validation") if line["step"] == step]
+    found = evaluate(config, workdir, which)
+    for name in expected.keys() - {"kind", "seconds"}:
+        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+
+
 def test_the_card_describes_the_run_and_its_accuracy(trained):
     config, workdir, result = trained
     card, rows = (workdir / "MODEL_CARD.md").read_text(), card_rows(workdir)
-    validation = [line for line in lines(workdir) if line["kind"] == "validation"]
+    validation = lines(workdir, "validation")
     shown = [next(line for line in validation if line["step"] == result["step"])]
     if validation[-1]["step"] != result["step"]:
         shown.append(validation[-1])
@@ -163,30 +140,28 @@ def test_the_card_describes_the_run_and_its_accuracy(trained):
     assert measured["metrics"][0]["value"] == pytest.approx(100 * result["top1"], abs=1e-4)
 
 
-def test_the_card_of_a_finished_run_is_left_alone(trained, tmp_path):
-    config, workdir, _ = trained
-    run = tmp_path / "run"
-    shutil.copytree(workdir, run)
+def test_a_finished_run_is_not_trained_again_and_its_card_is_left_alone(trained, tmp_path):
+    config, workdir, result = trained
+    run = shutil.copytree(workdir, tmp_path / "run")
     edited = (run / "MODEL_CARD.md").read_text() + "Added by hand.\n"
     (run / "MODEL_CARD.md").write_text(edited)
-    train(config, run)
+    assert without(train(config, run), ["seconds"]) == without(result, ["seconds"])
     assert (run / "MODEL_CARD.md").read_text() == edited
 
 
-def test_the_card_records_the_initial_weights_and_changes(trained, small_demo, tmp_path, caplog):
+def test_depth_trains_and_the_card_records_the_initial_weights_and_changes(trained, small_demo, tmp_path):
     _, first, _ = trained
-    config = tiny_config(small_demo)
+    config, run = tiny_config(small_demo, "depth"), tmp_path / "run"
     config.init_from, config.train.epochs = str(first), 1
-    train(config, tmp_path / "run")
+    assert train(config, run)["clips"] == 24
     loaded = "all weights that fit, except the last layers of the class heads (`config.init_from`); the rest random"
-    assert card_rows(tmp_path / "run")["started from"] == [f"`{first}`: {loaded}"]
-    assert "One epoch was evaluated" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    assert card_rows(run)["started from"] == [f"`{first}`: {loaded}"]
+    assert "One epoch was evaluated" in (run / "MODEL_CARD.md").read_text()
     # Resumed without the field, on other clips: the initial weights remain recorded.
     config.init_from, config.train.epochs, config.data.eval_split = "", 2, "validation[:50%]"
-    train(config, tmp_path / "run")
-    card, rows = (tmp_path / "run" / "MODEL_CARD.md").read_text(), card_rows(tmp_path / "run")
-    assert f"`{first}`" in rows["started from"][0]
-    assert "- step 3: evaluation clips, clips: 24 there, 12 here" in card
+    train(config, run)
+    assert f"`{first}`" in card_rows(run)["started from"][0]
+    assert "- step 3: evaluation clips, clips: 24 there, 12 here" in (run / "MODEL_CARD.md").read_text()
 
 
 def test_a_card_that_cannot_be_written_is_only_logged(tmp_path, caplog, monkeypatch):
@@ -194,12 +169,6 @@ def test_a_card_that_cannot_be_written_is_only_logged(tmp_path, caplog, monkeypa
     (tmp_path / ".MODEL_CARD.md.taken.tmp").mkdir()
     write_model_card(tmp_path, ModelCardData({}))
     assert f"{tmp_path}/MODEL_CARD.md cannot be written: File exists" in caplog.text
-
-
-def test_finished_run_is_not_trained_again(trained):
-    config, workdir, result = trained
-    again = train(config, workdir)
-    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in result.items() if k != "seconds"}
 
 
 def test_workdir_of_another_config_is_refused_and_left_alone(trained, small_demo):
@@ -213,21 +182,128 @@ def test_workdir_of_another_config_is_refused_and_left_alone(trained, small_demo
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
 
 
-def test_non_finite_loss_names_the_step(small_demo, tmp_path, monkeypatch):
-    config = tiny_config(small_demo)
+def test_a_run_stopped_mid_epoch_and_in_an_evaluation_resumes_bit_by_bit(trained, tmp_path, monkeypatch):
+    config, workdir, handler = trained[0], tmp_path / "run", signal.getsignal(signal.SIGTERM)
+    before_call(monkeypatch, MetricAccumulator, "add", 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(PreemptedError, match=r"saved step 5 of 6 in .*run: run the same command"):
+        train(config, workdir)
+    monkeypatch.undo()
+    assert list_checkpoints(workdir)[0] == workdir / "recovery" / "5"
+    assert len(read_metadata(list_checkpoints(workdir)[0]).accumulated) == 1  # step 5, whose line is not written yet
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert evaluate(config, workdir, "latest")["step"] == 5
+
+    before_call(monkeypatch, Evaluator, "_evaluate_views", 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(PreemptedError, match="saved step 6 of 6"):
+        train(config, workdir)
+    monkeypatch.undo()
+    assert list_checkpoints(workdir)[0] == workdir / "recovery" / "6"
+    assert_ends_as(trained, workdir)
+    assert list_checkpoints(workdir)[0] == workdir / "checkpoints" / "6"
+
+
+def test_a_loss_that_is_not_a_number_is_not_saved_and_damage_of_the_latest_checkpoint_changes_nothing(
+    trained, tmp_path, monkeypatch, caplog
+):
+    config, workdir = trained[0].copy_and_resolve_references(), tmp_path / "run"
+    config.checkpoint.every_steps = 2
     original = train_module.schedule_at
 
     def poisoned(config, epoch, accuracies=()):
         schedule = original(config, epoch, accuracies)
-        return dataclasses.replace(schedule, learning_rate=float("nan")) if epoch > 1 / 3 - 1e-6 else schedule
+        return dataclasses.replace(schedule, learning_rate=float("nan")) if epoch > 4 / 3 - 1e-6 else schedule
 
     monkeypatch.setattr(train_module, "schedule_at", poisoned)
-    with pytest.raises(NonFiniteLossError, match="the loss of step 3 is nan"):
-        train(config, tmp_path / "run")
-    assert not list_checkpoints(tmp_path / "run")
+    with pytest.raises(NonFiniteLossError, match="the loss of step 6 is nan"):
+        train(config, workdir)
+    monkeypatch.undo()
+    assert [path.name for path in list_checkpoints(workdir)] == ["4", "3", "2"]
+    largest = max((workdir / "recovery" / "4" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    contents = bytearray(largest.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    largest.write_bytes(contents)
+    assert_ends_as((config, *trained[1:]), workdir)
+    assert str(largest) in caplog.text
+    assert (workdir / "damaged" / "recovery" / "4").exists()
 
 
-def test_depth_trains(small_demo, tmp_path):
-    config = tiny_config(small_demo, "depth")
-    config.train.epochs = 1
-    assert train(config, tmp_path / "run")["clips"] == 24
+def test_provenance_follows_a_run_and_other_training_clips_are_refused(trained, small_demo, tmp_path, caplog):
+    config = trained[0].copy_and_resolve_references()
+    config.init_from = "jester.pth.tar"
+    clips = open_split("rgbd_demo", str(small_demo), "train")
+    first = provenance(config, clips, clips)
+    assert first["data"]["training"] == first["data"]["evaluation"] == fingerprint(clips)
+    assert first["data"]["training"]["version"] == prepared_directory("rgbd_demo", small_demo).name
+    config.init_from = ""
+    same = provenance(config, clips, clips)
+    assert without(resumed_provenance(tmp_path, first, same, 5), ["started"]) == without(first, ["started"])
+    assert not caplog.text
+    upgraded = {**same, "versions": {**same["versions"], "jax": "0.0.1"}, "git": "abc"}
+    resumed = resumed_provenance(tmp_path, first, upgraded, 7)
+    assert f"step 7: jax: {jax.__version__} there, 0.0.1 here" in resumed["changes"]
+    assert f"git revision: {first['git']} there, abc here" in caplog.text
+    again = resumed_provenance(tmp_path, resumed, upgraded, 9)
+    assert (again["changes"], again["started_from"]) == (resumed["changes"], {"init_from": "jester.pth.tar"})
+    other = clips.select([1, 0, *range(2, len(clips))])
+    with pytest.raises(ValueError, match=r"was trained on other clips(?s:.*)\n  training clips, sample: \w+ there"):
+        resumed_provenance(tmp_path, first, provenance(config, other, clips), 7)
+
+
+def test_the_command_ends_with_a_status_of_its_own(trained, small_demo, tmp_path):
+    """SIGTERM right at the start, when nothing has been computed yet: the state of step 0 is saved."""
+    script = (
+        "import os, signal, sys, threading; from rgbd_jax.parallel import preemption\n"
+        "original = preemption.PreemptionSync.__enter__\n"
+        "def enter(self):\n"
+        "    entered = original(self); os.kill(os.getpid(), signal.SIGTERM); return entered\n"
+        "preemption.PreemptionSync.__enter__ = enter\n"
+        "sys.argv[0] = 'main'\n"
+        "import runpy; runpy.run_module('rgbd_jax.main', run_name='__main__', alter_sys=True)\n"
+    )
+    overrides = [f"--config.data.data_dir={small_demo}", f"--config.clip.size={trained[0].clip.size}"]
+    command = [sys.executable, "-c", script, "--config", "configs/demo.py", "--workdir", tmp_path / "run", *overrides]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (finished.returncode, finished.stdout) == (75, ""), finished.stderr
+    assert "saved step 0 of" in finished.stderr
+    assert list_checkpoints(tmp_path / "run")[0].name == "0"
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_or_is_read_only_costs_nothing_that_was_saved(trained, small_demo, tmp_path):
+    """On a small file system in a mount namespace of its own, which is gone when the command ends."""
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed")
+    size = sum(file.stat().st_size for file in list_checkpoints(trained[1])[0].rglob("*") if file.is_file())
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    flags = [*TINY, "train.log_every_steps=2", "checkpoint.every_steps=1", f"data.data_dir={small_demo}"]
+    command = [sys.executable, "-m", "rgbd_jax.main", "--config", "configs/demo.py", "--workdir", f"{disk}/run"]
+    run = shlex.join([*command, *(f"--config.{flag}" for flag in flags)])
+    runs = [f"{run} >{tmp_path}/{when}.out 2>{tmp_path}/{when}.err; echo $?" for when in ("full", "read-only", "again")]
+    commands = [
+        # Two checkpoints are kept while a third is written, and then that of the epoch.
+        f"mount -t tmpfs -o size={int(size * 3.2)} tmpfs {disk} || exit 99",
+        runs[0],
+        f"mount -o remount,ro {disk}",
+        runs[1],
+        f"mount -o remount,rw,size={size * 20} {disk}",
+        runs[2],
+        f"cp -r {disk}/run {tmp_path}/run",
+    ]
+    unshare = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
+    finished = subprocess.run(
+        [*unshare, "sh", "-c", "\n".join(commands)], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    if finished.returncode == 99 or "unshare failed" in finished.stderr:
+        pytest.skip("a small disk cannot be mounted here")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.split() == ["1", "1", "0"]
+    errors = {when: (tmp_path / f"{when}.err").read_text() for when in ("full", "read-only", "again")}
+    for when in ("full", "read-only"):
+        assert (tmp_path / f"{when}.out").read_text() == ""
+        assert errors[when].count("error: ") == 1
+        assert "Traceback" not in errors[when]
+    assert re.search(r"error: the checkpoint of step \d .*: No space left on device; .*is intact: make", errors["full"])
+    assert f"error: {disk}/run/config.json cannot be written: Read-only file system; " in errors["read-only"]
+    assert re.search(r"resumed from step [1-6] of 6", errors["again"])
+    assert_ends_as(trained, tmp_path / "run")

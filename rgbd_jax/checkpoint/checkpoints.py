@@ -7,6 +7,8 @@ by its step. A folder gets this name when everything is on disk, with checksums 
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN, PreservationPolicy
 
-from rgbd_jax.checkpoint.integrity import find_damage, write_checksums
 from rgbd_jax.checkpoint.workdir import read_config
 from rgbd_jax.parallel import distributed
 
 EPOCHS, RECOVERY, DAMAGED = "checkpoints", "recovery", "damaged"
+CHECKSUMS_FILE = "checksums.json"
+_WRITTEN_LATER = "_CHECKPOINT_METADATA"  # where Orbax writes the time of the commit, after everything else
 
 log = logging.getLogger("rgbd_jax")
 
@@ -78,31 +79,29 @@ class CheckpointManager:
         kind = RECOVERY if metrics is None else EPOCHS
         # Orbax synchronises the processes itself: its messages must not meet those of a step that is still running.
         step = int(jax.block_until_ready(state).step)
+        if any(step in self._managers[other].all_steps() for other in {kind, EPOCHS}):
+            return  # a request to stop came right after a save
         contents = ocp.args.JsonSave(dataclasses.asdict(metadata))
-        with self._save_errors(kind, step):
-            if any(step in self._managers[other].all_steps() for other in {kind, EPOCHS}):
-                return  # a request to stop came right after a save
+        with self._errors_named(kind, step):
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=contents)
             self._managers[kind].save(step, args=items, metrics=metrics)
 
     def check_for_errors(self) -> None:
         """Checks that nothing has failed in the background so far."""
         for kind, manager in self._managers.items():
-            with self._save_errors(kind, manager.latest_step()):
+            with self._errors_named(kind, manager.latest_step()):
                 manager.check_for_errors()
 
     def close(self) -> None:
         """Waits until every checkpoint is on disk."""
         for kind, manager in self._managers.items():
-            with self._save_errors(kind, manager.latest_step()):
+            with self._errors_named(kind, manager.latest_step()):
                 manager.close()
 
     @contextlib.contextmanager
-    def _save_errors(self, kind: str, step: int | None) -> Iterator[None]:
+    def _errors_named(self, kind: str, step: int | None) -> Iterator[None]:
         try:
             yield
-        except SaveError:
-            raise
         except Exception as error:  # Orbax and TensorStore raise all kinds
             earlier = list_checkpoints(self._workdir)
             intact = f"{earlier[0]} is intact" if earlier else "there is no earlier one"
@@ -125,45 +124,51 @@ def find(workdir: Path, which: str, *, evaluated: bool = False) -> Path:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: all of them are damaged.
+        ValueError: all of them are damaged; names a file of each.
     """
     folders = list_checkpoints(workdir)
     if evaluated or which == "best":
         folders = [folder for folder in folders if folder.parent.name == EPOCHS]
     if not folders:
         raise FileNotFoundError(f"{workdir} has no checkpoint of a whole epoch yet; train until the first evaluation")
+    damages = []
+
+    def is_intact(folder: Path) -> bool:
+        if damage := _find_damage(folder):
+            log.warning("the checkpoint %s is damaged: %s", folder, damage)
+            damages.append(damage)
+        return not damage
+
+    intact = filter(is_intact, folders)
     if which == "best":
         config = read_config(workdir).checkpoint
-        folders = sorted(folders, key=lambda folder: _score(_read_metrics(folder), config), reverse=True)
-    for folder in folders:
-        if (damage := find_damage(folder)) is None:
-            return folder
-        log.warning("the checkpoint %s is damaged: %s", folder, damage)
-    raise ValueError(f"{workdir}: every checkpoint is damaged")
+        found = max(intact, key=lambda folder: _score(read_metadata(folder).history[-1], config), default=None)
+    else:
+        found = next(intact, None)
+    if found is None:
+        advice = "every checkpoint is damaged; to train from the start, delete them:"
+        raise ValueError("\n  ".join([f"{workdir}: {advice}", *damages]))
+    return found
 
 
 def restore_latest(workdir: Path, abstract_state: Any, sharding: Any) -> tuple[Any, CheckpointMetadata]:
     """Returns state and metadata of the latest intact checkpoint, of a run that has checkpoints.
 
-    Damaged ones are named in the log and moved to `WORKDIR/damaged`. All processes have to call it.
+    Later ones, which are damaged, are moved to `WORKDIR/damaged`. All processes have to call it.
 
     Raises:
         ValueError: all of them are damaged, or the latest one is of another network or version.
     """
-    folders, problems = list_checkpoints(workdir), []
-    distributed.barrier("the checkpoints are listed")
+    folders, folder = list_checkpoints(workdir), find(workdir, "latest")
+    distributed.barrier("the latest checkpoint is found")
     if distributed.is_primary():
-        for folder in folders:
-            if (damage := find_damage(folder)) is None:
-                break
-            log.warning("the checkpoint %s is damaged: %s; using the one before it", folder, damage)
-            problems.append(damage)
-            _set_aside(folder, workdir / DAMAGED / folder.parent.name / folder.name)
-    damaged = int(multihost_utils.broadcast_one_to_all(np.asarray(len(problems))))
-    if damaged == len(folders):
-        moved = f"{workdir}: every checkpoint is damaged (moved to {workdir / DAMAGED}):"
-        raise ValueError("\n  ".join([moved, *problems]))
-    return read_state(folders[damaged], abstract_state, sharding), read_metadata(folders[damaged])
+        for damaged in folders[: folders.index(folder)]:
+            target = workdir / DAMAGED / damaged.parent.name / damaged.name
+            while target.exists():
+                target = target.with_name(f"{target.name}_again")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            damaged.rename(target)
+    return read_state(folder, abstract_state, sharding), read_metadata(folder)
 
 
 def read_state(folder: Path, abstract_state: Any, sharding: Any) -> Any:
@@ -178,13 +183,15 @@ def read_state(folder: Path, abstract_state: Any, sharding: Any) -> Any:
     # The handler itself: a Checkpointer waits for the other processes, which may have met an error.
     handler, path = ocp.StandardCheckpointHandler(), (folder / "state").absolute()
     try:
-        differing = _differing_shapes(handler.metadata(path), target)
-        if not differing:
+        old, new = _shapes(handler.metadata(path)), _shapes(target)
+        if old == new:
             return handler.restore(path, args=ocp.args.StandardRestore(target))
     except Exception as error:  # Orbax and TensorStore raise all kinds
         raise ValueError(f"{folder} cannot be read: {_cause(error)}") from error
-    shown = differing if len(differing) <= 8 else [*differing[:8], f"and {len(differing) - 8} more"]
-    raise ValueError("\n  ".join([f"{folder} is of another network or optimizer than the config's:", *shown]))
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    shown = [f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} here" for name in names[:8]]
+    more = [f"and {len(names) - 8} more"] if len(names) > 8 else []
+    raise ValueError("\n  ".join([f"{folder} is of another network or optimizer than the config's:", *shown, *more]))
 
 
 def read_metadata(folder: Path) -> CheckpointMetadata:
@@ -194,8 +201,7 @@ def read_metadata(folder: Path) -> CheckpointMetadata:
         ValueError: it cannot be read, or was written by another version of this package.
     """
     try:
-        contents = ocp.JsonCheckpointHandler().restore((folder / "metadata").absolute())
-        return CheckpointMetadata(**contents)
+        return CheckpointMetadata(**ocp.JsonCheckpointHandler().restore((folder / "metadata").absolute()))
     except TypeError as error:
         raise ValueError(f"{folder} was written by another version of rgbd_jax, use that one: {error}") from error
     except (OSError, ValueError) as error:
@@ -232,7 +238,7 @@ class _OrbaxManager(ocp.CheckpointManager):
 def _orbax_manager(folder: Path, policy: PreservationPolicy) -> ocp.CheckpointManager:
     def add_checksums() -> None:
         for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):  # only the one that is about to get its name
-            write_checksums(unfinished)
+            _write_checksums(unfinished)
 
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy,
@@ -252,28 +258,10 @@ def _score(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> float:
     return sign * metrics.get(config["best_metric"], -sign * math.inf)
 
 
-def _read_metrics(folder: Path) -> Mapping[str, Any]:
-    with contextlib.suppress(ValueError):
-        return read_metadata(folder).history[-1]
-    return {}  # damaged: its checksum differs
-
-
-def _set_aside(folder: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    while target.exists():
-        target = target.with_name(f"{target.name}_again")
-    folder.rename(target)
-
-
-def _differing_shapes(there: Any, here: Any) -> list[str]:
-    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-        return {name: tuple(leaf.shape) for name, leaf in named.items() if hasattr(leaf, "shape")}
-
-    old, new = shapes(there), shapes(here)
-    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    return [f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} here" for name in names]
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    return {name: tuple(leaf.shape) for name, leaf in named.items() if hasattr(leaf, "shape")}
 
 
 def _cause(error: BaseException) -> str:
@@ -281,3 +269,29 @@ def _cause(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     causes = ("No space left on device", "Read-only file system", "Permission denied", "Disk quota exceeded")
     return next((cause for cause in causes if cause in text), text[:400])
+
+
+def _write_checksums(folder: Path) -> None:
+    """Writes the SHA-256 of every file under a folder: TensorStore verifies its index, but not the chunks of data."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (CHECKSUMS_FILE, _WRITTEN_LATER)]
+    checksums = {str(path.relative_to(folder)): _sha256(path) for path in files}
+    (folder / CHECKSUMS_FILE).write_text(json.dumps(checksums, indent=0, sort_keys=True))
+
+
+def _find_damage(folder: Path) -> str | None:
+    """Returns which file of a checkpoint is damaged and how, None if all are as they were written."""
+    file = folder / CHECKSUMS_FILE
+    try:
+        for name, checksum in json.loads(file.read_bytes()).items():
+            if not (folder / name).is_file():
+                return f"{folder / name} is missing"
+            if _sha256(folder / name) != checksum:
+                return f"{folder / name} differs from what was written (checksum)"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{file} cannot be used: {error}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -31,14 +31,10 @@ def device_count() -> int:
 
 
 def gather(params: Tree, shapes: Tree) -> Tree:
-    """Returns whole parameters from those that this device holds, for use with its own clips.
+    """Returns whole parameters, of the given shapes, from those that this device holds, for use with its own clips.
 
     Its transpose sums gradients over devices, and returns of split parameters this device's part: an all-reduce and a
     reduce-scatter.
-
-    Args:
-        params: the parameters, or this device's part of them.
-        shapes: shapes of the whole parameters.
     """
     if not _axes():
         return params

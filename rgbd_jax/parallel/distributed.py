@@ -7,15 +7,12 @@ import logging
 import os
 import socket
 import sys
-import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 FAILED = 1
@@ -85,7 +82,7 @@ def group(config: DistributedConfig) -> Iterator[None]:
 def initialize(config: DistributedConfig) -> None:
     """Joins the other processes, before anything is computed.
 
-    JAX aborts a process whose group is not complete in time.
+    JAX aborts a process whose group is not complete in time: the last line of its log says what it was waiting for.
 
     Raises:
         ValueError: the config does not describe a group.
@@ -96,26 +93,18 @@ def initialize(config: DistributedConfig) -> None:
         _check_address(config)
     elif not _launched_together():
         return
-    where = config.coordinator or "process 0"
-    message = (
-        f"error: the group is not complete after {config.join_timeout} s (--join_timeout): {where} does not answer, or "
-        "another process has not started"
-    )
-    warning = threading.Timer(config.join_timeout, log.error, (message,))
-    warning.daemon = True
-    warning.start()
+    coordinator = config.coordinator or "process 0"
+    log.info("waiting up to %d s (--join_timeout) for %s and all other processes", config.join_timeout, coordinator)
     try:
         jax.distributed.initialize(
             *address,
             cluster_detection_method="deactivate" if config.coordinator else None,
-            initialization_timeout=config.join_timeout + 1,  # the warning comes first
+            initialization_timeout=config.join_timeout,
             heartbeat_timeout_seconds=config.heartbeat_timeout,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
-        raise OSError(f"cannot join the group of {where}: {error}") from error
-    finally:
-        warning.cancel()
+        raise OSError(f"cannot join the group of {coordinator}: {error}") from error
     if not is_primary():
         log.setLevel(logging.WARNING)
 
@@ -128,11 +117,6 @@ def is_primary() -> bool:
 def barrier(name: str) -> None:
     """Waits, without a timeout, until all processes have reached the barrier of this name, which is used once."""
     get_barrier_sync_fn()(key=f"rgbd_jax: {name}", timeout_ms=_WEEK_MS)
-
-
-def all_agree(value: bool) -> bool:
-    """Returns whether the value is true in every process; all must call it."""
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
 
 
 def compiled(function: Any, name: str) -> Callable[..., Any]:
@@ -168,8 +152,8 @@ def _met_by_all(error: Exception) -> bool:
 
 
 def _check_address(config: DistributedConfig) -> None:
-    flags = {name: getattr(config, name) for name in ("coordinator", "process_count", "process_index")}
-    if missing := [f"--{name}" for name, value in flags.items() if value is None]:
+    flags = ("coordinator", "process_count", "process_index")
+    if missing := [f"--{name}" for name in flags if getattr(config, name) is None]:
         raise ValueError(f"{' and '.join(missing)} missing: a group needs --{', --'.join(flags)}, or none of them")
     count, index = config.process_count or 0, config.process_index or 0
     if not 0 <= index < count:

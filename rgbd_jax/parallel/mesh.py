@@ -7,16 +7,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 DATA, FSDP = "data", "fsdp"  # mesh axes: clips are split along both, parameters along the second
-# Smaller tensors are replicated: splitting them costs more than it saves.
-SMALLEST_SHARDED = 2**12
+SMALLEST_SHARDED = 2**12  # values; smaller tensors are replicated: splitting them costs more than it saves
 
 
 def make_mesh(shards: int, devices: list[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of all devices of all processes.
-
-    Args:
-        shards: number of devices that parameters and optimizer state are split over (FSDP); 1 replicates them.
-        devices: the devices, in order; None takes all, those of one process side by side.
+    """Returns the mesh of some or all devices, with parameters and optimizer state split over `shards` (FSDP).
 
     Raises:
         ValueError: the devices do not divide by `shards`; names the config field.
@@ -75,9 +70,7 @@ def state_sharding(shapes: Any, mesh: Mesh) -> Any:
 def shard(tree: Any, sharding: Any) -> Any:
     """Returns arrays on the mesh from a tree of arrays that is the same in every process.
 
-    Args:
-        tree: arrays of NumPy, or of JAX on this process's devices.
-        sharding: a tree of shardings like it, or one for all.
+    The sharding is a tree like it, or one for all.
     """
 
     def place(leaf: Any, where: NamedSharding) -> jax.Array:

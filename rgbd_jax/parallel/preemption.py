@@ -8,8 +8,7 @@ from typing import Self
 import jax
 from jax.experimental import multihost_utils
 
-# Exit status of a preempted run that has saved: EX_TEMPFAIL of sysexits.h, "try again later".
-PREEMPTED = 75
+PREEMPTED = 75  # exit status of a preempted run that has saved: EX_TEMPFAIL of sysexits.h, "try again later"
 
 
 class PreemptedError(Exception):
