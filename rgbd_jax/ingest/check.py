@@ -97,12 +97,12 @@ def report(raw: RawClips, *, decoded: bool, every_short_clip: bool) -> list[str]
     found = collections.Counter((problem.split, str(problem.kind)) for problem in raw.problems)
     found.update((split, "too short") for split, _ in short)
     columns = (*KINDS, "too short")
-    lines = ["  ".join([f"{'split':<24}", "good clips", f"{'frames':>10}", *columns])]
+    row = "  ".join(["{:<24}", "{:>10}", "{:>10}", *(f"{{:>{len(column)}}}" for column in columns)]).format
+    lines = [row("split", "good clips", "frames", *columns)]
     for split in dict.fromkeys([*raw.splits, *(problem.split for problem in raw.problems)]):
         clips = raw.splits.get(split, ())
         frames = sum(clip.frame_count or 0 for clip in clips)
-        counts = [f"{found[split, column]:>{len(column)}}" for column in columns]
-        lines.append("  ".join([f"{split or '(no split)':<24}", f"{len(clips):>10}", f"{frames:>10}", *counts]))
+        lines.append(row(split or "(no split)", len(clips), frames, *(found[split, column] for column in columns)))
     how = "every frame was decoded" if decoded else "no frame was decoded (--decode does)"
     lines += ["", f"{len(raw.problems)} problems; {how}"]
     lines += [f"  {problem.kind}: {problem}" for problem in raw.problems]
