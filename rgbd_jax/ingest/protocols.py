@@ -78,9 +78,7 @@ def find_protocol_clips(
         size = sum(len(base_splits[part]) for part in parts)
         if size != (whole := protocol.sizes.get(split, size)):
             log.warning("%s has %d clips here; in the whole data set it has %d", name, size, whole)
-    stored = {
-        name: ProtocolSplit(splits=parts, classes=splits[name][0].num_classes) for name, parts in unions.items()
-    }
+    stored = {name: ProtocolSplit(splits=parts, classes=splits[name][0].num_classes) for name, parts in unions.items()}
     return RawClips(class_names, base_splits, problems, {"protocols": stored})
 
 
