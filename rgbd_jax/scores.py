@@ -14,31 +14,31 @@ from jaxtyping import Float, Int
 from rgbd_jax.atomic_write import atomic_write
 
 HEAD = "heads/"  # prefix of head names in the file
+# Array of the file -> type of its entries and number of axes; further heads are like the first.
+EXPECTED = {
+    HEAD + "logits": (np.float32, 2),
+    "names": (np.str_, 1),
+    "labels": (np.signedinteger, 1),
+    "modality": (np.str_, 0),
+    "dataset": (np.str_, 0),
+    "split": (np.str_, 0),
+    "step": (np.signedinteger, 0),
+    "class_names": (np.str_, 1),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """The outputs of a network for every clip of a split.
+    """The outputs of a network for every clip of a split."""
 
-    Attributes:
-        names: names of the clips, unique.
-        labels: their true classes, from 0 to k - 1.
-        heads: name of a head -> its logits, float32; "logits" is the prediction.
-        modality: `config.modality`: "rgb", "depth" or "fusion".
-        dataset: name of the data set.
-        split: the split, as TFDS writes it ("validation", "train[:80%]").
-        step: step of the checkpoint.
-        class_names: the classes by label, as far as they are known.
-    """
-
-    names: tuple[str, ...]
-    labels: Int[np.ndarray, "n"]
-    heads: Mapping[str, Float[np.ndarray, "n k"]]
-    modality: str
+    names: tuple[str, ...]  # of the clips, unique
+    labels: Int[np.ndarray, "n"]  # from 0 to k - 1
+    heads: Mapping[str, Float[np.ndarray, "n k"]]  # float32 logits of each head; "logits" is the prediction
+    modality: str  # `config.modality`
     dataset: str
-    split: str
-    step: int
-    class_names: tuple[str, ...] = ()
+    split: str  # as TFDS writes it ("validation", "train[:80%]")
+    step: int  # of the checkpoint
+    class_names: tuple[str, ...] = ()  # by label, as far as they are known
 
     def save(self, path: Path) -> None:
         """Writes the scores to a .npz file; makes the folder.
@@ -46,16 +46,9 @@ class Scores:
         Raises:
             ValueError: a field has a wrong type or shape.
         """
-        arrays = {
-            "names": np.array(self.names, np.str_),
-            "labels": self.labels,
-            "modality": np.array(self.modality),
-            "dataset": np.array(self.dataset),
-            "split": np.array(self.split),
-            "step": np.array(self.step),
-            "class_names": np.array(self.class_names, np.str_),
-            **{HEAD + name: logits for name, logits in self.heads.items()},
-        }
+        arrays = {name: np.asarray(getattr(self, name)) for name in ("labels", "modality", "dataset", "split", "step")}
+        arrays |= {name: np.array(getattr(self, name), np.str_) for name in ("names", "class_names")}  # also if empty
+        arrays |= {HEAD + name: logits for name, logits in self.heads.items()}
         _check(path, arrays)
         with atomic_write(path) as unfinished, unfinished.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -70,39 +63,19 @@ class Scores:
         """
         with path.open("rb") as file:
             try:
-                loaded = np.load(file, allow_pickle=False)
-                if not isinstance(loaded, np.lib.npyio.NpzFile):
-                    raise ValueError("it holds a single array")
-                arrays = {name: loaded[name] for name in loaded.files}
-            except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+                arrays = dict(np.load(file, allow_pickle=False))  # a TypeError if it holds a single array
+            except (ValueError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
                 raise ValueError(f"{path} is not a complete .npz file of scores: {error}; evaluate again") from error
         _check(path, arrays)
-        return cls(
-            names=tuple(arrays["names"].tolist()),
-            labels=arrays["labels"],
-            heads={name.removeprefix(HEAD): array for name, array in arrays.items() if name.startswith(HEAD)},
-            class_names=tuple(arrays["class_names"].tolist()),
-            **{name: arrays[name].item() for name in ("modality", "dataset", "split", "step")},
-        )
+        heads = {name.removeprefix(HEAD): array for name, array in arrays.items() if name.startswith(HEAD)}
+        names, class_names = tuple(arrays["names"].tolist()), tuple(arrays["class_names"].tolist())
+        of_split = {name: arrays[name].item() for name in ("modality", "dataset", "split", "step")}
+        return cls(names, arrays["labels"], heads, **of_split, class_names=class_names)
 
 
 def scores_file(workdir: Path, split: str) -> Path:
     """Returns the path of the scores of a split in a workdir."""
     return workdir / "scores" / f"{quote(split, safe='')}.npz"
-
-
-# Array -> kind of its dtype (NumPy's letter) and number of axes.
-EXPECTED = {
-    "names": ("U", 1),
-    "labels": ("i", 1),
-    "modality": ("U", 0),
-    "dataset": ("U", 0),
-    "split": ("U", 0),
-    "step": ("i", 0),
-    "class_names": ("U", 1),
-    HEAD + "logits": ("f", 2),
-}
-KINDS = {"U": "text", "i": "integers", "f": "float32"}
 
 
 def _check(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -118,16 +91,16 @@ def _problems(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
         yield f"unknown array {', '.join(unknown)}"
     for name, array in arrays.items():
         kind, axes = EXPECTED.get(name, EXPECTED[HEAD + "logits"])
-        if array.dtype.kind != kind or array.ndim != axes or (kind == "f" and array.dtype != np.float32):
-            yield f"{name} is {array.dtype} of shape {array.shape}, expected {KINDS[kind]} with {axes} axes"
+        if not np.issubdtype(array.dtype, kind) or array.ndim != axes:
+            yield f"{name} is {array.dtype} of shape {array.shape}, expected {kind.__name__} with {axes} axes"
     clips, classes = arrays[HEAD + "logits"].shape
     if not clips:
         yield "there is no clip"
-    for name, array in arrays.items():
-        if name in ("names", "labels") and len(array) != clips:
-            yield f"{name} has {len(array)} entries, expected {clips}, one for each row of {HEAD}logits"
-        if name.startswith(HEAD) and array.shape != (clips, classes):
-            yield f"{name} has shape {array.shape}, expected {(clips, classes)} as {HEAD}logits"
+    shapes: dict[str, tuple[int, ...]] = {name: (clips, classes) for name in arrays if name.startswith(HEAD)}
+    shapes |= {"names": (clips,), "labels": (clips,)}
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            yield f"{name} has shape {arrays[name].shape}, expected {shape} as {HEAD}logits has {(clips, classes)}"
     if len(arrays["class_names"]) > classes:
         yield f"there are {len(arrays['class_names'])} names for {classes} classes"
     outside = np.flatnonzero((arrays["labels"] < 0) | (arrays["labels"] >= classes))

@@ -127,14 +127,11 @@ def on_one_core(parts: list[str], config: ConfigDict, repeats: int, warm_up: int
     frames = next(batches)["frames"][config.modality]  # 1 t h w c
     compiled = jax.jit(heat_maps, static_argnums=1)
 
-    def load() -> None:
-        next(batches)
+    def run(part: str) -> None:
+        next(batches) if part == "loader" else compiled(frames, config.model.frp_window).block_until_ready()
 
-    def heat() -> None:
-        compiled(frames, config.model.frp_window).block_until_ready()
-
-    runs = {"loader": load, "heatmap": heat}
-    return {part: {"seconds": seconds_in_turn({"ours": runs[part]}, repeats, warm_up), "clips": 1} for part in parts}
+    runs = {part: {"ours": functools.partial(run, part)} for part in parts}
+    return {part: {"seconds": seconds_in_turn(runs[part], repeats, warm_up), "clips": 1} for part in parts}
 
 
 def reference_side(of_ours: Side, checkout: str, config: ConfigDict, classes: int) -> Side:

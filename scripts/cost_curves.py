@@ -39,9 +39,8 @@ def main() -> None:
             measured[name(point)] = measure(point, args.config, args.repeats)
             args.out.write_text(json.dumps(measured, indent=1) + "\n")
             print(f"measured {name(point)}", file=sys.stderr)
-    print(
-        "| | training step, s a clip | GB a clip | inference, s a clip | GB a clip |\n| --- | --- | --- | --- | --- |"
-    )
+    print("| | training step, s a clip | GB a clip | inference, s a clip | GB a clip |")
+    print("| --- | --- | --- | --- | --- |")
     for title, points in POINTS.items():
         print(f"| **{title}** | | | | |")
         for point in points:
@@ -67,13 +66,11 @@ def measure(point: dict[str, int], config: str, repeats: int) -> dict[str, Any]:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{name(point)}: {done.stderr.strip()}")
-    return {
-        part: {
-            "seconds": statistics.median(row["seconds"]["ours"]) / point["batch"],
-            "bytes": row["peak_bytes"]["ours"] / point["batch"],
-        }
-        for part, row in json.loads(done.stdout)["rows"].items()
-    }
+    costs = {}
+    for part, row in json.loads(done.stdout)["rows"].items():
+        totals = {"seconds": statistics.median(row["seconds"]["ours"]), "bytes": row["peak_bytes"]["ours"]}
+        costs[part] = {quantity: total / point["batch"] for quantity, total in totals.items()}
+    return costs
 
 
 def draw(measured: dict[str, Any], file: Path) -> None:
@@ -86,9 +83,8 @@ def draw(measured: dict[str, Any], file: Path) -> None:
             for part, colour in (("train", "#1f5fbf"), ("infer", "#d9822b")):
                 x = [point[FIELDS[title]] for point in points]
                 y = [measured[name(point)][part][quantity] for point in points]
-                figure.add_scatter(
-                    x=x, y=y, name=part, line_color=colour, showlegend=row == column == 1, row=row, col=column
-                )
+                curve = {"x": x, "y": y, "name": part, "line_color": colour, "showlegend": row == column == 1}
+                figure.add_scatter(**curve, row=row, col=column)
     figure.update_xaxes(type="log")
     figure.update_yaxes(type="log")
     figure.update_layout(template="plotly_white", yaxis_title="seconds a clip", yaxis5_title="bytes a clip")

@@ -99,9 +99,8 @@ def main() -> None:
         about, network = load(arguments.network)
         inputs, paths = about["inputs"], arguments.clips
         if len(paths) != len(inputs):
-            raise ValueError(
-                f"{arguments.network} takes {' and '.join(spec['name'] for spec in inputs)}, in this order"
-            )
+            names = " and ".join(spec["name"] for spec in inputs)
+            raise ValueError(f"{arguments.network} takes {names}, in this order")
         clips = [read_input(path, spec, about) for path, spec in zip(paths, inputs, strict=True)]
         if len({len(of_input) for of_input in clips}) > 1:
             raise ValueError(f"{' and '.join(str(len(x)) for x in clips)} clips; expected as many for every input")

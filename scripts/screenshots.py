@@ -5,20 +5,15 @@ python scripts/screenshots.py page runs/demo --out docs/demo_page.png
 """
 
 import argparse
-import contextlib
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+from playwright.sync_api import Page, sync_playwright
 
 PORT = 7861
 TIME = 0.3  # seconds into the page's videos
@@ -38,8 +33,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the picture: .png")
     args = parser.parse_args()
     try:
-        with chromium() as browser:
-            (report if args.what == "report" else page)(browser, args.workdir, args.out)
+        executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+        if executable is None:
+            raise FileNotFoundError(f"none of {', '.join(BROWSERS)} is on the PATH: install one")
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+            width, take = (1440, report) if args.what == "report" else (1120, page)
+            take(
+                browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light"), args.workdir, args.out
+            )
+            browser.close()
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: {error}")
     # The last two bits of a colour are not visible, and a third of the file.
@@ -48,51 +51,32 @@ def main() -> None:
         sys.exit(f"error: {args.out} has {args.out.stat().st_size} bytes, expected at most {MAX_BYTES}")
 
 
-@contextlib.contextmanager
-def chromium() -> "Iterator[Browser]":
-    """Starts a headless browser, and ends it; FileNotFoundError if none is on the PATH."""
-    from playwright.sync_api import sync_playwright
-
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        raise FileNotFoundError(f"none of {', '.join(BROWSERS)} is on the PATH: install one")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-def report(browser: "Browser", workdir: Path, out: Path) -> None:
+def report(tab: Page, workdir: Path, out: Path) -> None:
     """Pictures parts of a run's report."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.html"
-        command = [*RGBD, "report", str(workdir), "--errors=1", "--correct=0", f"--out={file}"]
-        subprocess.run(command, check=True)
-        opened = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
-        opened.goto(file.as_uri())
-        opened.add_style_tag(content=f"{HIDDEN} {{ display: none !important; }} .layout {{ display: block; }}")
-        opened.evaluate("dispatchEvent(new Event('resize'))")  # the charts fill the page
-        opened.wait_for_timeout(1000)
-        opened.screenshot(path=out, full_page=True)
+        subprocess.run([*RGBD, "report", str(workdir), "--errors=1", "--correct=0", f"--out={file}"], check=True)
+        tab.goto(file.as_uri())
+        tab.add_style_tag(content=f"{HIDDEN} {{ display: none !important; }} .layout {{ display: block; }}")
+        tab.evaluate("dispatchEvent(new Event('resize'))")  # the charts fill the page
+        tab.wait_for_timeout(1000)
+        tab.screenshot(path=out, full_page=True)
 
 
-def page(browser: "Browser", workdir: Path, out: Path) -> None:
+def page(tab: Page, workdir: Path, out: Path) -> None:
     """Pictures the demo page of a run with the predictions for its first example."""
     command = [*RGBD, "serve", "--workdir", str(workdir), f"--port={PORT}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
-            assert server.stderr is not None
-            if not any("ready at" in line for line in server.stderr):
+            if not any("ready at" in line for line in server.stderr or ()):
                 raise ValueError(f"the page of {workdir} did not start")
-            opened = browser.new_page(viewport={"width": 1120, "height": 900}, color_scheme="light")
-            opened.goto(f"http://127.0.0.1:{PORT}")
-            opened.locator("#examples button, #examples td").first.click()
-            opened.locator("video").first.wait_for(timeout=120_000)
-            opened.evaluate(
-                f"document.querySelectorAll('video').forEach(v => {{ v.pause(); v.currentTime = {TIME}; }})"
-            )
-            opened.wait_for_timeout(1000)  # the frames are decoded, and nothing fades any more
-            opened.screenshot(path=out, full_page=True)
+            tab.goto(f"http://127.0.0.1:{PORT}")
+            tab.locator("#examples button, #examples td").first.click()
+            tab.locator("video").first.wait_for(timeout=120_000)
+            stop = f"v => {{ v.pause(); v.currentTime = {TIME}; }}"
+            tab.evaluate(f"document.querySelectorAll('video').forEach({stop})")
+            tab.wait_for_timeout(1000)  # the frames are decoded, and nothing fades any more
+            tab.screenshot(path=out, full_page=True)
         finally:
             server.terminate()
 

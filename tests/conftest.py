@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 # Before JAX is imported, here and in the processes that tests start. Tiny networks take longer to compile than to run:
@@ -63,3 +64,16 @@ def small_demo(tmp_path_factory) -> Path:
     builder = RgbdDemo(data_dir=data_dir, clips_per_class={"train": 4, "validation": 2}, file_format="array_record")
     builder.download_and_prepare(file_format="array_record")
     return data_dir
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; tests are skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if executable is None:
+        pytest.skip("there is no Chromium on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -1,124 +1,120 @@
-"""Raw data in the layout of each data set of the paper, a few clips of each: what their commands in the docs run on.
+"""Raw data in the layout of each data set of the paper, clips of noise: what the commands in the docs run on."""
 
-The clips are the demo's hands, those of NTU its tests' rectangles; the labels mean nothing.
-"""
-
-import itertools
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from rgbd_jax.datasets.rgbd_demo.clips import Clip, make_pair
-
-from tests.datasets import ntu
 
 FRAMES = 20  # more than the 16 of which `reference_protocol` leaves clips out
-CLASSES = 27  # Jester's
+COLOUR = np.random.default_rng(0).integers(0, 255, (FRAMES, 60, 80, 3), np.uint8)
+GREY = COLOUR[..., [0, 0, 0]]
+NTU_SIZE = (192, 108)  # of NTU's colour videos: a tenth of the camera's
+PEOPLE = [(180, 150, 60, 120), (300, 90, 40, 150)]  # left, top, width, height in NTU's depth frames
 
 
 def write(folder: Path) -> None:
     """Makes NVGESTURE, JESTER, THU_READ, ISOGD and NTU in a folder, anew."""
-    made = [clip for index in range(2) for pair in range(6) for clip in make_pair(0, "train", pair, index)]
-    for name, make in {"NVGESTURE": nvgesture, "JESTER": jester, "THU_READ": thu_read, "ISOGD": isogd}.items():
-        shutil.rmtree(folder / name, ignore_errors=True)
-        make(folder / name, itertools.cycle(made))
-    shutil.rmtree(folder / "NTU", ignore_errors=True)
-    ntu_rgbd(folder / "NTU")
+    for make in (nvgesture, jester, thu_read, isogd, ntu):
+        root = folder / make.__name__.upper()
+        shutil.rmtree(root, ignore_errors=True)
+        make(root)
 
 
-def nvgesture(root: Path, clips: "itertools.cycle[Clip]") -> None:
+def nvgesture(root: Path) -> None:
     """Frames and lists as they are laid out for the reference; 20 clips, so that the last tenth is two."""
     for split, count in {"train": 20, "valid": 4}.items():
-        lines = []
-        for number in range(count):
-            name = f"{split}/class_{number + 1:02}/subject1_r0"
-            clip = next(clips)
-            frames_of(root / "rgb" / name, colour(clip))
-            frames_of(root / "depth" / name, grey(clip))
-            lines.append(f"{name} {FRAMES} {number}")
-        lines_of(root / f"dataset_splits/{split}.txt", lines)
+        names = [f"{split}/class_{number:02}/subject1_r0" for number in range(1, count + 1)]
+        for name in names:
+            frames_of(root / "rgb" / name, COLOUR)
+            frames_of(root / "depth" / name, GREY)
+        lines_of(root / f"dataset_splits/{split}.txt", (f"{name} {FRAMES} {k}" for k, name in enumerate(names)))
 
 
-def jester(root: Path, clips: "itertools.cycle[Clip]") -> None:
+def jester(root: Path) -> None:
     """Folders of frames numbered from 1, and lists as they come."""
-    names = [f"Gesture {number}" for number in range(CLASSES)]
-    lines_of(root / "jester-v1-labels.csv", names)
-    numbers = itertools.count(1)
-    for split in ("train", "validation"):
-        lines = []
-        for label in range(4):
-            number = next(numbers)
-            frames_of(root / f"20bn-jester-v1/{number}", colour(next(clips)), first=1, width=5)
-            lines.append(f"{number};{names[label]}")
-        lines_of(root / f"jester-v1-{split}.csv", lines)
+    classes = [f"Gesture {number}" for number in range(27)]
+    lines_of(root / "jester-v1-labels.csv", classes)
+    for split, numbers in {"train": range(1, 5), "validation": range(5, 9)}.items():
+        for number in numbers:
+            frames_of(root / f"20bn-jester-v1/{number}", COLOUR, "{:05d}.jpg", first=1)
+        lines_of(root / f"jester-v1-{split}.csv", (f"{n};{classes[k]}" for k, n in enumerate(numbers)))
 
 
-def thu_read(root: Path, clips: "itertools.cycle[Clip]") -> None:
+def thu_read(root: Path) -> None:
     """Folders of frames by modality; a clip of each of the eight people."""
     for person in ("cgy", "cwx", "fjw", "gs", "lhh", "lzy", "tys", "wyy"):
-        clip = next(clips)
-        frames_of(root / f"RGB/RGB_clap_hand_{person}_1", colour(clip))
-        frames_of(root / f"Depth/D_clap_hand_{person}_1", grey(clip))
+        frames_of(root / f"RGB/RGB_clap_hand_{person}_1", COLOUR)
+        frames_of(root / f"Depth/D_clap_hand_{person}_1", GREY)
 
 
-def isogd(root: Path, clips: "itertools.cycle[Clip]") -> None:
+def isogd(root: Path) -> None:
     """Videos of both modalities, and lists as they come."""
     for split in ("train", "valid", "test"):
-        lines = []
-        for number in range(1, 5):
-            clip = next(clips)
-            pair = f"{split}/001/M_{number:05}.avi", f"{split}/001/K_{number:05}.avi"
-            for file, frames in zip(pair, (colour(clip), grey(clip)), strict=True):
-                video_of(root / file, frames)
-            lines.append(f"{pair[0]} {pair[1]} {number}")
-        lines_of(root / f"{split}_list.txt", lines)
+        pairs = [[f"{split}/001/{letter}_{number:05}.avi" for letter in "MK"] for number in range(1, 5)]
+        for rgb, depth in pairs:
+            video_of(root / rgb, COLOUR)
+            video_of(root / depth, GREY)
+        lines_of(root / f"{split}_list.txt", (f"{rgb} {depth} {k}" for k, (rgb, depth) in enumerate(pairs, 1)))
 
 
-def ntu_rgbd(root: Path) -> None:
+def ntu(root: Path) -> None:
     """Videos and masked depth frames; four clips of one who trains, two of one who is evaluated (cross-subject)."""
     for person, actions in {1: range(1, 5), 3: range(1, 3)}.items():
         for action in actions:
-            name = f"S001C002P{person:03}R001A{action:03}"
-            ntu.write_video(root, name, FRAMES)
-            ntu.write_depth(root, name, FRAMES)
+            ntu_video(root, f"S001C002P{person:03}R001A{action:03}")
+            ntu_depth(root, f"S001C002P{person:03}R001A{action:03}")
 
 
-def colour(clip: Clip) -> list[np.ndarray]:
-    """Returns a clip's colour frames, uint8 [h w c], blue first."""
-    frames = [cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR) for frame in clip.rgb]
-    return stretched(frames)
+def ntu_video(root: Path, name: str, frames: int = FRAMES, folder: str = "nturgb+d_rgb") -> Path:
+    """Writes a video in which every pixel has a colour of its own."""
+    file = root / folder / f"{name}_rgb.avi"
+    width, height = NTU_SIZE
+    images = np.empty((frames, height, width, 3), np.uint8)
+    images[..., 0], images[..., 1] = np.linspace(0, 255, width), np.linspace(0, 255, height)[:, None]
+    images[..., 2] = 40 * np.arange(frames)[:, None, None] % 256
+    video_of(file, images)
+    return file
 
 
-def grey(clip: Clip) -> list[np.ndarray]:
-    """Returns a clip's depth frames as grey pictures, uint8 [h w c]."""
-    frames = [cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_UNCHANGED) for frame in clip.depth]
-    return stretched([cv2.cvtColor((frame // 16).astype(np.uint8), cv2.COLOR_GRAY2BGR) for frame in frames])
+def ntu_depth(root: Path, name: str, frames: int = FRAMES, folder: str = "nturgb+d_depth_masked") -> Path:
+    """Writes the masked depth frames of a clip."""
+    frames_of(root / folder / name, map(ntu_depth_frame, range(frames)), "MDepth-{:08d}.png", first=1)
+    return root / folder / name
 
 
-def stretched(frames: list[np.ndarray]) -> list[np.ndarray]:
-    """Returns as many frames as `FRAMES`, in order."""
-    return [frames[index * len(frames) // FRAMES] for index in range(FRAMES)]
+def ntu_depth_frame(seed: int) -> np.ndarray:
+    """Returns uint16[424 512]: one or two people far apart, who move with the seed."""
+    rng = np.random.default_rng(seed)
+    frame = np.zeros((424, 512), np.uint16)
+    for left, top, width, height in PEOPLE[: 1 + seed % 2]:
+        left, top = left + 7 * (seed % 5), top - 5 * (seed % 4)
+        frame[top : top + height, left : left + width] = rng.integers(1000, 4000, (height, width))
+    frame[5:8, 5:8] = 3000  # noise
+    frame[40:90, 60:110] = 1024  # 0 modulo 256: seen in the high byte alone
+    frame[20:70, 150:200] = 200  # seen in the low byte alone
+    return frame
 
 
-def frames_of(folder: Path, frames: list[np.ndarray], first: int = 0, width: int = 6) -> None:
-    """Writes the frames of a clip as JPEG files with numbers for names."""
+def frames_of(folder: Path, frames: Iterable[np.ndarray], pattern: str = "{:06d}.jpg", first: int = 0) -> None:
+    """Writes the frames of a clip as files with numbers for names."""
     folder.mkdir(parents=True)
     for number, frame in enumerate(frames, first):
-        cv2.imwrite(str(folder / f"{number:0{width}}.jpg"), frame)
+        cv2.imwrite(str(folder / pattern.format(number)), frame)
 
 
-def video_of(file: Path, frames: list[np.ndarray]) -> None:
+def video_of(file: Path, frames: Sequence[np.ndarray], codec: str = "MJPG") -> None:
     """Writes frames, blue first, as a video."""
     file.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 15, (width, height))
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*codec), 15, (width, height))
     for frame in frames:
         writer.write(frame)
     writer.release()
 
 
-def lines_of(file: Path, lines: list[str]) -> None:
+def lines_of(file: Path, lines: Iterable[str]) -> None:
     """Writes a list."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(f"{line}\n" for line in lines))

@@ -10,15 +10,8 @@ from benchmarking.ours import BLOCKS, block_of
 from benchmarking.sides import seconds_in_turn, spread
 from tests.conftest import ROOT
 
-SMALL = (
-    "--config=configs/demo.py",
-    "--batch=2",
-    "--repeats=2",
-    "--config.clip.frames=12",
-    "--config.clip.size=32",
-    "--config.model.width=0.125",
-    "--config.model.branch_frames=(3, 6, 9)",
-)
+FIELDS = ("clip.frames=12", "clip.size=32", "model.width=0.125", "model.branch_frames=(3, 6, 9)")
+SMALL = ("--config=configs/demo.py", "--batch=2", "--repeats=2", *(f"--config.{field}" for field in FIELDS))
 # A checkout that imports what need not be installed, and whose network has none of ours' weights.
 OTHER_NETWORK = """
 import torch, visdom
@@ -35,15 +28,8 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_sides_take_turns_and_the_warm_up_is_not_counted():
     order = []
-
-    def side(name, seconds):
-        def run():
-            order.append(name)
-            return seconds[order.count(name) - 1]
-
-        return run
-
-    sides = {"ours": side("ours", [9.0, 1.0, 3.0, 2.0]), "other": side("other", [9.0, 4.0, 6.0, 5.0])}
+    times = {"ours": iter([9.0, 1.0, 3.0, 2.0]), "other": iter([9.0, 4.0, 6.0, 5.0])}
+    sides = {name: lambda name=name: (order.append(name), next(times[name]))[1] for name in times}
     seconds = seconds_in_turn(sides, repeats=3)
     assert order == ["ours", "other"] * 4
     assert seconds == {"ours": [1.0, 3.0, 2.0], "other": [4.0, 6.0, 5.0]}

@@ -20,21 +20,21 @@ def run(script, *arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
-def compare(tmp_path, change=lambda lines: None, tolerance="1e-4"):
-    for name in ("one", "other"):
-        lines = [dict(line) for line in LINES]
-        if name == "other":
-            change(lines)
+def compare(tmp_path, tolerance, change):
+    lines = [dict(line) for line in LINES]
+    change(*lines)
+    for name, written in (("one", LINES), ("other", lines)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
     return run("compare_curves.py", tmp_path / "one", tmp_path / "other", "--tolerance", tolerance)
 
 
 @pytest.mark.parametrize(("tolerance", "status", "text"), [("0.03", 0, "all"), ("0.01", 1, "those before step 2")])
 def test_largest_differences_with_their_steps(tmp_path, tolerance, status, text):
-    done = compare(
-        tmp_path, lambda lines: (lines[1].update(loss=2.05), lines[0].update(clips_per_second=99)), tolerance
-    )
+    def change(first, second, _):
+        first["clips_per_second"], second["loss"] = 99, 2.05
+
+    done = compare(tmp_path, tolerance, change)
     assert (done.returncode, done.stderr) == (status, "")
     rows = [line.rsplit(None, 2)[0] for line in done.stdout.splitlines()[1:-1]]
     assert rows == ["train loss", "train top1", "validation loss", "validation top1"]  # not those of the clock
@@ -43,13 +43,12 @@ def test_largest_differences_with_their_steps(tmp_path, tolerance, status, text)
 
 
 def test_a_loss_that_is_not_a_number_is_no_agreement(tmp_path):
-    done = compare(tmp_path, lambda lines: lines[1].update(loss=float("nan")), tolerance="1")
-    assert done.returncode == 1
-    assert "inf" in done.stdout
+    done = compare(tmp_path, "1", lambda _, second, __: second.update(loss=float("nan")))
+    assert (done.returncode, "inf" in done.stdout) == (1, True)
 
 
 def test_runs_that_cannot_be_compared(tmp_path):
-    done = compare(tmp_path, lambda lines: lines[0].pop("top1"))
+    done = compare(tmp_path, "1", lambda first, *_: first.pop("top1"))
     assert (done.returncode, done.stderr) == (1, "error: only one of the runs has train top1 at step 1\n")
     done = run("compare_curves.py", tmp_path, tmp_path)
     error = f"error: {tmp_path}/metrics.jsonl does not exist; expected the folder of a run\n"

@@ -1,7 +1,5 @@
 """Exported networks, run where this package cannot be imported, and what the command refuses."""
 
-import argparse
-import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -10,16 +8,14 @@ import runpy
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from rgbd_jax.data import loader
-from rgbd_jax.data.source import PreparedSplit, open_split
+from rgbd_jax.data.source import open_split
 from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.modalities import STREAMS
@@ -27,14 +23,14 @@ from rgbd_jax.model import Model
 from rgbd_jax.step import new_state
 from rgbd_jax.tools import export
 from tests.conftest import ROOT
-from tests.tiny import save_run, tiny_config
+from tests.tiny import run_command, save_run, tiny_config
 
-EXAMPLE = ROOT / "scripts" / "run_exported.py"
+SCRIPT = str(ROOT / "scripts" / "run_exported.py")
+EXAMPLE = SimpleNamespace(**runpy.run_path(SCRIPT))
 WITH_ONNX = all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnx", "onnxruntime"))
 PROVENANCE = {"command": ["train", "--secret"], "git": "0123", "machine": {"platform": "cpu"}, "data": {"training": {}}}
 
-# Refuses all imports but the standard library and what an example may use, then calls the script's main for several
-# command lines, or its functions for several numbers of clips.
+# Runs a script for several command lines, where nothing but the standard library and what it may use can be imported.
 WITHOUT_PACKAGE = """
 import json, runpy, sys
 
@@ -44,66 +40,25 @@ class Refused:
             raise ModuleNotFoundError(f"No module named {name!r} (refused by the test)")
 
 sys.meta_path.insert(0, Refused())
-script, how, *arguments = sys.argv[1:]
-if how == "call":
-    import numpy as np
-    from pathlib import Path
-    file, out, counts, *clips = arguments
-    about, network = runpy.run_path(script)["load"](Path(file))
-    clips = [np.load(name) for name in clips]
-    outputs = {count: network(*(x[:count] for x in clips)) for count in json.loads(counts)}
-    np.savez(out, **{f"{entry['name']}{count}": array for count, arrays in outputs.items()
-                     for entry, array in zip(about["outputs"], arrays, strict=True)})
-else:
-    for line in json.loads(arguments[0]):
-        sys.argv = [script, *line]
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as stopped:
-            print(stopped.code)
-        print("---")
+script, lines = sys.argv[1:]
+for line in json.loads(lines):
+    sys.argv = [script, *line]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as stopped:
+        print(stopped.code)
+    print("---")
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Exported:
-    """A workdir, the file that was exported from it, and clips."""
-
-    workdir: Path
-    file: Path
-    result: dict[str, Any]
-    config: ConfigDict
-    split: PreparedSplit
-    frames: dict[str, np.ndarray]
-    predictor: Predictor
-
-    @property
-    def arrays(self) -> list[str]:
-        return [str(self.workdir.parent / f"{name}.npy") for name in self.frames]
-
-    def private(self, content: bytes) -> list[str]:
-        """Returns what is in a file that nobody else should read."""
-        texts = str(self.workdir.parent), str(ROOT), sys.prefix, "--secret"
-        return [text for text in texts if text.encode() in content]
-
-
-def run_export(*arguments: object) -> None:
-    parser = argparse.ArgumentParser()
-    export.add_arguments(parser)
-    parser.set_defaults(overrides=())
-    export.run(parser.parse_args([str(argument) for argument in arguments]))
-
-
-def run_without_package(folder: Path, *arguments: str) -> str:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-I", "-c", WITHOUT_PACKAGE, str(EXAMPLE), *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def private_texts(folder, content):
+    """Returns what is in a file that nobody else should read."""
+    return [text for text in (str(folder), str(ROOT), sys.prefix, "--secret") if text.encode() in content]
 
 
 @pytest.fixture(scope="module", params=["rgb", "fusion"])
-def exported(request, small_demo, tmp_path_factory) -> Exported:
+def exported(request, small_demo, tmp_path_factory):
+    """A workdir, the file that was exported from it, and clips."""
     folder, modality = tmp_path_factory.mktemp(request.param), request.param
     config = tiny_config(small_demo, modality)
     config.loss.sharpness, config.loss.temperature = modality != "fusion", (0.5, 0.7)
@@ -114,53 +69,52 @@ def exported(request, small_demo, tmp_path_factory) -> Exported:
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf * (100 if "classifier" in jax.tree_util.keystr(path) else 1), params
     )
-    save_run(config, folder / "run", new_state(model, params, batch_stats), PROVENANCE, epoch=2)
+    workdir = save_run(config, folder / "run", new_state(model, params, batch_stats), PROVENANCE, epoch=2)
     split = open_split("rgbd_demo", str(small_demo), "validation")
     batch = next(iter(loader.eval_batches(split, config, batch_size=5)))
     frames = {name: batch["frames"][name] for name in STREAMS[modality]}  # in the order of the inputs
     for name, clips in frames.items():
         np.save(folder / f"{name}.npy", clips)
-    file, platforms = folder / "new" / "network.zip", ("cpu", "cuda", "tpu")
-    result = export.export(
-        load_trained(folder / "run"), file, "best", platforms, check=modality == "rgb"
-    )  # it takes time
-    assert result.get("largest_difference", 0) < 1e-5
-    assert ("largest_difference" in result) == (modality == "rgb")
+    file, trained, check = folder / "new" / "network.zip", load_trained(workdir), modality == "rgb"  # it takes time
+    result = export.export(trained, file, "best", ("cpu", "cuda", "tpu"), check=check)
+    assert (result["largest_difference"] < 1e-5) if check else "largest_difference" not in result
     assert [entry.name for entry in file.parent.iterdir()] == ["network.zip"]
-    predictor = Predictor(load_trained(folder / "run"), batch_size=5)
-    return Exported(folder / "run", file, result, config, split, frames, predictor)
+    predictor = Predictor(trained, batch_size=5)
+    return SimpleNamespace(
+        folder=folder, file=file, result=result, config=config, split=split, frames=frames, predictor=predictor
+    )
 
 
-def assert_same_outputs(file: Path, exported: Exported, folder: Path, counts: list[int]) -> None:
-    run_without_package(folder, "call", str(file), str(folder / "outputs.npz"), json.dumps(counts), *exported.arrays)
+def assert_same_outputs(file, exported, counts):
+    _, network = EXAMPLE.load(file)
     expected = exported.predictor(exported.frames)
     assert np.ptp(expected.heads["logits"], axis=0).max() > 1e-3  # clips differ, and classes
     assert np.ptp(expected.probabilities, axis=1).min() > 1e-3
-    with np.load(folder / "outputs.npz") as outputs:
-        for count in counts:
-            for name, right in (("probabilities", expected.probabilities), ("logits", expected.heads["logits"])):
-                assert outputs[f"{name}{count}"].dtype == np.float32
-                np.testing.assert_allclose(outputs[f"{name}{count}"], right[:count], rtol=0, atol=1e-5)
+    for count in counts:
+        outputs = network(*(clips[:count] for clips in exported.frames.values()))
+        for output, right in zip(outputs, (expected.probabilities, expected.heads["logits"]), strict=True):
+            assert output.dtype == np.float32
+            np.testing.assert_allclose(output, right[:count], rtol=0, atol=1e-5)
 
 
-def test_stablehlo_runs_without_this_package(exported, tmp_path):
-    assert_same_outputs(exported.file, exported, tmp_path, [3])  # the example below predicts one clip
+def test_outputs_are_those_of_the_model(exported):
+    assert_same_outputs(exported.file, exported, [3])  # the example below predicts one clip
 
 
 @pytest.mark.optional
 @pytest.mark.skipif(not WITH_ONNX, reason="the packages of requirements-onnx.txt are not installed")
-def test_onnx_runs_without_this_package(exported, tmp_path):
+def test_onnx_outputs_are_those_of_the_model(exported, tmp_path):
     file = tmp_path / "network.onnx"
-    assert export.export(load_trained(exported.workdir), file)["largest_difference"] < 1e-5
-    assert_same_outputs(file, exported, tmp_path, [1, 3])
-    assert not exported.private(file.read_bytes())
+    assert export.export(exported.predictor.trained, file)["largest_difference"] < 1e-5
+    assert_same_outputs(file, exported, [1, 3])
+    assert not private_texts(exported.folder, file.read_bytes())
 
 
 def test_metadata_holds_all_that_is_needed_and_nothing_private(exported):
     with zipfile.ZipFile(exported.file) as file:
         assert file.namelist() == ["about.json", "model.jax_export"]
         about = json.loads(file.read("about.json"))
-        assert not exported.private(file.read("about.json") + file.read("model.jax_export"))
+        assert not private_texts(exported.folder, file.read("about.json") + file.read("model.jax_export"))
     modalities = list(exported.frames)
     assert about["classes"] == list(exported.split.class_names)
     assert [entry["name"] for entry in about["inputs"]] == modalities
@@ -170,50 +124,51 @@ def test_metadata_holds_all_that_is_needed_and_nothing_private(exported):
     assert (space["resize"], space["size"]) == ({"width": 80, "height": 60}, 32)
     assert space["crop"] == {"left": (80 - 32) // 2, "top": (60 - 32) // 2, "size": 32}
     assert about["preprocessing"].get("depth", {}).get("range_mm") == ([500, 2500] if "depth" in modalities else None)
-    settings = json.dumps(json.loads((exported.workdir / "config.json").read_text()), sort_keys=True)
+    settings = json.dumps(json.loads((exported.folder / "run" / "config.json").read_text()), sort_keys=True)
     assert about["source"]["config_sha256"] == hashlib.sha256(settings.encode()).hexdigest()
     assert about["source"]["trained"] == {name: PROVENANCE[name] for name in ("git", "data")}
     assert about["platforms"] == exported.result["platforms"] == ["cpu", "cuda", "tpu"]
     assert exported.result["bytes"] == exported.file.stat().st_size
 
 
-def test_example_predicts_folders_of_frames_and_names_faulty_input(exported, tmp_path):
-    clip = exported.split[7]
+def test_example_runs_without_this_package_and_names_faulty_input(exported, tmp_path):
+    clip, arrays = exported.split[7], [str(exported.folder / f"{name}.npy") for name in exported.frames]
     folders = [tmp_path / modality for modality in exported.frames]
     for folder in folders:
         folder.mkdir()
         for number, encoded in enumerate(clip.frames[folder.name]):
             (folder / f"{number:03}.{'jpg' if folder.name == 'rgb' else 'png'}").write_bytes(encoded)
-    first, *others = [np.load(name) for name in exported.arrays]
-    wrong = {
-        "float32 (5, 8, 32, 32, 3); the input rgb takes uint8 (batch,": [first.astype(np.float32), *others],
-        "uint8 (5, 8, 16, 32, 3); the input rgb takes uint8 (batch, 8, 32, 32,": [first[:, :, :16], *others],
-        "takes rgb": [first, *others] * 2,
-    }
-    if others:
-        wrong["5 and 3 clips"] = [first, others[0][:3]]
-    lines = [[str(exported.file), *map(str, folders)]]
-    for number, arrays in enumerate(wrong.values()):
-        names = [str(tmp_path / f"{number}_{index}.npy") for index in range(len(arrays))]
-        for name, array in zip(names, arrays, strict=True):
-            np.save(name, array)
-        lines.append([str(exported.file), *names])
+    first = exported.frames["rgb"]
+    for name, array in {"float": first.astype(np.float32), "low": first[:, :, :16], "few": first[:3]}.items():
+        np.save(tmp_path / f"{name}.npy", array)
     damaged = bytearray(exported.file.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     (tmp_path / "damaged.zip").write_bytes(damaged)
-    lines += [[str(tmp_path / name), *exported.arrays] for name in ("damaged.zip", "absent.zip")]
-    right, *errors = run_without_package(tmp_path, "main", json.dumps(lines)).split("---\n")[:-1]
+    file, (_, *others) = str(exported.file), arrays
+    wrong = {
+        "float32 (5, 8, 32, 32, 3); the input rgb takes uint8 (batch,": [file, "float.npy", *others],
+        "uint8 (5, 8, 16, 32, 3); the input rgb takes uint8 (batch, 8, 32, 32,": [file, "low.npy", *others],
+        "takes rgb": [file, *arrays, *arrays],
+        "Bad CRC-32 for file 'model.jax_export'": ["damaged.zip", *arrays],
+        "absent.zip": ["absent.zip", *arrays],
+        **({"3 and 5 clips": [file, "few.npy", *others]} if others else {}),
+    }
+    lines = json.dumps([[file, *map(str, folders)], *wrong.values()])
+    command = [sys.executable, "-I", "-c", WITHOUT_PACKAGE, SCRIPT, lines]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    right, *errors = done.stdout.split("---\n")[:-1]
 
     clips = loader.load_clip(clip, exported.config)
-    with zipfile.ZipFile(exported.file) as file:
-        preprocessing = json.loads(file.read("about.json"))["preprocessing"]
-    read_frames = runpy.run_path(str(EXAMPLE))["read_frames"]
+    about, _ = EXAMPLE.load(exported.file)
     for folder in folders:
-        np.testing.assert_array_equal(read_frames(folder, folder.name, preprocessing)[0], clips[folder.name])
+        found = EXAMPLE.read_frames(folder, folder.name, about["preprocessing"])
+        np.testing.assert_array_equal(found[0], clips[folder.name])
     (probabilities,) = exported.predictor({modality: frames[None] for modality, frames in clips.items()}).probabilities
     best, names = np.argsort(-probabilities, kind="stable")[:5], exported.split.class_names
     assert right == "clip 0: " + ", ".join(f"{names[k]} {probabilities[k]:.1%}" for k in best) + "\n"
-    for error, text in zip(errors, (*wrong, "Bad CRC-32 for file 'model.jax_export'", "absent.zip"), strict=True):
+    for error, text in zip(errors, wrong, strict=True):
         assert (error.startswith("error: "), error.count("\n"), text in error) == (True, 1, True)
 
 
@@ -221,22 +176,19 @@ def test_command_and_its_refusals(small_demo, tmp_path, capsys, monkeypatch):
     workdir, out = save_run(tiny_config(small_demo), tmp_path / "run"), tmp_path / "network.zip"
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="is neither the workdir of a run nor a converted checkpoint"):
-        run_export(tmp_path / "empty", out)
+        run_command(export, tmp_path / "empty", out)
     if not WITH_ONNX:
         with pytest.raises(ValueError, match=r"needs jax2onnx.*requirements-onnx\.txt"):
-            run_export(workdir, tmp_path / "network.onnx")
+            run_command(export, workdir, tmp_path / "network.onnx")
     with monkeypatch.context() as patched:
         patched.setattr(export, "_read_stablehlo", lambda path: lambda frames: (np.ones((2, 12)), np.ones((2, 12))))
         with pytest.raises(ValueError, match="exported outputs differ from the model's"):
-            run_export(workdir, out, "--platforms=cpu")
-        patched.setattr(export, "_write_stablehlo", lambda path, *_: out.write_text("by another process"))
-        with pytest.raises(FileExistsError, match="exists already: give another name"):
-            run_export(workdir, out, "--no-check")
-    assert out.read_text() == "by another process"
-    assert {entry.name for entry in tmp_path.iterdir()} == {"empty", "run", "network.zip"}
-    out.unlink()
-    run_export(workdir, out, "--platforms", "tpu", "--checkpoint=latest")  # not checked: there is none
+            run_command(export, workdir, out, "--platforms=cpu")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"empty", "run"}
+    run_command(export, workdir, out, "--platforms", "tpu", "--checkpoint=latest")  # not checked: there is none
     text, last = capsys.readouterr().out.splitlines()
     assert text.startswith("12 classes")
     assert json.loads(last).items() >= {"file": str(out), "platforms": ["tpu"], "classes": 12}.items()
     assert "largest_difference" not in json.loads(last)
+    with pytest.raises(FileExistsError, match="exists already: give another name"):
+        run_command(export, workdir, out)

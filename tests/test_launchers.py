@@ -5,11 +5,12 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT
+
+ARGUMENTS = ["--workdir", "/mnt/two words", "it's $HOME", '"`date`" \\ * ~ !', "", "a\nb", "--config.x=(1, 2);"]
 
 
 def executable(path, script):
@@ -36,58 +37,47 @@ def stand_in(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def checkout(tmp_path):
-    """A folder that has a .venv."""
-    (tmp_path / "checkout" / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / "checkout" / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    return tmp_path / "checkout"
-
-
-@pytest.fixture
 def slurm(tmp_path, stand_in, monkeypatch):
-    """Runs slurm.sh as SLURM does, with stand-ins for its commands; returns the status and stderr."""
+    """Runs slurm.sh in a checkout as SLURM does, with stand-ins for its commands; returns the status and stderr."""
     monkeypatch.setenv("SLURM_JOB_ID", "41")
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
-    copy = tmp_path / "spool"
+    copy, checkout = tmp_path / "spool", tmp_path / "checkout"
     copy.write_text((ROOT / "scripts" / "slurm.sh").read_text())
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / "bin" / "python").symlink_to(sys.executable)
 
-    def slurm(directory, *arguments, srun, scontrol="exit 0"):
+    def slurm(srun, scontrol="exit 0", directory=checkout):
         stand_in("srun", f'[ "$SRUN_CPUS_PER_TASK" = 8 ] || exit 9\n{srun}')
         stand_in("scontrol", scontrol)
-        finished = subprocess.run(["bash", copy, *arguments], cwd=directory, capture_output=True, text=True, timeout=30)
+        finished = subprocess.run(["bash", copy, *ARGUMENTS], cwd=directory, capture_output=True, text=True, timeout=30)
         return finished.returncode, finished.stderr
 
     return slurm
 
 
 @pytest.mark.parametrize("status", [0, 137])
-def test_slurm_passes_arguments_and_status_on(slurm, checkout, stand_in, status):
-    arguments = ["--config", "configs/demo.py", "--workdir=two words"]
-    assert slurm(checkout, *arguments, srun=f"exit {status}") == (status, "")
+def test_slurm_passes_arguments_and_status_on(slurm, stand_in, status):
+    assert slurm(f"exit {status}") == (status, "")
     ((name, *options),) = stand_in.calls()
     assert name == "srun"
-    assert options[options.index(".venv/bin/python") :] == [".venv/bin/python", "-m", "rgbd_jax.main", *arguments]
+    assert options[options.index(".venv/bin/python") :] == [".venv/bin/python", "-m", "rgbd_jax.main", *ARGUMENTS]
     assert "--kill-on-bad-exit=0" in options
 
 
-def test_slurm_requeues_what_was_preempted(slurm, checkout, stand_in):
-    status, stderr = slurm(checkout, "--config=x", srun="exit 75")
-    assert status == 75
-    assert "requeueing job 41" in stderr
+def test_slurm_requeues_what_was_preempted(slurm, stand_in):
+    assert slurm("exit 75") == (75, "saved; requeueing job 41\n")
     assert stand_in.calls()[1:] == [["scontrol", "requeue", "41"]]
-    status, stderr = slurm(checkout, "--config=x", srun="exit 75", scontrol="exit 1")
-    assert status == 75
-    assert "cannot be requeued; submit the same command again" in stderr
+    status, stderr = slurm("exit 75", scontrol="exit 1")
+    assert (status, "cannot be requeued; submit the same command again" in stderr) == (75, True)
 
 
-def test_slurm_does_not_requeue_what_is_to_end_for_good(slurm, checkout, stand_in):
-    status, _ = slurm(checkout, "--config=x", srun="kill -TERM $PPID; sleep 0.2; exit 75")
-    assert status == -signal.SIGTERM
-    assert [call[0] for call in stand_in.calls()] == ["srun"]
+def test_slurm_does_not_requeue_what_is_to_end_for_good(slurm, stand_in):
+    status, _ = slurm("kill -TERM $PPID; sleep 0.2; exit 75")
+    assert (status, [call[0] for call in stand_in.calls()]) == (-signal.SIGTERM, ["srun"])
 
 
 def test_slurm_outside_of_a_checkout(slurm, stand_in, tmp_path):
-    status, stderr = slurm(tmp_path, "--config=x", srun="exit 0")
+    status, stderr = slurm("exit 0", directory=tmp_path)
     assert (status, stand_in.calls()) == (1, [])
     assert f"no .venv/bin/python in {tmp_path}" in stderr
 
@@ -103,7 +93,7 @@ def worker(tmp_path):
 
 
 @pytest.fixture
-def tpu_pod(worker, stand_in, monkeypatch):
+def tpu_pod(worker, stand_in):
     """Runs tpu_pod.sh with a gcloud that runs the command in a shell of the worker, as ssh would."""
     stand_in("gcloud", f"cd '{worker}'; command=${{*: -1}}; exec bash -c \"${{command#--command=}}\"")
 
@@ -116,11 +106,9 @@ def tpu_pod(worker, stand_in, monkeypatch):
 @pytest.mark.parametrize(("status", "message"), [(1, ""), (75, "saved; run the same command again to resume\n")])
 def test_tpu_pod_passes_arguments_as_they_are_and_the_status(tpu_pod, worker, stand_in, status, message):
     executable(worker / "rgbd_jax" / ".venv" / "bin" / "python", f'printf "%s\\0" "$PWD" "$@"; exit {status}')
-    arguments = ["--workdir", "/mnt/two words", "it's $HOME", '"`date`" \\ * ~ !', "", "a\nb", "--config.x=(1, 2);"]
-    finished = tpu_pod("pod", "us-central2-b", *arguments)
+    finished = tpu_pod("pod", "us-central2-b", *ARGUMENTS)
     assert (finished.returncode, finished.stderr) == (status, message)
-    expected = [str(worker / "rgbd_jax"), "-m", "rgbd_jax.main", *arguments]
-    assert finished.stdout.split("\0")[:-1] == expected
+    assert finished.stdout.split("\0")[:-1] == [str(worker / "rgbd_jax"), "-m", "rgbd_jax.main", *ARGUMENTS]
     (call,) = stand_in.calls()
     assert call[:-1] == SSH
 

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT
+
 LAUNCHER = ROOT / "scripts" / "local_cluster.py"
 
 # A process of a group: runs the code that its arguments hold for it; the last one is for all further processes too.
@@ -36,16 +36,12 @@ def start(tmp_path, monkeypatch):
     started = []
 
     def start(processes, *codes, options=()):
-        launcher = subprocess.Popen(
-            [sys.executable, LAUNCHER, str(processes), "--module=member", *options, "--", *codes],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="surrogateescape",
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-        )
-        started.append(launcher)
-        return launcher
+        command = [sys.executable, LAUNCHER, str(processes), "--module=member", *options, "--", *codes]
+        # A shell's background jobs ignore SIGINT.
+        restore = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "surrogateescape"}
+        started.append(subprocess.Popen(command, preexec_fn=restore, **pipes))
+        return started[-1]
 
     yield start
     for launcher in started:
@@ -66,10 +62,17 @@ def run(start):
     return run
 
 
-def printed(stdout, stderr):
-    """Arguments and environments of processes that run `PRINT`, in order."""
-    others = dict(line.split(" ", 1) for line in stderr.splitlines())
-    return [json.loads(text) for text in (stdout, *(others[f"[{index + 1}]"] for index in range(len(others))))]
+@pytest.fixture
+def printed(run):
+    """Runs the launcher; returns arguments and environment of each process, which runs `PRINT`."""
+
+    def printed(*arguments, **options):
+        status, stdout, stderr = run(*arguments, **options)
+        assert status == 0
+        others = dict(line.split(" ", 1) for line in stderr.splitlines())
+        return [json.loads(text) for text in (stdout, *(others[f"[{index + 1}]"] for index in range(len(others))))]
+
+    return printed
 
 
 def wait_until_ready(launcher, processes):
@@ -77,11 +80,9 @@ def wait_until_ready(launcher, processes):
         assert "ready" in launcher.stderr.readline()
 
 
-def test_every_process_gets_the_arguments_and_its_number(run):
+def test_every_process_gets_the_arguments_and_its_number(printed):
     theirs = (*[PRINT % "[]"] * 3, "--name=two words", "$HOME 'x'", "--")
-    status, stdout, stderr = run(3, *theirs)
-    assert status == 0
-    found = [arguments for arguments, _ in printed(stdout, stderr)]
+    found = [arguments for arguments, _ in printed(3, *theirs)]
     address = found[0][-3]
     assert re.fullmatch(r"--coordinator=localhost:\d{4,5}", address)
     assert found == [[*theirs, address, "--process_count=3", f"--process_index={index}"] for index in range(3)]
@@ -90,18 +91,16 @@ def test_every_process_gets_the_arguments_and_its_number(run):
 def test_output_of_the_first_passes_as_it_is_that_of_others_with_their_index(run):
     write = r"sys.stdout.buffer.write(b'one\n\xfftwo\n'); sys.stdout.flush(); sys.stderr.write('three\n\nfour\n')"
     status, stdout, stderr = run(2, write, f"time.sleep(1); {write}")
-    assert status == 0
-    assert stdout.encode(errors="surrogateescape") == b"one\n\xfftwo\n"
-    others = stderr.encode(errors="surrogateescape").removeprefix(b"three\n\nfour\n")
-    assert others == b"[1] one\n[1] \xfftwo\n[1] three\n[1] \n[1] four\n"
+    found = [text.encode(errors="surrogateescape") for text in (stdout, stderr)]
+    others = b"[1] one\n[1] \xfftwo\n[1] three\n[1] \n[1] four\n"
+    assert (status, found) == (0, [b"one\n\xfftwo\n", b"three\n\nfour\n" + others])
 
 
-def test_simulated_devices_leave_other_flags_alone(run, monkeypatch):
+def test_simulated_devices_leave_other_flags_alone(printed, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_one=1 --xla_force_host_platform_device_count=9 --xla_two=2")
-    status, stdout, stderr = run(2, PRINT % "['XLA_FLAGS']", options=["--devices=4"])
-    assert status == 0
+    found = printed(2, PRINT % "['XLA_FLAGS']", options=["--devices=4"])
     flags = "--xla_one=1 --xla_two=2 --xla_force_host_platform_device_count=4"
-    assert [environment for _, environment in printed(stdout, stderr)] == [{"XLA_FLAGS": flags}] * 2
+    assert [environment for _, environment in found] == [{"XLA_FLAGS": flags}] * 2
 
 
 @pytest.fixture
@@ -126,13 +125,12 @@ def four_gpus(tmp_path, monkeypatch):
         (None, "cpu", [], [None, None]),
     ],
 )
-def test_gpus_are_divided(run, four_gpus, monkeypatch, visible, platforms, options, shares):
+def test_gpus_are_divided(printed, four_gpus, monkeypatch, visible, platforms, options, shares):
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
-    status, stdout, stderr = run(2, PRINT % "['CUDA_VISIBLE_DEVICES']", options=options)
-    assert status == 0
-    assert [environment["CUDA_VISIBLE_DEVICES"] for _, environment in printed(stdout, stderr)] == shares
+    found = printed(2, PRINT % "['CUDA_VISIBLE_DEVICES']", options=options)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for _, environment in found] == shares
 
 
 @pytest.mark.parametrize(

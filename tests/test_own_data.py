@@ -8,37 +8,27 @@ import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 from rgbd_jax.datasets.rgbd_demo.clips import make_pair
 from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES
 
 from tests.conftest import ROOT
+from tests.datasets.conftest import decoded
+from tests.made_raw_data import video_of
 
 CLIPS = {"train": 5, "validation": 2}  # of each of the four classes
 
 
-def record(file: Path, frames: list[bytes]) -> None:
-    """Writes a video of 160x120 pixels."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"mp4v"), 15, (160, 120))
-    for frame in frames:
-        writer.write(cv2.resize(cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR), (160, 120)))
-    writer.release()
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """A folder that looks like a checkout, with videos in RAW."""
-    folder = tmp_path_factory.mktemp("checkout")
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder that looks like a checkout, with videos of 160x120 pixels in RAW."""
     for name in ("configs", "datasets", "rgbd_jax", "scripts"):
-        (folder / name).symlink_to(ROOT / name)
+        (tmp_path / name).symlink_to(ROOT / name)
     for split, count in CLIPS.items():
-        for pair in (0, 1):
-            for index in range(count):
-                for clip in make_pair(0, split, pair, index):
-                    record(folder / f"RAW/rgb/{split}/{CLASS_NAMES[clip.label]}/{clip.name}.mp4", clip.rgb)
-    return folder
+        for clip in [clip for pair in (0, 1) for index in range(count) for clip in make_pair(0, split, pair, index)]:
+            frames = [cv2.resize(decoded(frame), (160, 120)) for frame in clip.rgb]
+            video_of(tmp_path / f"RAW/rgb/{split}/{CLASS_NAMES[clip.label]}/{clip.name}.mp4", frames, "mp4v")
+    return tmp_path
 
 
 @pytest.mark.slow

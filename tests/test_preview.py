@@ -1,7 +1,5 @@
 """The preview shows what the loader hands to the network, in its place, with the heat maps that go with it."""
 
-import argparse
-
 import cv2
 import numpy as np
 import pytest
@@ -11,8 +9,10 @@ from rgbd_jax.data.loader import eval_batches
 from rgbd_jax.data.source import open_split
 from rgbd_jax.inference.drawing import heat_picture
 from rgbd_jax.models.heat_map import heat_maps
-from rgbd_jax.tools.preview import GAP, RULE, TEXT_WIDTH, add_arguments, draw_preview, run
+from rgbd_jax.tools import preview
+from rgbd_jax.tools.preview import GAP, RULE, TEXT_WIDTH, draw_preview
 from tests.conftest import ROOT
+from tests.tiny import run_command
 
 SIZE = 2 * 64  # the demo's frames are enlarged
 
@@ -53,15 +53,12 @@ def test_the_seed_decides_the_sample_and_the_training_transform(train):
 
 
 def test_command(small_demo, tmp_path, capsys, train):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    parser.set_defaults(overrides=())
     out = tmp_path / "new" / "sheet.png"
     options = ["rgbd_demo", f"--data_dir={small_demo}", f"--config={ROOT / 'configs/demo.py'}", "--clips=2"]
-    run(parser.parse_args([*options, f"--out={out}"]))
+    run_command(preview, *options, f"--out={out}")
     assert capsys.readouterr().out == f"{out}: 2 of 48 clips of train\n"
     sheet = draw_preview(train, demo.get_config("fusion"), clips=2)  # of all modalities that there are
     np.testing.assert_array_equal(cv2.imread(str(out))[..., ::-1], sheet)
     for wrong, message in ((["--out=sheet.gif"], "--out=sheet"), ([f"--out={out}", "--clips=0"], "at least 1 clip")):
         with pytest.raises(ValueError, match=message):
-            run(parser.parse_args([*options, *wrong]))
+            run_command(preview, *options, *wrong)

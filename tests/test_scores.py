@@ -1,4 +1,4 @@
-"""Scores of every clip: what evaluation collects, with one process and with two, and the file they lie in."""
+"""Scores of every clip and the file they lie in."""
 
 import dataclasses
 from pathlib import Path
@@ -9,8 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rgbd_jax.scores import Scores, scores_file
-
-ROOT = Path(__file__).parents[1]
 
 
 def some_scores(**changed):
@@ -29,14 +27,8 @@ def some_scores(**changed):
 
 
 def assert_equal(found, expected):
-    for field in dataclasses.fields(Scores):
-        if field.name not in ("heads", "labels"):
-            assert getattr(found, field.name) == getattr(expected, field.name)
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    assert found.heads.keys() == expected.heads.keys()
-    for name, logits in expected.heads.items():
-        np.testing.assert_array_equal(found.heads[name], logits)
-        assert found.heads[name].dtype == np.float32
+    np.testing.assert_equal(vars(found), vars(expected))
+    assert {logits.dtype for logits in found.heads.values()} == {np.dtype(np.float32)}
 
 
 def test_file_holds_all_that_was_saved(tmp_path):
@@ -53,67 +45,45 @@ def test_file_holds_all_that_was_saved(tmp_path):
         ({"labels": np.array([0, 0, 4])}, "clip stop/ü has label 4, expected 0 to 3"),
         ({"labels": np.array([0, -1, 3])}, "clip wave/b has label -1"),
         ({"labels": np.array([0.0, 0.0, 3.0])}, "labels is float64"),
-        ({"labels": np.array([0, 0])}, "labels has 2 entries, expected 3"),
-        ({"names": ("wave/a", "wave/b", "wave/a")}, "more than once, such as wave/a"),
-        ({"names": ("wave/a",)}, "names has 1 entries, expected 3"),
-        ({"heads": {"rgb": np.zeros((3, 4), np.float32)}}, "no array heads/logits"),
-        ({"heads": {"logits": np.zeros((3, 4))}}, "heads/logits is float64"),
-        ({"heads": {"logits": np.zeros(3, np.float32)}}, r"heads/logits is float32 of shape \(3,\)"),
-        (
-            {"heads": {"logits": np.zeros((3, 4), np.float32), "rgb": np.zeros((3, 5), np.float32)}},
-            r"heads/rgb has shape \(3, 5\), expected \(3, 4\)",
-        ),
-        (
-            {"names": (), "labels": np.zeros(0, int), "heads": {"logits": np.zeros((0, 4), np.float32)}},
-            "there is no clip",
-        ),
-        ({"class_names": tuple("abcde")}, "5 names for 4 classes"),
+        ({"labels": np.array([0, 0])}, r"labels has shape \(2,\), expected \(3,\)"),
+        ({"names": ["wave/a", "wave/b", "wave/a"]}, "more than once, such as wave/a"),
+        ({"names": ["wave/a"]}, r"names has shape \(1,\), expected \(3,\)"),
+        ({"heads/logits": np.zeros((3, 4))}, "heads/logits is float64"),
+        ({"heads/logits": np.zeros(3, np.float32)}, r"heads/logits is float32 of shape \(3,\)"),
+        ({"heads/logits": np.zeros((0, 4), np.float32)}, "there is no clip"),
+        ({"heads/rgb": np.zeros((3, 5), np.float32)}, r"heads/rgb has shape \(3, 5\), expected \(3, 4\)"),
+        ({"class_names": list("abcde")}, "5 names for 4 classes"),
+        ({"step": 0.5}, "step is float64"),
+        ({"extra": np.zeros(1)}, "unknown array extra"),
+        ({"heads/logits": None}, "no array heads/logits"),
     ],
 )
-def test_unusable_scores_are_not_saved(tmp_path, changed, message):
+def test_faulty_arrays_of_a_file_are_named(tmp_path, changed, message):
     path = tmp_path / "scores.npz"
-    some_scores().save(path)
-    with pytest.raises(ValueError, match=rf"scores.npz: .*{message}"):
-        some_scores(**changed).save(path)
-    assert_equal(Scores.load(path), some_scores())
-
-
-def damaged(path, change):
     some_scores().save(path)
     with np.load(path) as file:
-        arrays = dict(file)
-    change(arrays)
-    np.savez(path, **arrays)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda arrays: arrays.pop("labels"), "no array labels"),
-        (lambda arrays: arrays.pop("split"), "no array split"),
-        (lambda arrays: arrays.update(labels=arrays["labels"] + 1), "label 4"),
-        (lambda arrays: arrays.update(names=arrays["names"][:2]), "names has 2 entries"),
-        (lambda arrays: arrays.update(step=np.array(0.5)), "step is float64"),
-        (lambda arrays: arrays.update(extra=np.zeros(1)), "unknown array extra"),
-    ],
-)
-def test_faulty_arrays_of_a_file_are_named(tmp_path, change, message):
-    path = tmp_path / "scores.npz"
-    damaged(path, change)
+        arrays = {**file, **changed}
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     with pytest.raises(ValueError, match=rf"scores.npz: .*{message}"):
         Scores.load(path)
+
+
+def test_unusable_scores_are_not_saved(tmp_path):
+    path = tmp_path / "scores.npz"
+    some_scores().save(path)
+    with pytest.raises(ValueError, match=r"scores.npz: .*label 4"):
+        some_scores(labels=np.array([0, 0, 4])).save(path)
+    assert_equal(Scores.load(path), some_scores())
 
 
 def test_files_that_are_no_scores(tmp_path):
     path = tmp_path / "scores.npz"
     some_scores().save(path)
     whole = path.read_bytes()
-    pickled = tmp_path / "pickled.npz"
-    np.savez(pickled, names=np.array([{}], object))
-    single = tmp_path / "single.npy"
-    np.save(single, np.zeros(3))
-    contents = (b"", b"nothing", whole[:-300], pickled.read_bytes(), single.read_bytes())
-    for content in contents:
+    np.savez(tmp_path / "pickled.npz", names=np.array([{}], object))
+    np.save(tmp_path / "single.npy", np.zeros(3))
+    others = [(tmp_path / name).read_bytes() for name in ("pickled.npz", "single.npy")]
+    for content in (b"", b"nothing", whole[:-300], *others):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"scores.npz is not a complete .npz file of scores"):
             Scores.load(path)
@@ -121,14 +91,11 @@ def test_files_that_are_no_scores(tmp_path):
         Scores.load(tmp_path / "absent.npz")
 
 
-@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
-def test_flipped_bits_never_change_scores_unnoticed(tmp_path, write):
+def test_flipped_bits_never_change_scores_unnoticed(tmp_path):
     path = tmp_path / "scores.npz"
-    damaged(path, lambda arrays: None)
-    with np.load(path) as file:
-        write(path, **dict(file))
+    some_scores().save(path)
     whole = path.read_bytes()
-    message = []
+    messages = []
     for position in range(0, len(whole), 7):
         flipped = bytearray(whole)
         flipped[position] ^= 1 << (position % 8)
@@ -136,26 +103,11 @@ def test_flipped_bits_never_change_scores_unnoticed(tmp_path, write):
         try:
             found = Scores.load(path)
         except ValueError as error:
-            message.append(str(error))
+            messages.append(str(error))
         else:  # a date or so, or the number of arrays in the file
             assert_equal(found, some_scores(heads={name: some_scores().heads[name] for name in found.heads}))
-    assert len(message) > len(whole) / 14
-    assert all(str(path) in text for text in message)
-
-
-def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "scores.npz"
-    some_scores().save(path)
-
-    def full(file, **arrays):
-        file.write(b"half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match="no space left"):
-        some_scores(step=900).save(path)
-    assert_equal(Scores.load(path), some_scores())
-    assert list(tmp_path.iterdir()) == [path]
+    assert len(messages) > len(whole) / 14
+    assert all(str(path) in message for message in messages)
 
 
 SPLITS = st.text("train[]:%8/\\. +-5B", min_size=1, max_size=12)

@@ -1,8 +1,10 @@
-"""The demo's config, shrunk so that a training takes seconds."""
+"""The demo's config, shrunk so that a training takes seconds, and runs of it."""
 
+import argparse
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -33,6 +35,14 @@ def tiny_config(data_dir: Path, stream: str = "rgb") -> ConfigDict:
     config.eval.batch_size = 16
     config.lock()
     return config
+
+
+def run_command(command: ModuleType, *arguments: object) -> None:
+    """Runs a command in this process, without what `console.run` sets up."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    parser.set_defaults(overrides=())
+    command.run(parser.parse_args([*map(str, arguments)]))
 
 
 def saved_state(config: ConfigDict, workdir: Path, which: str = "latest", classes: int = 12) -> TrainState:

@@ -5,9 +5,9 @@ from pathlib import Path, PurePosixPath
 
 from rgbd_jax.ingest.builder import RawClipsBuilder
 from rgbd_jax.ingest.clip_files import ClipSpec, clip_name, find_clip
-from rgbd_jax.ingest.discovery import RawClips, check_folder, check_splits, locator
-from rgbd_jax.ingest.problems import LabelError, Problem, bad_data
-from rgbd_jax.ingest.split_lists import LISTS_FOLDER, find_lists, read_clips, read_lines, read_lists
+from rgbd_jax.ingest.discovery import RawClips, check_clips, check_folder, locator
+from rgbd_jax.ingest.problems import Problem, bad_data
+from rgbd_jax.ingest.split_lists import LISTS_FOLDER, label_from_1, read_clips, read_lines, read_lists, relative_path
 from rgbd_jax.modalities import MODALITIES
 
 _CLASSES = 249  # the gestures have numbers, no names
@@ -31,15 +31,16 @@ class IsoGd(RawClipsBuilder):
         """Returns the clips of the data set, checked."""
         check_folder(raw_dir, "train/, valid/, test/ and their lists")
         problems: list[Problem] = []
-        lists = find_lists(raw_dir / LISTS_FOLDER, MODALITIES)
-        splits = read_lists(lists, problems, _CLASSES, name_of) if lists else _read_own_lists(raw_dir, problems)
+        lists = read_lists(raw_dir / LISTS_FOLDER, problems, _CLASSES, name_of)
+        splits = lists or _read_own_lists(raw_dir, problems)
         roots = {modality: raw_dir / modality if (raw_dir / modality).is_dir() else raw_dir for modality in MODALITIES}
         clips = [clip for each in splits.values() for clip in each]
         roots = {m: root for m, root in roots.items() if any(find_clip(root / _path_of(c.name, m)) for c in clips)}
         if not roots:
             raise FileNotFoundError(f"{raw_dir}: none of the {len(clips)} clips of the lists is there")
         class_names = tuple(f"{number:03d}" for number in range(1, _CLASSES + 1))
-        return check_splits(roots, class_names, splits, locator(roots, "%06d", path_of=_path_of), problems)
+        locate = locator(roots, first=0, path_of=_path_of)
+        return RawClips(class_names, check_clips(splits, locate, problems), problems)
 
 
 def name_of(path: str) -> str:
@@ -78,12 +79,7 @@ def _parse(line: str, where: str) -> ClipSpec:
     if len(fields) != 3:
         raise ValueError(f"expected `M_path K_path label`, found {line!r}")
     rgb, depth, label = fields
-    name = name_of(rgb)
-    pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts:
-        raise ValueError(f"expected a path below the data set's folder, found {rgb!r}")
+    name = name_of(str(relative_path(rgb)))
     if clip_name(rgb) != name or clip_name(depth) != _path_of(name, "depth"):
         raise ValueError(f"expected the same clip twice, as M_ and as K_, found {line!r}")
-    if not re.fullmatch("[0-9]+", label) or not 1 <= int(label) <= _CLASSES:
-        raise LabelError(f"expected a label from 1 to {_CLASSES}, found {label!r} in {line!r}")
-    return ClipSpec(name, int(label) - 1, where)
+    return ClipSpec(name, label_from_1(label, _CLASSES), where)

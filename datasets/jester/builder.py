@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rgbd_jax.ingest.builder import RawClipsBuilder
 from rgbd_jax.ingest.clip_files import ClipSpec
-from rgbd_jax.ingest.discovery import RawClips, check_folder, check_splits, locator
+from rgbd_jax.ingest.discovery import RawClips, check_clips, check_folder, locator
 from rgbd_jax.ingest.problems import LabelError, Problem, bad_data
-from rgbd_jax.ingest.split_lists import LISTS_FOLDER, find_lists, read_clips, read_lines, read_lists
+from rgbd_jax.ingest.split_lists import LISTS_FOLDER, read_clips, read_lines, read_lists
 
 _CLIPS = "20bn-jester-v1"
 _CSV = "jester-v1-{}.csv"
@@ -29,7 +29,6 @@ class Jester(RawClipsBuilder):
         check_folder(raw_dir / _CLIPS, "a folder of frames for every clip")
         class_names = _read_class_names(raw_dir / _CSV.format("labels"))
         problems: list[Problem] = []
-        lists = find_lists(raw_dir / LISTS_FOLDER, ("rgb",))
 
         def parse(line: str, where: str) -> ClipSpec:
             name, separator, label = (part.strip() for part in line.partition(";"))
@@ -39,13 +38,11 @@ class Jester(RawClipsBuilder):
                 raise LabelError(f"expected a label of {_CSV.format('labels')}, found {label!r}")
             return ClipSpec(name, class_names.index(label), where)
 
-        if lists:
-            splits = read_lists(lists, problems, _CLASSES, _name_of)
-        else:
-            files = {split: raw_dir / _CSV.format(split) for split in ("train", "validation")}
-            splits = {split: read_clips(file, parse, split, problems) for split, file in files.items()}
-        roots = {"rgb": raw_dir / _CLIPS}
-        return check_splits(roots, class_names, splits, locator(roots, "%05d", pattern_first=1), problems)
+        splits = read_lists(raw_dir / LISTS_FOLDER, problems, _CLASSES, _name_of) or {
+            split: read_clips(raw_dir / _CSV.format(split), parse, split, problems) for split in ("train", "validation")
+        }
+        locate = locator({"rgb": raw_dir / _CLIPS}, first=1)
+        return RawClips(class_names, check_clips(splits, locate, problems), problems)
 
 
 def _name_of(path: str) -> str:

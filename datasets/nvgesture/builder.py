@@ -1,16 +1,15 @@
 """TFDS builder of `nvgesture`."""
 
-import dataclasses
 import functools
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 
 from rgbd_jax.ingest.builder import RawClipsBuilder
-from rgbd_jax.ingest.clip_files import FRAME_SUFFIXES, ClipSpec, FrameKind, FrameRange, frame_bounds, is_video
-from rgbd_jax.ingest.discovery import RawClips, check_folder, check_splits, complete, locator
-from rgbd_jax.ingest.problems import LabelError, Problem, RawDataError, bad_clip, bad_data
-from rgbd_jax.ingest.split_lists import LISTS_FOLDER, find_lists, read_clips, read_lists
+from rgbd_jax.ingest.clip_files import ClipSpec, FrameRange, is_video
+from rgbd_jax.ingest.discovery import RawClips, check_clips, check_folder, complete, locator
+from rgbd_jax.ingest.problems import Problem, bad_clip, bad_data
+from rgbd_jax.ingest.split_lists import LISTS_FOLDER, label_from_1, read_clips, read_lists, relative_path
 from rgbd_jax.modalities import MODALITIES
 
 _CLASSES = 25
@@ -42,15 +41,6 @@ class NvGesture(RawClipsBuilder):
         check_folder(raw_dir, f"{_VIDEOS}/ or rgb/ and depth/")
         return _clips_of_videos(raw_dir) if (raw_dir / _VIDEOS).is_dir() else _clips_of_frames(raw_dir)
 
-    @staticmethod
-    def read_frames(clip: ClipSpec, kinds: Mapping[str, FrameKind]) -> Mapping[str, Sequence[bytes]]:
-        """Returns the encoded frames of a gesture; errors name the line of the list."""
-        try:
-            return RawClipsBuilder.read_frames(clip, kinds)
-        except RawDataError as error:
-            problems = [dataclasses.replace(fault, where=f"{clip.where}: {fault.where}") for fault in error.problems]
-            raise RawDataError(problems) from error
-
 
 def _clips_of_videos(raw_dir: Path) -> RawClips:
     problems: list[Problem] = []
@@ -60,7 +50,7 @@ def _clips_of_videos(raw_dir: Path) -> RawClips:
         if not file.is_file():
             raise bad_data(file, f"no such list; without it the frames of the gestures in {_VIDEOS}/ are unknown")
         splits[split] = read_clips(file, functools.partial(_parse_line, raw_dir=raw_dir, split=folder), split, problems)
-    return check_splits(MODALITIES, _CLASS_NAMES, splits, _check_videos, problems)
+    return RawClips(_CLASS_NAMES, check_clips(splits, _find_videos, problems), problems)
 
 
 def _parse_line(line: str, where: str, raw_dir: Path, split: str) -> ClipSpec:
@@ -74,11 +64,7 @@ def _parse_line(line: str, where: str, raw_dir: Path, split: str) -> ClipSpec:
     if missing:
         expected = " and ".join(f"{key}:…" for key in missing)
         raise ValueError(f"expected a field {expected}, found none in {line!r}")
-    path, label = PurePosixPath(fields["path"]), fields["label"]
-    if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
-        raise ValueError(f"expected a path such as ./Video_data/class_01/subject13_r0, found {str(path)!r} in {line!r}")
-    if not re.fullmatch("[0-9]+", label) or not 1 <= int(label) <= _CLASSES:
-        raise LabelError(f"expected a label from 1 to {_CLASSES}, found {label!r} in {line!r}")
+    path, label = relative_path(fields["path"]), label_from_1(fields["label"], _CLASSES)
     frames = {}
     for modality, sensor in _SENSORS.items():
         match = re.fullmatch(r"(\w+):([0-9]+):([0-9]+)", fields[sensor])
@@ -87,20 +73,12 @@ def _parse_line(line: str, where: str, raw_dir: Path, split: str) -> ClipSpec:
             raise ValueError(f"{expected}, found '{sensor}:{fields[sensor]}' in {line!r}")
         video, first = raw_dir / path / f"{match[1]}.avi", int(match[2])
         frames[modality] = FrameRange(video, first, int(match[3]) - first)
-    counts = {_SENSORS[modality]: each.count for modality, each in frames.items()}
-    if len(set(counts.values())) > 1:
-        found = " and ".join(f"{count} of {sensor}" for sensor, count in counts.items())
-        raise ValueError(f"expected as many frames of each sensor, found {found} in {line!r}")
-    return ClipSpec(f"{split}/{'/'.join(path.parts[-2:])}", int(label) - 1, where, frames=frames)
+    return ClipSpec(f"{split}/{'/'.join(path.parts[-2:])}", label, where, frames=frames)
 
 
-def _check_videos(clip: ClipSpec) -> Mapping[str, FrameRange]:
+def _find_videos(clip: ClipSpec) -> Mapping[str, FrameRange]:
     paths = {modality: frames.path for modality, frames in clip.frames.items()}
     complete(clip, {modality: path if path.is_file() else None for modality, path in paths.items()}, paths)
-    for frames in clip.frames.values():
-        if frames.stop is not None and frame_bounds(frames.path)[1] < frames.stop:
-            what = f"{frames.path} is shorter than the {frames.stop} frames that this line needs"
-            raise bad_clip(clip.where, what, "missing")
     return clip.frames
 
 
@@ -108,27 +86,23 @@ def _clips_of_frames(raw_dir: Path) -> RawClips:
     roots = {modality: raw_dir / modality for modality in MODALITIES if (raw_dir / modality).is_dir()}
     if not roots:
         raise FileNotFoundError(f"{raw_dir}: holds none of {_VIDEOS}/, rgb/ and depth/; expected raw clips there")
-    lists = find_lists(raw_dir / LISTS_FOLDER, tuple(roots))
-    if not lists:
+    problems: list[Problem] = []
+    splits = read_lists(raw_dir / LISTS_FOLDER, problems, _CLASSES)
+    if not splits:
         raise bad_data(raw_dir / LISTS_FOLDER, "expected split lists (train.txt, valid.txt), found none")
-    find = locator(roots, pattern="%06d")
+    find = locator(roots, first=0)
 
     def locate(clip: ClipSpec) -> Mapping[str, FrameRange]:
         """Refuses whole recordings, of which the gesture is only a part."""
-        frames, count = find(clip), clip.frame_count or 0
+        frames = find(clip)
         for path in (each.path for each in frames.values()):
             if is_video(path):
                 expected = f"a folder of the gesture's frames, or {_VIDEOS}/ with its .lst lists"
                 raise bad_clip(path, f"is a whole recording; expected {expected}")
-            if count > _GESTURE_FRAMES:
-                expected = f"at most {_GESTURE_FRAMES} frames, as many as a gesture has"
-                raise bad_clip(clip.where, f"expected {expected}, found {count}: a whole recording")
-            held = sum(file.suffix.lower() in FRAME_SUFFIXES for file in path.iterdir())
-            if held > max(count, _GESTURE_FRAMES):
-                what = f"holds {held} frames, more than the {_GESTURE_FRAMES} of a gesture"
-                raise bad_clip(path, f"{what}: expected those of the gesture alone")
+            held, used = len(list(path.iterdir())), clip.frame_count or 0
+            if max(held, used) > _GESTURE_FRAMES:
+                expected = f"at most {_GESTURE_FRAMES}, those of the gesture alone"
+                raise bad_clip(path, f"holds {held} frames, of which {clip.where} uses {used}; expected {expected}")
         return frames
 
-    problems: list[Problem] = []
-    splits = read_lists(lists, problems, _CLASSES)
-    return check_splits(roots, _CLASS_NAMES, splits, locate, problems)
+    return RawClips(_CLASS_NAMES, check_clips(splits, locate, problems), problems)

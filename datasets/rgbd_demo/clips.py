@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .motions import CLASS_NAMES, PAIRS
-from .rendering import render
-from .scene import draw_scene
+from .scene import render
 
 SPLITS = ("train", "validation")
 
@@ -31,7 +30,7 @@ def make_pair(seed: int, split: str, pair: int, index: int) -> tuple[Clip, Clip]
     The splits of a seed share no random number.
     """
     scene_seed, rgb_seed, depth_seed = np.random.SeedSequence((seed, SPLITS.index(split), pair, index)).spawn(3)
-    rgb, depth_mm = render(draw_scene(PAIRS[pair], scene_seed))
+    rgb, depth_mm = render(PAIRS[pair], scene_seed)
     frames = {
         "rgb": _photograph(rgb, np.random.default_rng(rgb_seed)),
         "depth": _measure(depth_mm, np.random.default_rng(depth_seed)),

@@ -1,11 +1,10 @@
 """TFDS builder of `rgbd_folder`."""
 
-import collections
 from pathlib import Path
 
 from rgbd_jax.ingest.builder import RawClipsBuilder
 from rgbd_jax.ingest.clip_files import VIDEO_SUFFIXES, ClipSpec, clip_name, is_video, natural_key
-from rgbd_jax.ingest.discovery import RawClips, check_folder, check_splits, locator
+from rgbd_jax.ingest.discovery import RawClips, check_clips, check_folder, locator
 from rgbd_jax.ingest.problems import Problem, bad_data
 from rgbd_jax.ingest.split_lists import SPLIT_NAMES, find_splits, read_lines, read_split_list
 from rgbd_jax.modalities import MODALITIES
@@ -35,7 +34,7 @@ class RgbdFolder(RawClipsBuilder):
             class_names = class_names or tuple(map(str, range(max(labels, default=-1) + 1)))
         else:
             class_names, splits = _class_folders(roots, problems)
-        return check_splits(roots, class_names, splits, locator(roots), problems)
+        return RawClips(class_names, check_clips(splits, locator(roots), problems), problems)
 
 
 def _class_names(file: Path) -> tuple[str, ...]:
@@ -50,41 +49,40 @@ def _class_folders(
     roots: dict[str, Path], problems: list[Problem]
 ) -> tuple[tuple[str, ...], dict[str, list[ClipSpec]]]:
     """Returns the classes and, by split, the clips of `ROOT/SPLIT/CLASS/CLIP` in natural numeric order."""
-    found: dict[str, dict[str, set[str]]] = {}  # split to class to names of clips
-    splits = ", ".join(SPLIT_NAMES)
+    classes: set[str] = set()
+    found: dict[str, set[str]] = {}  # split to names of clips
     for root in roots.values():
         folders = find_splits(root, suffix="")
         if not folders:
             expected = f"split lists in {root.parent} (SPLIT.txt) or class folders {root}/SPLIT/CLASS/CLIP"
-            raise bad_data(root, f"expected {expected}, SPLIT being one of {splits}")
+            raise bad_data(root, f"expected {expected}, SPLIT being one of {', '.join(SPLIT_NAMES)}")
         for path in _entries(root):
             if path not in folders.values():
-                raise bad_data(path, f"is none of the splits {splits}")
+                raise bad_data(path, f"is none of the splits {', '.join(SPLIT_NAMES)}")
         for split, folder in folders.items():
-            classes = found.setdefault(split, collections.defaultdict(set))
+            names = found.setdefault(split, set())
             for class_folder in _entries(folder):
                 if not class_folder.is_dir():
                     what = "expected a folder of one class, found a file"
                     problems.append(Problem(str(class_folder), what, split=split))
                     continue
-                names = classes[class_folder.name]
+                classes.add(class_folder.name)
                 for path in _entries(class_folder):
                     if path.is_dir() or is_video(path):
                         names.add(clip_name(path.relative_to(root).as_posix()))
                     else:
                         expected = f"a folder of frames or a video ({', '.join(VIDEO_SUFFIXES)})"
                         problems.append(Problem(str(path), f"expected {expected}, found another file", split=split))
-    class_names = tuple(sorted({name for classes in found.values() for name in classes}))
+    class_names = tuple(sorted(classes))
     first = next(iter(roots.values()))
-    clips = {
-        split: [
-            ClipSpec(name, label, str(first / name))
-            for label, class_name in enumerate(class_names)
-            for name in sorted(classes.get(class_name, ()), key=natural_key)
-        ]
-        for split, classes in found.items()
-    }
-    return class_names, clips
+
+    def clip(name: str) -> ClipSpec:
+        return ClipSpec(name, class_names.index(name.split("/")[1]), str(first / name))
+
+    def order(clip: ClipSpec) -> tuple:
+        return clip.label, natural_key(clip.name)
+
+    return class_names, {split: sorted(map(clip, names), key=order) for split, names in found.items()}
 
 
 def _entries(folder: Path) -> list[Path]:

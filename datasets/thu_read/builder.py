@@ -7,7 +7,7 @@ from pathlib import Path
 from rgbd_jax.ingest.builder import RawClipsBuilder
 from rgbd_jax.ingest.clip_files import clip_name, is_video
 from rgbd_jax.ingest.discovery import RawClips, check_folder, locator
-from rgbd_jax.ingest.protocols import Layout, Protocol, find_protocol_clips
+from rgbd_jax.ingest.protocols import Protocol, find_protocol_clips
 
 # In the order of the labels of the published split lists.
 CLASS_NAMES = (
@@ -47,15 +47,14 @@ class ThuRead(RawClipsBuilder):
         if not roots:
             what = "expected clips such as RGB_clap_hand_cgy_3 and D_clap_hand_cgy_3 there"
             raise FileNotFoundError(f"{raw_dir}: {what}")
-        on_disk = dict(sorted((clips["depth"] | clips["rgb"]).items()))
-        locate = locator(roots, "%06d", path_of=lambda name, modality: _PREFIXES[modality] + name)
-        layout = Layout(tuple(roots), CLASS_NAMES, _name_of, _label_of, on_disk, locate)
         sizes = {"train": 720, "validation": 240}
         protocols = [
             Protocol(f"fold{k}", (f"@CS{k}", f"@{k}"), len(CLASS_NAMES), functools.partial(_split_of, subjects), sizes)
             for k, subjects in enumerate(FOLDS, start=1)
         ]
-        return find_protocol_clips(raw_dir, layout, protocols, [])
+        on_disk = clips["depth"] | clips["rgb"]
+        locate = locator(roots, first=0, path_of=lambda name, modality: _PREFIXES[modality] + name)
+        return find_protocol_clips(raw_dir, protocols, CLASS_NAMES, [], on_disk, locate, _name_of, _label_of)
 
 
 def _label_of(name: str) -> int:
@@ -76,12 +75,7 @@ def _clips(root: Path, prefix: str) -> dict[str, Path]:
 
 
 def _name_of(path: str) -> str:
-    name = clip_name(path).rpartition("/")[2]
-    for prefix in _PREFIXES.values():
-        if name.startswith(prefix):
-            _parse(name.removeprefix(prefix))
-            return name.removeprefix(prefix)
-    raise ValueError(f"expected a name such as RGB_clap_hand_cgy_3 or D_clap_hand_cgy_3, found {path!r}")
+    return re.sub("^(RGB|D)_", "", clip_name(path).rpartition("/")[2])
 
 
 def _parse(name: str) -> tuple[str, str]:

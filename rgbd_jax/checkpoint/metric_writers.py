@@ -95,28 +95,27 @@ class MetricWriter:
             return
         path = workdir / JSONL_FILE
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        whole = [(line, json.loads(line)) for line in lines if line.endswith("\n")]  # a kill may cut the last one short
-        kept = [
-            line
-            for line, row in whole
-            if row["step"] <= first_step and (row["kind"] != "validation" or row["step"] in evaluated_steps)
-        ]
+
+        def is_kept(step: int, kind: str, **metrics: float) -> bool:
+            return step <= first_step and (kind != "validation" or step in evaluated_steps)
+
+        whole = [line for line in lines if line.endswith("\n")]  # a kill may cut the last one short
         with atomic_write(path, ADVICE) as unfinished:
-            unfinished.write_text("".join(kept))
-        with _named_errors(path):
-            self._jsonl = path.open("a")
+            unfinished.write_text("".join(line for line in whole if is_kept(**json.loads(line))))
+        self._jsonl = path.open("a")
         threading.excepthook = _log_tensorboard_errors
-        with _named_errors(workdir / "tensorboard"):
-            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
         """Writes the metrics of a step; the kind is "train" or "validation". `metrics.jsonl` is on disk on return."""
         if not self._active:
             return
-        with _named_errors(self._jsonl.name):
+        try:
             self._jsonl.write(json.dumps({"step": step, "kind": kind, **metrics}) + "\n")
             self._jsonl.flush()
             os.fsync(self._jsonl.fileno())  # a checkpoint must not be ahead of it
+        except OSError as error:
+            raise OSError(f"{self._jsonl.name} cannot be written: {error.strerror}; {ADVICE}") from error
         for name, value in metrics.items():
             self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
@@ -141,14 +140,6 @@ def progress_bar(total: int, done: int, unit: str) -> Iterator[tqdm]:
 def format_metrics(metrics: Mapping[str, float]) -> str:
     """Returns metrics as a line of the log shows them."""
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-
-
-@contextlib.contextmanager
-def _named_errors(path: Path | str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror or error}; {ADVICE}") from error
 
 
 def _log_tensorboard_errors(failed: threading.ExceptHookArgs) -> None:

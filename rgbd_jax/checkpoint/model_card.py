@@ -23,31 +23,19 @@ log = logging.getLogger("rgbd_jax")
 
 @dataclasses.dataclass(frozen=True)
 class ModelCardData:
-    """What is known of weights; the card shows "not recorded" for everything else.
+    """What is known of weights; the card shows "not recorded" for everything else."""
 
-    Attributes:
-        config: the experiment's config, or those of its fields that are known.
-        history: step, epoch and metrics of every evaluated epoch; of converted weights up to their own.
-        provenance: see `provenance.provenance`.
-        class_names: by label.
-        num_classes: number of classes.
-        num_parameters: number of parameters.
-        converted_from: the checkpoint that they were converted from; empty for the card of a run.
-        epoch: epochs of training, where there is no history.
-        best_accuracy: from 0 to 1 as the training recorded it, where there is no history.
-        optimizer: settings of the optimizer by PyTorch's names, where there is no config.
-    """
-
-    config: Mapping[str, Any]
-    history: Sequence[Mapping[str, Any]] = ()
-    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    class_names: Sequence[str] = ()
+    config: Mapping[str, Any]  # the experiment's, or those of its fields that are known
+    history: Sequence[Mapping[str, Any]] = ()  # step, epoch and metrics of evaluated epochs, up to that of the weights
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # see `provenance.provenance`
+    class_names: Sequence[str] = ()  # by label
     num_classes: int = 0
     num_parameters: int = 0
-    converted_from: str = ""
+    converted_from: str = ""  # a checkpoint; empty for the card of a run
+    # Where there is no history: epochs of training, and the accuracy that it recorded, from 0 to 1.
     epoch: int | None = None
     best_accuracy: float | None = None
-    optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # by PyTorch's names, where no config is
 
 
 def render_model_card(data: ModelCardData) -> str:

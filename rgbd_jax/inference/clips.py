@@ -1,29 +1,36 @@
-"""Clips as users name them (videos, folders of frames, lists of these), read for a model."""
+"""Clips and streams as users name them (videos, folders of frames, lists of these, cameras), read for a model."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import grain
 import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from rgbd_jax.data import loader
+from rgbd_jax.data.frames import encode_jpeg
 from rgbd_jax.data.source import ClipRecord
 from rgbd_jax.ingest.clip_files import (
     FRAME_SUFFIXES,
+    GREY_SPREAD,
     VIDEO_SUFFIXES,
     FrameRange,
     clip_kind,
+    colour_spread,
     frame_bounds,
+    frame_files,
     is_video,
     natural_key,
+    open_video,
     read_clip,
 )
 from rgbd_jax.ingest.problems import RawDataError
 
 LIST_SUFFIXES = (".lst", ".txt")
+CAMERA, STANDARD_INPUT = "camera:", "-"
 MAX_FRAMES = 20_000  # of a clip, whose encoded frames lie in memory together
 
 
@@ -131,3 +138,45 @@ def load_clips(clips: Sequence[UserClip], config: ConfigDict) -> Iterator[Loaded
 
     options = grain.ReadOptions(num_threads=config.data.workers, prefetch_buffer_size=config.data.workers)
     return iter(grain.MapDataset.source(clips).map(load).to_iter_dataset(options))
+
+
+def is_live(source: str) -> bool:
+    """Returns whether a source is a camera or standard input, which can only be streamed."""
+    return source == STANDARD_INPUT or source.startswith(CAMERA)
+
+
+def encoded_frames(source: str, modality: str) -> Iterator[bytes]:
+    """Yields the frames of a source as they come, encoded as those of a clip; a grey depth video is one channel.
+
+    A source is "camera:0", "-" (standard input), a pipe, a video or a folder of frames.
+
+    Raises:
+        ValueError: the source cannot be opened.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        try:
+            files = frame_files(FrameRange(path))
+        except RawDataError as error:
+            raise ValueError("; ".join(map(str, error.problems))) from error
+        yield from (file.read_bytes() for file in files)
+        return
+    if source.startswith(CAMERA):
+        number = source.removeprefix(CAMERA)
+        if not number.isdigit():
+            raise ValueError(f"{source}: expected a number after {CAMERA!r}, such as {CAMERA}0")
+        capture = cv2.VideoCapture(int(number))
+    else:
+        if source != STANDARD_INPUT and not path.exists():
+            raise ValueError(f"{source}: no such file, folder or pipe")
+        capture = open_video(Path("pipe:0") if source == STANDARD_INPUT else path)
+    try:
+        if not capture.isOpened():
+            raise ValueError(f"{source} cannot be opened: expected a camera, a pipe or file with video, or frames")
+        coloured = modality == "rgb"
+        while (read := capture.read())[0]:
+            frame = read[1]  # h w 3, BGR
+            coloured = coloured or colour_spread(frame) > GREY_SPREAD
+            yield encode_jpeg(frame if coloured else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY))
+    finally:
+        capture.release()

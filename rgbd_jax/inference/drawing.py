@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from rgbd_jax.data import transforms
 from rgbd_jax.data.frames import crop_person, decode_frame, grey_depth
+from rgbd_jax.inference.predictor import Prediction
 from rgbd_jax.sampling import sample_frames
 
 MAX_HEAT = 2.0  # motion heat maps lie between 0 and this
@@ -59,16 +60,15 @@ def strip_frames(count: int) -> list[int]:
 
 
 def strip(
-    frames: UInt8[np.ndarray, "t h w 3"],
-    activation: Float[np.ndarray, "t h2 w2"],
-    heat: Float[np.ndarray, "t h w"] | None,
-    size: int,
+    frames: UInt8[np.ndarray, "t h w 3"], prediction: Prediction, index: int, modality: str, size: int
 ) -> dict[str, list[Picture]]:
-    """Returns title -> pictures of some frames: what the model saw, the evidence, and motion heat maps if there are."""
-    shown, evidence = strip_frames(len(frames)), relative(activation)
+    """Returns title -> pictures of some frames of clip `index`: what the model saw, Grad-CAM, motion (FRP)."""
+    shown, evidence = strip_frames(len(frames)), relative(prediction.class_activation_map[modality][index])
     tiles = [resized(frames[i], (size, size)) for i in shown]
     rows = {"": tiles, "Grad-CAM": [tinted(tile, evidence[i]) for tile, i in zip(tiles, shown, strict=True)]}
-    return rows if heat is None else {**rows, "motion": [heat_picture(heat[i]) for i in shown]}
+    if prediction.heat_map:
+        rows["motion"] = [heat_picture(prediction.heat_map[modality][index][i]) for i in shown]
+    return rows
 
 
 def resized(frame: Picture, size: tuple[int, int]) -> Picture:
@@ -78,8 +78,7 @@ def resized(frame: Picture, size: tuple[int, int]) -> Picture:
 
 def relative(activation: Float[np.ndarray, "t h w"]) -> Float[np.ndarray, "t h w"]:
     """Returns the class-activation maps of one clip divided by their maximum; zeros stay zeros."""
-    maximum = float(activation.max(initial=0.0))
-    return activation / maximum if maximum > 0 else np.zeros_like(activation)
+    return activation / (activation.max(initial=0.0) or 1.0)
 
 
 def tinted(frame: Picture, activation: Float[np.ndarray, "h2 w2"], view: np.ndarray | None = None) -> Picture:

@@ -1,8 +1,10 @@
-"""Predictions of a trained model for batches of clips, with the evidence for them: heat maps and Grad-CAM."""
+"""Predictions of a trained model for clips and streams, with the evidence for them: heat maps and Grad-CAM."""
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from rgbd_jax.data import loader
+from rgbd_jax.data.source import ClipRecord
+from rgbd_jax.inference.clips import encoded_frames
 from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.metrics import average_views, softmax
 from rgbd_jax.models.family import Output, Tree
@@ -36,36 +40,27 @@ class Prediction:
 
 
 class Predictor:
-    """A trained model compiled for batches of one size.
+    """A trained model compiled for batches of `batch_size` clips; the last batch is padded.
 
-    Args:
-        trained: the model.
-        batch_size: clips of a batch; smaller batches are padded.
-        explained: whether predictions have heat maps and class-activation maps, which takes a backward pass.
-        intermediates: names of intermediate results to return.
+    If `explained`, predictions have heat maps and class-activation maps, which takes a backward pass. The intermediate
+    values that are named come with the clips on the first axis.
     """
 
     def __init__(
         self, trained: TrainedModel, *, batch_size: int, explained: bool = False, intermediates: Sequence[str] = ()
     ):
-        self.trained, self.batch_size = trained, batch_size
-        self._intermediates = tuple(intermediates)
-        attention = trained.model.family.attention
-        self._attention = {name for modality in trained.model.modalities for name in attention(modality).values()}
+        self.trained, self.batch_size, self._intermediates = trained, batch_size, tuple(intermediates)
         self._weights = jax.device_put((trained.params, trained.batch_stats))
         self._step = jax.jit(
             self._explain if explained else self._predict,
             compiler_options=EXPLAINED_ON_CPU if explained and jax.default_backend() == "cpu" else None,
         )
 
-    def __call__(self, frames: Mapping[str, UInt8[np.ndarray, "b *v t h w 3"]]) -> Prediction:
-        """Returns the prediction for up to `batch_size` clips; logits are averaged over the views of a clip.
-
-        Args:
-            frames: modality -> frames of each clip, as `loader.load_clip` returns them.
+    def __call__(self, frames: Mapping[str, UInt8[np.ndarray, "n *v t h w 3"]]) -> Prediction:
+        """Returns the prediction for clips (modality -> frames); logits are averaged over the views of a clip.
 
         Raises:
-            ValueError: there are too many clips, or an explanation of several views is requested.
+            ValueError: an explanation of several views is requested.
         """
         views = [self._one_view(view["frames"]) for view in loader.views({"frames": frames})]
         if len(views) == 1:
@@ -81,26 +76,23 @@ class Predictor:
     def warm_up(self) -> None:
         """Compiles the model now rather than at the first batch."""
         clip = self.trained.config.clip
-        black = np.zeros((self.batch_size, clip.frames, clip.size, clip.size, 3), np.uint8)  # b t h w 3
+        black = np.zeros((1, clip.frames, clip.size, clip.size, 3), np.uint8)  # n t h w 3
         self(dict.fromkeys(self.trained.model.modalities, black))
 
-    def _one_view(self, frames: Mapping[str, UInt8[np.ndarray, "b t h w 3"]]) -> Prediction:
+    def _one_view(self, frames: Mapping[str, UInt8[np.ndarray, "n t h w 3"]]) -> Prediction:
         (clips,) = {len(x) for x in frames.values()}
-        if not 1 <= clips <= self.batch_size:
-            raise ValueError(f"the batch has {clips} clips; expected 1 to {self.batch_size}")
-        padding = [(0, self.batch_size - clips), *4 * [(0, 0)]]
+        padding = [(0, -clips % self.batch_size), *4 * [(0, 0)]]
         padded = {modality: np.pad(x, padding) for modality, x in frames.items()}
-        outputs = jax.device_get(self._step(self._weights, padded))
-        intermediates = {
-            name: x[:, :clips] if name in self._attention else x[:clips]  # layers b heads n n
-            for name, x in outputs.pop("intermediates").items()
-        }
-        return Prediction(**jax.tree.map(lambda x: x[:clips], outputs), intermediates=intermediates)
+        batches = []
+        for start in range(0, clips, self.batch_size):
+            batch = {modality: x[start : start + self.batch_size] for modality, x in padded.items()}
+            batches.append(jax.device_get(self._step(self._weights, batch)))
+        return Prediction(**jax.tree.map(lambda *parts: np.concatenate(parts)[:clips], *batches))
 
     def _predict(self, weights: tuple[Tree, Tree], frames: Mapping[str, Array]) -> dict[str, Any]:
         model = self.trained.model
-        inputs, names = model.inputs({"frames": frames}), self._intermediates
-        output, _ = model.apply(*weights, inputs, self.trained.schedule, intermediates=names)
+        inputs = model.inputs({"frames": frames})
+        output, _ = model.apply(*weights, inputs, self.trained.schedule, intermediates=self._intermediates)
         return self._outputs(output)
 
     def _explain(self, weights: tuple[Tree, Tree], frames: Mapping[str, Array]) -> dict[str, Any]:
@@ -133,4 +125,49 @@ class Predictor:
 
     def _outputs(self, output: Output) -> dict[str, Any]:
         heads = {name: logits.astype(jnp.float32) for name, logits in output.heads.items()}
-        return {"heads": heads, "intermediates": {name: output.intermediates[name] for name in self._intermediates}}
+        model, values = self.trained.model, output.intermediates
+        attention = {name for modality in model.modalities for name in model.family.attention(modality).values()}
+        requested = {name: values[name] for name in self._intermediates}
+        # The clips come first; the network stacks attention as layers b heads n n.
+        batch_first = {name: x.swapaxes(0, 1) if name in attention else x for name, x in requested.items()}
+        return {"heads": heads, "intermediates": batch_first}
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamPrediction:
+    """The prediction for the latest frames of a stream."""
+
+    frame: int  # number of the last frame, counted from 0
+    probabilities: Float[np.ndarray, "k"]
+    latency: float  # seconds from this frame to its prediction
+
+
+def stream(predictor: Predictor, sources: Mapping[str, str], *, window: int, hop: int) -> Iterator[StreamPrediction]:
+    """Yields a prediction for the latest `window` frames, first when there are as many, then every `hop` frames.
+
+    A stream that ends earlier gives one prediction, for all of its frames. `sources` are those of `encoded_frames`, by
+    modality.
+
+    Raises:
+        ValueError: a source cannot be read, or has no frame.
+    """
+    modalities, config = predictor.trained.model.modalities, predictor.trained.config
+    latest: collections.deque[tuple[bytes, ...]] = collections.deque(maxlen=window)
+
+    def predict(arrived: float) -> StreamPrediction:
+        frames = dict(zip(modalities, zip(*latest, strict=True), strict=True))
+        clip = loader.load_clip(ClipRecord(f"frames up to {count - 1}", 0, frames), config)  # modality -> *v t h w 3
+        probabilities = predictor({modality: x[None] for modality, x in clip.items()}).probabilities[0]
+        return StreamPrediction(count - 1, probabilities, time.perf_counter() - arrived)
+
+    count = 0
+    readers = [encoded_frames(sources[modality], modality) for modality in modalities]
+    for count, frames in enumerate(zip(*readers, strict=False), 1):
+        arrived = time.perf_counter()
+        latest.append(frames)
+        if count >= window and (count - window) % hop == 0:
+            yield predict(arrived)
+    if not count:
+        raise ValueError(f"{', '.join(sources[modality] for modality in modalities)}: no frame can be decoded")
+    if count < window:
+        yield predict(time.perf_counter())

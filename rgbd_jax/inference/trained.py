@@ -36,12 +36,9 @@ class TrainedModel:
 
 
 def load_trained(path: str | Path, which: str = "best", config: ConfigDict | None = None) -> TrainedModel:
-    """Loads a trained model.
+    """Loads a workdir (its "best" or "latest" checkpoint), a converted checkpoint or a file of PyTorch or safetensors.
 
-    Args:
-        path: a workdir, a converted checkpoint, or a file of PyTorch or safetensors.
-        which: the "best" or the "latest" checkpoint of a workdir.
-        config: the experiment's config; a workdir records its own.
+    A workdir records its config; the others need one.
 
     Raises:
         FileNotFoundError: there is no such path, or no checkpoint yet.

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from rgbd_jax.data.source import prepared_directory
 from rgbd_jax.ingest.builder import RawClipsBuilder
-from rgbd_jax.ingest.shard_build import Runner, run_locally, run_on_beam
+from rgbd_jax.ingest.shards import Runner, run_locally, run_on_beam
 from rgbd_jax.modalities import MODALITIES
 
 log = logging.getLogger("rgbd_jax")
@@ -77,22 +77,14 @@ def prepare(
 ) -> PreparedInfo:
     """Builds a data set as `data_dir/DATASET/VERSION`, unless it is there already; resumes an earlier build.
 
-    Raw clips are read in other processes, which import the module that called: call this under
-    `if __name__ == "__main__":`.
-
-    Args:
-        dataset: one of `dataset_names()`.
-        data_dir: the folder under which prepared data sets lie.
-        raw_dir: where the raw clips lie; None or "" for a data set that is generated.
-        skip_bad_clips: leave bad clips out, and list them in the log, instead of refusing to build.
-        runner: reads raw clips and writes shards; by default on all cores of this machine.
+    `raw_dir` is None or "" for a data set that is generated. With `skip_bad_clips`, bad clips are left out and listed
+    in the log, instead of refused. `runner` reads clips and writes shards, by default on all cores of this machine.
 
     Raises:
         ValueError: there is no such data set, or `raw_dir` is missing, superfluous or not that of what is prepared.
         FileNotFoundError: there are no raw clips.
         RawDataError: something is wrong with the raw clips.
         OSError: the prepared data cannot be written.
-        RuntimeError: the calling script has no `if __name__ == "__main__":` around this.
     """
     cls = builder_class(dataset)
     if issubclass(cls, RawClipsBuilder) and not raw_dir:
@@ -119,19 +111,10 @@ def prepare(
     if left_out and not built and not skip_bad_clips:
         log.warning("%s leaves out %d bad clips; delete it to build it anew", directory, len(left_out))
     stored = {split: info.splits[split].num_examples for split in info.splits}
-    of_protocols = {
-        name: sum(stored[part] for part in split["splits"])
-        for name, split in info.metadata.get("protocols", {}).items()
-    }
-    return PreparedInfo(
-        dataset=dataset,
-        directory=directory,
-        clips=of_protocols or stored,
-        class_names=tuple(info.features["label"].names),
-        modalities=tuple(modality for modality in MODALITIES if modality in info.features),
-        left_out=left_out,
-        built=built,
-    )
+    of_protocols = info.metadata.get("protocols", {}).items()
+    clips = {name: sum(stored[part] for part in split["splits"]) for name, split in of_protocols} or stored
+    modalities = tuple(modality for modality in MODALITIES if modality in info.features)
+    return PreparedInfo(dataset, directory, clips, tuple(info.features["label"].names), modalities, left_out, built)
 
 
 def prepare_for(config: ConfigDict) -> None:
@@ -152,7 +135,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="for prepared data sets (%(default)s)")
     parser.add_argument("--skip_bad_clips", action="store_true", help="list bad clips and leave them out")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--workers", type=int, help="processes that read raw clips (default: one a core)")
+    where.add_argument("--workers", type=int, help="shards that are written at a time (default: one a core)")
     beam = "read raw clips with Apache Beam: '--runner=FlinkRunner --flink_master=HOST:PORT'"
     where.add_argument("--beam", metavar="OPTIONS", help=beam)
 

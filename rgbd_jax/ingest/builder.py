@@ -16,8 +16,7 @@ from rgbd_jax.data.source import write_index
 from rgbd_jax.ingest.clip_files import COLOUR, ClipSpec, FrameKind, clip_kind, read_clip
 from rgbd_jax.ingest.discovery import RawClips
 from rgbd_jax.ingest.problems import Problem, RawDataError, bad_data
-from rgbd_jax.ingest.shard_build import Runner, build_shards, cut, locked, run_locally
-from rgbd_jax.ingest.shards import REPORTS, ShardTask
+from rgbd_jax.ingest.shards import REPORTS, Runner, ShardTask, build_shards, cut, locked, run_locally
 
 log = logging.getLogger("rgbd_jax")
 
@@ -68,7 +67,7 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
 
     @staticmethod
     def read_frames(clip: ClipSpec, kinds: Mapping[str, FrameKind]) -> Mapping[str, Sequence[bytes]]:
-        """Returns a clip's encoded frames by modality; a subclass may crop or resize them. Runs in other processes."""
+        """Returns a clip's encoded frames by modality; a subclass may crop or resize them."""
         return {modality: read_clip(frames, kinds[modality]) for modality, frames in clip.frames.items()}
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -112,55 +111,48 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
         """Writes what is missing in `folder`: the shards, then the index of clips and what TFDS needs beside them."""
         for problem in self._raw.problems:
             log.warning("left out: %s", problem)
-        tasks = self._tasks(folder)
+        tasks = [task for split in self._raw.splits for task in self._tasks(split, folder)]
         reports = build_shards(self.name, folder, tasks, self._runner, self._skip_bad_clips)
-        for split in self._raw.splits:
-            if not any(report.names for task, report in zip(tasks, reports, strict=True) if task.split == split):
-                raise bad_data(self.raw_dir, f"has no good clip in split {split}")
-        infos, left_out, unreadable = [], list(self._raw.problems), []
-        for split, clips in self._raw.splits.items():
-            shards = [report for task, report in zip(tasks, reports, strict=True) if task.split == split]
-            names = [name for shard in shards for name in shard.names]
-            labels = [label for shard in shards for label in shard.labels]
-            frames = {m: [count for shard in shards for count in shard.frames[m]] for m in self._kinds}
-            write_index(folder, split, names, labels, frames)
-            left_out += [problem for shard in shards for problem in shard.problems]
-            unreadable += sorted({clip.name for clip in clips} - set(names))
+        by_split = {
+            split: [report for task, report in zip(tasks, reports, strict=True) if task.split == split]
+            for split in self._raw.splits
+        }
+        stored = {split: [clip for shard in shards for clip in shard.clips] for split, shards in by_split.items()}
+        if empty := [split for split, clips in stored.items() if not clips]:
+            raise bad_data(self.raw_dir, f"has no good clip in split {' and '.join(empty)}")
+        infos = []
+        for split, shards in by_split.items():
+            names, labels, counts = zip(*stored[split], strict=True)
+            write_index(folder, split, names, labels, {m: [count[m] for count in counts] for m in self._kinds})
             infos.append(
                 SplitInfo(
                     name=split,
-                    shard_lengths=[len(shard.names) for shard in shards],
+                    shard_lengths=[len(shard.clips) for shard in shards],
                     num_bytes=sum(shard.record_bytes for shard in shards),
                     filename_template=self._get_filename_template(split_name=split),
                 )
             )
+        left_out = [*self._raw.problems, *(problem for report in reports for problem in report.problems)]
         self.info.set_splits(SplitDict(infos))
-        self.info.metadata.update(left_out=list(map(str, left_out)), unreadable_clips=unreadable)
+        self.info.metadata.update(left_out=list(map(str, left_out)))
         self.info.write_to_directory(str(folder))
 
-    def _tasks(self, folder: Path) -> list[ShardTask]:
-        total = sum(map(len, self._raw.splits.values()))
-        features, version = self.info.features, str(self.version)
-        tasks = []
-        for split, clips in self._raw.splits.items():
-            template = self._get_filename_template(split_name=split)
-            shards = cut(clips, total)
-            for index, shard in enumerate(shards):
-                file = folder / Path(template.sharded_filepath(shard_index=index, num_shards=len(shards))).name
-                tasks.append(ShardTask(split, shard, self._kinds, self.read_frames, features, version, file))
-        return tasks
+    def _tasks(self, split: str, folder: Path) -> list[ShardTask]:
+        template = self._get_filename_template(split_name=split)
+        shards = cut(self._raw.splits[split], total=sum(map(len, self._raw.splits.values())))
+        names = [
+            Path(template.sharded_filepath(shard_index=i, num_shards=len(shards))).name for i in range(len(shards))
+        ]
+        made_by = self._kinds, self.read_frames, self.info.features, str(self.version)
+        return [ShardTask(split, clips, *made_by, folder / name) for clips, name in zip(shards, names, strict=True)]
 
 
 def frame_kinds(raw: RawClips) -> dict[str, FrameKind]:
     """Returns modality to the kind of its frames, that of the first clip that can be read."""
-
-    def kind(modality: str) -> FrameKind:
-        problems: list[Problem] = []
-        for clip in (clip for clips in raw.splits.values() for clip in clips):
-            try:
-                return clip_kind(clip.frames[modality], modality)
-            except RawDataError as error:
-                problems += error.problems
-        raise RawDataError(problems)
-
-    return {modality: COLOUR if modality == "rgb" else kind(modality) for modality in raw.modalities}
+    problems: list[Problem] = []
+    for clip in (clip for clips in raw.splits.values() for clip in clips):
+        try:
+            return {m: COLOUR if m == "rgb" else clip_kind(frames, m) for m, frames in clip.frames.items()}
+        except RawDataError as error:
+            problems += error.problems
+    raise RawDataError(problems)

@@ -6,23 +6,18 @@ Prints a table of the splits and every problem with its file and line; the exit 
 import argparse
 import collections
 import dataclasses
-import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from rgbd_jax.data.source import REFERENCE_SHORT, prepared_directory, read_index
 from rgbd_jax.ingest.build import builder_class, dataset_names
 from rgbd_jax.ingest.builder import RawClipsBuilder, frame_kinds
-from rgbd_jax.ingest.clip_files import ClipSpec, FrameKind, check_headers
-from rgbd_jax.ingest.discovery import THREADS, RawClips
-from rgbd_jax.ingest.problems import KINDS, Problem, RawDataError, in_split
-from rgbd_jax.ingest.shard_build import available_cores
-from rgbd_jax.ingest.shards import ReadFrames, read_example
+from rgbd_jax.ingest.clip_files import ClipSpec, check_headers
+from rgbd_jax.ingest.discovery import THREADS, RawClips, good_clips
+from rgbd_jax.ingest.problems import KINDS, RawDataError
+from rgbd_jax.ingest.shards import available_cores, read_example
 
 _SHORT_CLIPS_LISTED = 20
 
@@ -40,48 +35,25 @@ def check_raw(dataset: str, raw_dir: Path, *, decode: bool, workers: int | None 
     cls = builder_class(dataset)
     if not issubclass(cls, RawClipsBuilder):
         raise ValueError(f"{dataset} is generated: it has no raw clips to check")
-    raw = RawClips((), (), {}, ())
+    raw = RawClips((), {}, ())
     try:
         raw = cls.find_clips(raw_dir)
-        check: Callable[[ClipSpec], int | Sequence[Problem]] = _check_headers
+        kinds = frame_kinds(raw) if decode else {}
+    except RawDataError as error:
+        return dataclasses.replace(raw, splits={}, problems=(*raw.problems, *error.problems))
+
+    def check(clip: ClipSpec) -> ClipSpec:
         if decode:
-            check = functools.partial(_decode, kinds=frame_kinds(raw), read_frames=cls.read_frames)
-    except RawDataError as error:
-        return RawClips((), raw.class_names, {}, (*raw.problems, *error.problems))
-    good: dict[str, list[ClipSpec]] = {split: [] for split in raw.splits}
+            example = read_example(clip, kinds, cls.read_frames)
+            counts = [len(example[modality]) for modality in clip.frames]
+        else:
+            counts = [check_headers(frames) for frames in clip.frames.values()]
+        return dataclasses.replace(clip, frame_count=max(counts))
+
     problems = list(raw.problems)
-    clips = [(split, clip) for split, each in raw.splits.items() for clip in each]
-    with ThreadPoolExecutor(workers or (available_cores() if decode else THREADS)) as threads:
-        results = threads.map(check, [clip for _, clip in clips])
-        progress = tqdm(results, desc=f"checking {dataset}", total=len(clips), unit="clip", disable=None)
-        for (split, clip), result in zip(clips, progress, strict=True):
-            if isinstance(result, int):
-                good[split].append(dataclasses.replace(clip, frame_count=result))
-            else:
-                problems += in_split(split, result)
-    return RawClips(raw.modalities, raw.class_names, good, problems, raw.metadata)
-
-
-def _check_headers(clip: ClipSpec) -> int | Sequence[Problem]:
-    """Returns the number of frames of a clip by its headers, or what is wrong with it."""
-    count = 0
-    problems: list[Problem] = []
-    for frames in clip.frames.values():
-        try:
-            count = max(count, check_headers(frames))
-        except RawDataError as error:
-            problems += error.problems
-        except OSError as error:
-            problems.append(Problem(clip.where, f"cannot be read: {error}"))
-    return problems or count
-
-
-def _decode(clip: ClipSpec, kinds: Mapping[str, FrameKind], read_frames: ReadFrames) -> int | Sequence[Problem]:
-    """Returns the number of frames of a clip when decoded, or what is wrong with it."""
-    try:
-        return len(read_example(clip, kinds, read_frames)[next(iter(clip.frames))])
-    except RawDataError as error:
-        return error.problems
+    workers = workers or (available_cores() if decode else THREADS)
+    good = good_clips(raw.splits, check, problems, workers, f"checking {dataset}")
+    return dataclasses.replace(raw, splits=good, problems=problems)
 
 
 def compare(raw: RawClips, directory: Path) -> tuple[list[str], list[str]]:
@@ -90,34 +62,26 @@ def compare(raw: RawClips, directory: Path) -> tuple[list[str], list[str]]:
     differences = []
     if tuple(info.features["label"].names) != raw.class_names:
         differences.append("the classes are others, or have other names")
-    prepared: dict[str, dict[str, int]] = {}  # split to name to label
-    for split in info.splits:
-        index = read_index(directory, split)
-        prepared[split] = {clip.name: clip.label for clip in index}
-        if info.splits[split].num_examples != len(index):
-            what = f"{info.splits[split].num_examples} records, but {len(index)} clips in its index"
-            differences.append(f"{split}: {what}; delete {directory} and build it again")
-    for split in dict.fromkeys([*raw.splits, *prepared]):
-        clips, labels = raw.splits.get(split, ()), prepared.get(split, {})
+    for split in dict.fromkeys([*raw.splits, *info.splits]):
+        clips, labels = raw.splits.get(split, ()), {}
+        if split in info.splits:
+            index, records = read_index(directory, split), info.splits[split].num_examples
+            labels = {clip.name: clip.label for clip in index}
+            if records != len(labels):
+                what = f"{records} records, but {len(labels)} clips in its index"
+                differences.append(f"{split}: {what}; delete {directory} and build it again")
         if len(clips) != len(labels):
             differences.append(f"{split}: {len(clips)} good raw clips, {len(labels)} prepared")
-        here, there = collections.Counter(clip.label for clip in clips), collections.Counter(labels.values())
-        for label in sorted(here | there):
-            if here[label] != there[label]:
-                name = raw.class_names[label] if label < len(raw.class_names) else "unknown"
-                counts = f"{here[label]} good raw clips, {there[label]} prepared"
-                differences.append(f"{split}, class {label} ({name}): {counts}")
         for clip in clips:
-            if clip.name not in labels:
+            label = labels.pop(clip.name, None)
+            if label is None:
                 differences.append(f"{clip.where}: {clip.name} is not prepared in split {split}")
-            elif labels[clip.name] != clip.label:
-                found = f"label {clip.label} here, {labels[clip.name]} where it is prepared"
+            elif label != clip.label:
+                found = f"label {clip.label} here, {label} where it is prepared"
                 differences.append(f"{clip.where}: {clip.name} has {found}")
-        gone = labels.keys() - {clip.name for clip in clips}
-        differences += [f"{split}: {name} is prepared, but is no good raw clip" for name in labels if name in gone]
-    unreadable = set((info.metadata or {}).get("unreadable_clips", ()))
-    known = sum(clip.name in unreadable for clips in raw.splits.values() for clip in clips)
-    return differences, [f"{known} clips that are not prepared were unreadable when it was built"] if known else []
+        differences += [f"{split}: {name} is prepared, but is no good raw clip" for name in labels]
+    left_out = (info.metadata or {}).get("left_out", ())
+    return differences, [f"{len(left_out)} problems were left out when it was built"] if left_out else []
 
 
 def report(raw: RawClips, *, decoded: bool, every_short_clip: bool) -> list[str]:
@@ -131,12 +95,12 @@ def report(raw: RawClips, *, decoded: bool, every_short_clip: bool) -> list[str]
     found = collections.Counter((problem.split, str(problem.kind)) for problem in raw.problems)
     found.update((split, "too short") for split, _ in short)
     columns = (*KINDS, "too short")
-    lines = ["  ".join([f"{'split':<24}", "good clips", f"{'frames':>10}", *columns])]
+    row = "  ".join(["{:<24}", "{:>10}", "{:>10}", *(f"{{:>{len(column)}}}" for column in columns)]).format
+    lines = [row("split", "good clips", "frames", *columns)]
     for split in dict.fromkeys([*raw.splits, *(problem.split for problem in raw.problems)]):
         clips = raw.splits.get(split, ())
         frames = sum(clip.frame_count or 0 for clip in clips)
-        counts = [f"{found[split, column]:>{len(column)}}" for column in columns]
-        lines.append("  ".join([f"{split or '(no split)':<24}", f"{len(clips):>10}", f"{frames:>10}", *counts]))
+        lines.append(row(split or "(no split)", len(clips), frames, *(found[split, column] for column in columns)))
     how = "every frame was decoded" if decoded else "no frame was decoded (--decode does)"
     lines += ["", f"{len(raw.problems)} problems; {how}"]
     lines += [f"  {problem.kind}: {problem}" for problem in raw.problems]

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from rgbd_jax.data.frames import encode_depth, encode_jpeg
-from rgbd_jax.ingest.problems import Problem, RawDataError, bad_clip
+from rgbd_jax.ingest.problems import bad_clip
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
@@ -48,15 +48,13 @@ class FrameRange:
     """The frames of a clip in one modality."""
 
     path: Path  # folder of frames, or video
-    first: int = 0  # the first frame of a video that is used; 0 for a folder
+    first: int | None = None  # number of the first frame that is used; None: 0 in a video, any in a folder
     count: int | None = None  # how many frames are used; all that follow if None
-    pattern: str | None = None  # frame i is `pattern % (i + pattern_first)` plus suffix; None: natural numeric order
-    pattern_first: int = 0
 
     @property
     def stop(self) -> int | None:
         """The frame after the last one that is used, None if all are used."""
-        return None if self.count is None else self.first + self.count
+        return None if self.count is None else (self.first or 0) + self.count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,26 +97,22 @@ def frame_files(frames: FrameRange) -> list[Path]:
     names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), key=natural_key)
     if not names:
         raise bad_clip(folder, "holds no frame", "missing")
-    for name in names:
-        if Path(name).suffix.lower() not in FRAME_SUFFIXES:
+    stems, suffixes = zip(*map(os.path.splitext, names), strict=True)
+    for name, suffix in zip(names, suffixes, strict=True):
+        if suffix.lower() not in FRAME_SUFFIXES:
             raise bad_clip(folder / name, f"is no frame ({', '.join(FRAME_SUFFIXES)})")
-    stems: dict[str, str] = {}
-    for name in names:
-        if (other := stems.setdefault(Path(name).stem, name)) != name:
-            raise bad_clip(folder, f"holds two files of one frame, {other} and {name}", "duplicated")
+    for i in range(1, len(names)):
+        if stems[i] == stems[i - 1]:
+            what = f"holds two files of one frame, {names[i - 1]} and {names[i]}"
+            raise bad_clip(folder, what, "duplicated")
     count = len(names) if frames.count is None else frames.count
     if count > len(names):
         raise bad_clip(folder, f"expected {count} frames, found {len(names)}", "missing")
-    if frames.pattern is None:
-        if (missing := _missing_number(names[:count])) is not None:
-            raise bad_clip(folder, f"frame {missing} is missing: frames count by ones around it", "missing")
-        return [folder / name for name in names[:count]]
-    expected = [frames.pattern % (i + frames.pattern_first) for i in range(count)]
-    absent = [stem for stem in expected if stem not in stems]
-    if absent:
-        file = folder / f"{absent[0]}{Path(names[0]).suffix}"
-        raise bad_clip(file, f"is missing ({len(absent)} of {len(expected)} frames)", "missing")
-    return [folder / stems[stem] for stem in expected]
+    numbers = [int(found[-1]) if (found := re.findall("[0-9]+", stem)) else -1 for stem in stems[:count]]
+    if (missing := _missing_number(numbers, frames.first)) is not None:
+        around = "around it" if frames.first is None else f"from {frames.first}"
+        raise bad_clip(folder, f"frame {missing} is missing: frames count by ones {around}", "missing")
+    return [folder / name for name in names[:count]]
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
@@ -127,12 +121,13 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
-def _missing_number(names: list[str]) -> int | None:
-    """Returns the first number that is missing from frames that mostly count by ones, None if none is."""
-    numbers = [int(found[-1]) for name in names if (found := re.findall("[0-9]+", Path(name).stem))]
+def _missing_number(numbers: list[int], first: int | None) -> int | None:
+    """Returns the first number that is missing, None if none is; without `first` they need not count by ones."""
+    if first is not None:
+        return next((expected for expected, number in enumerate(numbers, first) if number != expected), None)
     steps = np.diff(numbers)
     gaps = np.flatnonzero(steps > 1)
-    if len(numbers) < len(names) or len(gaps) == 0 or 2 * len(gaps) > len(steps):
+    if -1 in numbers or len(gaps) == 0 or 2 * len(gaps) > len(steps):
         return None
     return numbers[gaps[0]] + 1
 
@@ -143,13 +138,10 @@ def check_headers(frames: FrameRange) -> int:
     Returns the number of frames that are used; 0 where the header of a video does not give it.
     """
     if not is_video(frames.path):
-        problems: list[Problem] = []
         files = frame_files(frames)
         for file in files:
             with file.open("rb") as stream:
-                problems += _signature_problems(file, stream.read(8))
-        if problems:
-            raise RawDataError(problems)
+                _check_signature(file, stream.read(8))
         return len(files)
     video = open_video(frames.path)
     if not video.isOpened():
@@ -159,13 +151,12 @@ def check_headers(frames: FrameRange) -> int:
         return frames.count or 0
     if frames.stop is not None and announced < frames.stop:
         raise bad_clip(frames.path, f"expected {frames.stop} frames, found {announced} by its header", "missing")
-    return frames.count or announced - frames.first
+    return frames.count or announced - (frames.first or 0)
 
 
-def _signature_problems(file: Path, content: bytes) -> list[Problem]:
-    if content.startswith(_IMAGE_SIGNATURES):
-        return []
-    return [Problem(str(file), "is neither JPEG nor PNG" if content else "is empty")]
+def _check_signature(file: Path, content: bytes) -> None:
+    if not content.startswith(_IMAGE_SIGNATURES):
+        raise bad_clip(file, "is neither JPEG nor PNG" if content else "is empty")
 
 
 def clip_kind(frames: FrameRange, modality: str) -> FrameKind:
@@ -174,7 +165,7 @@ def clip_kind(frames: FrameRange, modality: str) -> FrameKind:
         coloured = modality == "rgb" or any(colour_spread(frame) > GREY_SPREAD for frame in video_frames(frames))
         return COLOUR if coloured else GREY
     file = frame_files(frames)[0]
-    kind = _kind_of(_decode(file, file.read_bytes()))
+    kind = _kind_of(read_frame(file)[1])
     if kind not in _KINDS[modality]:
         expected = " or ".join(map(str, _KINDS[modality]))
         raise bad_clip(file, f"is {kind}; {modality} frames are {expected}")
@@ -186,13 +177,12 @@ def read_clip(frames: FrameRange, kind: FrameKind) -> list[bytes]:
     encoded: list[bytes] = []
     if not is_video(frames.path):
         for file in frame_files(frames):
-            content = file.read_bytes()
-            image = decode_frame(file, content, kind)
+            content, image = read_frame(file, kind)
             encoded.append(encode_depth(image) if kind == DEPTH_16_BIT else content)
         return encoded
     if kind.dtype != "uint8":
         raise bad_clip(frames.path, f"is a video of 8 bits; the data set's frames are {kind}")
-    for number, frame in enumerate(video_frames(frames), frames.first):
+    for number, frame in enumerate(video_frames(frames), frames.first or 0):
         if kind == GREY:
             if colour_spread(frame) > GREY_SPREAD:
                 raise bad_clip(frames.path, f"frame {number} is coloured; the data set's are {kind}")
@@ -201,21 +191,16 @@ def read_clip(frames: FrameRange, kind: FrameKind) -> list[bytes]:
     return encoded
 
 
-def decode_frame(file: Path, content: bytes, kind: FrameKind) -> np.ndarray:
-    """Decodes the content of `file` to h w or h w 3 (BGR); raises RawDataError unless it is of `kind`."""
-    image = _decode(file, content)
-    if _kind_of(image) != kind:
-        raise bad_clip(file, f"is {_kind_of(image)}; the data set's frames are {kind}")
-    return image
-
-
-def _decode(file: Path, content: bytes) -> np.ndarray:
-    if problems := _signature_problems(file, content):
-        raise RawDataError(problems)
+def read_frame(file: Path, kind: FrameKind | None = None) -> tuple[bytes, np.ndarray]:
+    """Returns a file and its image, h w or h w 3 (BGR); raises RawDataError unless the image is of `kind`."""
+    content = file.read_bytes()
+    _check_signature(file, content)
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise bad_clip(file, f"cannot be decoded: truncated or damaged ({len(content)} bytes)")
-    return image
+    if kind and _kind_of(image) != kind:
+        raise bad_clip(file, f"is {_kind_of(image)}; the data set's frames are {kind}")
+    return content, image
 
 
 def _kind_of(image: np.ndarray) -> FrameKind:
@@ -225,15 +210,12 @@ def _kind_of(image: np.ndarray) -> FrameKind:
 def video_frames(frames: FrameRange) -> Iterator[np.ndarray]:
     """Yields the frames of a video that are used (h w 3, BGR); raises RawDataError if the video ends too early."""
     capture = open_video(frames.path)
-    try:
-        announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        count = 0
-        while count != frames.stop and (read := capture.read())[0]:
-            if count >= frames.first:
-                yield read[1]
-            count += 1
-    finally:
-        capture.release()
+    announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    count = 0
+    while count != frames.stop and (read := capture.read())[0]:
+        if count >= (frames.first or 0):
+            yield read[1]
+        count += 1
     if count == 0:
         raise bad_clip(frames.path, "holds no frame that can be decoded")
     if frames.stop is not None and count < frames.stop:

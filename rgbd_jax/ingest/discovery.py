@@ -1,13 +1,15 @@
 """The clips of a raw data set: found on disk and checked without decoding a frame."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from rgbd_jax.ingest.clip_files import ClipSpec, FrameRange, find_clip, frame_files, is_video
-from rgbd_jax.ingest.problems import Problem, RawDataError, bad_clip, in_split
+from rgbd_jax.ingest.problems import Problem, RawDataError, bad_clip, clip_problems
 
 THREADS = 16  # they wait for the file system
 
@@ -19,7 +21,6 @@ Locate = Callable[[ClipSpec], Mapping[str, FrameRange]]
 class RawClips:
     """The clips of a raw data set."""
 
-    modalities: tuple[str, ...]  # of "rgb" and "depth"
     class_names: tuple[str, ...]
     splits: Mapping[str, Sequence[ClipSpec]]  # good clips
     problems: Sequence[Problem]  # what is wrong with the others
@@ -49,19 +50,18 @@ def check_folder(folder: Path, expected: str) -> None:
 
 def locator(
     roots: Mapping[str, Path],
-    pattern: str | None = None,
-    pattern_first: int = 0,
+    first: int | None = None,
     path_of: Callable[[str, str], str] = lambda name, modality: name,
 ) -> Locate:
-    """Returns a `Locate` for clips that are a folder of frames or a video each, `root / path_of(name, modality)`.
+    """Returns a `Locate` for clips that are a folder of frames or a video each, `roots[modality] / path_of(...)`.
 
-    `roots` are by modality; `pattern` and `pattern_first` are those of `FrameRange`.
+    Frames in folders are numbered from `first`; if None, they need not be.
     """
 
     def locate(clip: ClipSpec) -> Mapping[str, FrameRange]:
         expected = {modality: root / path_of(clip.name, modality) for modality, root in roots.items()}
         paths = complete(clip, {modality: find_clip(path) for modality, path in expected.items()}, expected)
-        return {m: FrameRange(path, 0, clip.frame_count, pattern, pattern_first) for m, path in paths.items()}
+        return {m: FrameRange(path, None if is_video(path) else first, clip.frame_count) for m, path in paths.items()}
 
     return locate
 
@@ -77,43 +77,49 @@ def complete(clip: ClipSpec, found: Mapping[str, Path | None], expected: Mapping
     return paths
 
 
-def check_clips(clips: Sequence[ClipSpec], locate: Locate, problems: list[Problem], split: str = "") -> list[ClipSpec]:
-    """Finds clips on disk and counts their frames, many at a time; frames of videos are counted when they are read.
+def good_clips(
+    splits: Mapping[str, Sequence[ClipSpec]],
+    check: Callable[[ClipSpec], ClipSpec],
+    problems: list[Problem],
+    threads: int = THREADS,
+    progress: str | None = None,
+) -> dict[str, list[ClipSpec]]:
+    """Checks clips, many at a time, and returns by split, in order, what `check` makes of the good ones.
 
-    Returns the good clips, in order, with their frames; what is wrong with the others is added to `problems`.
+    What is wrong with the others is added to `problems`. `progress` is the label of a progress bar.
     """
 
-    def check(clip: ClipSpec) -> ClipSpec | Sequence[Problem]:
+    def result(split: str, clip: ClipSpec) -> ClipSpec | list[Problem]:
         try:
-            frames = locate(clip)
-            folders = {modality: each for modality, each in frames.items() if not is_video(each.path)}
-            check_frame_counts(clip.where, {modality: len(frame_files(each)) for modality, each in folders.items()})
-        except RawDataError as error:
-            return error.problems
-        except OSError as error:
-            return [Problem(clip.where, f"cannot be read: {error}")]
-        return dataclasses.replace(clip, frames=frames)
+            return check(clip)
+        except (RawDataError, OSError) as error:
+            return clip_problems(error, clip.where, split)
 
-    good = []
-    with ThreadPoolExecutor(THREADS) as threads:
-        for result in threads.map(check, clips):
-            if isinstance(result, ClipSpec):
-                good.append(result)
+    good: dict[str, list[ClipSpec]] = {split: [] for split in splits}
+    names = [split for split, clips in splits.items() for _ in clips]
+    with ThreadPoolExecutor(threads) as pool:
+        results = pool.map(result, names, (clip for clips in splits.values() for clip in clips))
+        bar = tqdm(results, progress, len(names), unit="clip", disable=None if progress else True)
+        for split, found in zip(names, bar, strict=True):
+            if isinstance(found, ClipSpec):
+                good[split].append(found)
             else:
-                problems += in_split(split, result)
+                problems += found
     return good
 
 
-def check_splits(
-    modalities: Iterable[str],
-    class_names: tuple[str, ...],
-    splits: Mapping[str, Sequence[ClipSpec]],
-    locate: Locate,
-    problems: list[Problem],
-) -> RawClips:
-    """Returns a data set of the clips that `check_clips` finds good; `problems` are those of its lists."""
-    good = {split: check_clips(clips, locate, problems, split) for split, clips in splits.items()}
-    return RawClips(tuple(modalities), class_names, good, problems)
+def check_clips(
+    splits: Mapping[str, Sequence[ClipSpec]], locate: Locate, problems: list[Problem]
+) -> dict[str, list[ClipSpec]]:
+    """Finds clips on disk and counts their frames, as `good_clips`; whole videos are counted when they are read."""
+
+    def check(clip: ClipSpec) -> ClipSpec:
+        frames = locate(clip)
+        counts = {m: each.count if is_video(each.path) else len(frame_files(each)) for m, each in frames.items()}
+        check_frame_counts(clip.where, {modality: count for modality, count in counts.items() if count is not None})
+        return dataclasses.replace(clip, frames=frames)
+
+    return good_clips(splits, check, problems)
 
 
 def check_frame_counts(where: str, counts: Mapping[str, int]) -> None:

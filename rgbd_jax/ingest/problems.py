@@ -1,7 +1,7 @@
 """What is wrong with raw data: collected, so that everything is reported at once."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -43,9 +43,6 @@ class RawDataError(ValueError):
             lines.append("Correct them, or set skip_bad_clips to leave bad clips out.")
         super().__init__("\n  ".join(lines))
 
-    def __reduce__(self):
-        return type(self), (self.problems,)  # worker processes raise it
-
 
 def bad_clip(where: str | Path, what: str, kind: Kind = "unreadable") -> RawDataError:
     """Returns the error for one clip, which can be left out."""
@@ -57,6 +54,7 @@ def bad_data(where: str | Path, what: str) -> RawDataError:
     return RawDataError([Problem(str(where), what, skippable=False)])
 
 
-def in_split(split: str, problems: Iterable[Problem]) -> list[Problem]:
-    """Returns the problems as those of clips of `split`."""
-    return [dataclasses.replace(problem, split=split) for problem in problems]
+def clip_problems(error: RawDataError | OSError, where: str, split: str) -> list[Problem]:
+    """Returns why a clip of `split`, which `where` names, cannot be used."""
+    found = error.problems if isinstance(error, RawDataError) else [Problem(where, f"cannot be read: {error}")]
+    return [dataclasses.replace(problem, split=split) for problem in found]

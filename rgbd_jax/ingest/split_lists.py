@@ -1,11 +1,12 @@
 """Text files that list clips, first of all split lists in the reference's format: `path frame_count label` a line."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from rgbd_jax.ingest.clip_files import ClipSpec, clip_name, natural_key
 from rgbd_jax.ingest.problems import Kind, LabelError, Problem, RawDataError, bad_data
+from rgbd_jax.modalities import MODALITIES
 
 LISTS_FOLDER = "dataset_splits"  # where users of the reference keep its lists
 _ALIASES = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
@@ -57,6 +58,21 @@ def read_clips(
     return list(clips.values())
 
 
+def relative_path(text: str) -> PurePosixPath:
+    """Returns a path of a list; raises ValueError if it leads out of the folder of the clips."""
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"expected a path below the folder of the clips, found {text!r}")
+    return path
+
+
+def label_from_1(text: str, num_classes: int) -> int:
+    """Returns a label that a list counts from 1, counted from 0; raises LabelError if there is no such class."""
+    if not re.fullmatch("[0-9]+", text) or not 1 <= int(text) <= num_classes:
+        raise LabelError(f"expected a label from 1 to {num_classes}, found {text!r}")
+    return int(text) - 1
+
+
 def read_split_list(
     file: Path,
     problems: list[Problem],
@@ -74,9 +90,7 @@ def read_split_list(
         text = " ".join(fields)
         if len(fields) != 3 or not all(re.fullmatch("-?[0-9]+", field) for field in fields[1:]):
             raise ValueError(f"expected `path frame_count label` with two whole numbers, found {text!r}")
-        path, frame_count, label = PurePosixPath(fields[0]), int(fields[1]), int(fields[2])
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise ValueError(f"expected a path below the folder of the modality, found {fields[0]!r}")
+        path, frame_count, label = relative_path(fields[0]), int(fields[1]), int(fields[2])
         if frame_count < 1:
             raise ValueError(f"expected a frame count of at least 1, found {frame_count} in {text!r}")
         if label < 0 or (num_classes is not None and label >= num_classes):
@@ -100,42 +114,34 @@ def find_splits(folder: Path, suffix: str = ".txt") -> dict[str, Path]:
     return found
 
 
-def find_lists(folder: Path, modalities: Iterable[str]) -> list[Path]:
-    """Returns the folders that hold split lists: `folder` or, if it has none, those of the modalities in it."""
-    if find_splits(folder):
-        return [folder]
-    return [lists for modality in modalities if find_splits(lists := folder / modality)]
-
-
 def read_lists(
-    folders: Sequence[Path],
+    folder: Path,
     problems: list[Problem],
     num_classes: int | None = None,
     name_of: Callable[[str], str] = clip_name,
 ) -> dict[str, list[ClipSpec]]:
-    """Returns split to the clips of its list, by `read_split_list`, in the first of the folders of `find_lists`.
+    """Returns split to the clips of its list in `folder` or, without one, in a folder of each modality; {} if none.
+
+    Lists are read by `read_split_list`.
 
     Raises:
-        RawDataError: a list cannot be read, or the folders do not list the same clips in the same splits.
+        RawDataError: a list cannot be read, or the modalities do not list the same clips in the same splits.
     """
 
-    def read(folder: Path, faults: list[Problem]) -> dict[str, list[ClipSpec]]:
-        lists = find_splits(folder).items()
-        return {split: read_split_list(file, faults, split, num_classes, name_of) for split, file in lists}
+    def read(lists: Path, faults: list[Problem]) -> dict[str, list[ClipSpec]]:
+        files = find_splits(lists).items()
+        return {split: read_split_list(file, faults, split, num_classes, name_of) for split, file in files}
 
     def lines_of(splits: dict[str, list[ClipSpec]]) -> dict[tuple, str]:
         return {(s, clip.name, clip.label, clip.frame_count): clip.where for s in splits for clip in splits[s]}
 
-    first = read(folders[0], problems)
-    for folder in folders[1:]:
-        other = read(folder, [])
-        if other.keys() != first.keys():
-            what = f"expected lists of {' and '.join(first)} as in {folders[0]}, found {' and '.join(other)}"
-            raise bad_data(folder, what)
-        here, there = lines_of(first), lines_of(other)
-        unmatched = [(here[key], folder) for key in here.keys() - there]
-        unmatched += [(there[key], folders[0]) for key in there.keys() - here]
+    folders = [folder] if find_splits(folder) else [folder / m for m in MODALITIES if find_splits(folder / m)]
+    splits = read(folders[0], problems) if folders else {}
+    for other in folders[1:]:
+        here, there = lines_of(splits), lines_of(read(other, []))
+        unmatched = {here[key]: other for key in here.keys() - there}
+        unmatched |= {there[key]: folders[0] for key in there.keys() - here}
         if unmatched:
-            unmatched.sort(key=lambda each: natural_key(each[0]))
-            raise RawDataError([Problem(where, f"no such line in {f}", skippable=False) for where, f in unmatched])
-    return first
+            places = sorted(unmatched, key=natural_key)
+            raise RawDataError([Problem(p, f"no such line in {unmatched[p]}", skippable=False) for p in places])
+    return splits

@@ -28,11 +28,11 @@ GRID_POINTS = 1001
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """Scores of several runs on the same clips, in the order of the first run's file."""
+    """Scores of several runs on the same clips."""
 
     files: tuple[Path, ...]
     scores: tuple[Scores, ...]
-    names: tuple[str, ...]  # of the clips
+    names: tuple[str, ...]  # of the clips, in the order of the first run, as the labels and logits
     labels: Int[np.ndarray, "n"]
     logits: Float[np.ndarray, "r n k"]
 
@@ -65,13 +65,9 @@ def run(args: argparse.Namespace) -> None:
 def fuse(
     workdirs: Sequence[Path], split: str, *, tune_split: str | None = None, weights: Sequence[float] | None = None
 ) -> dict:
-    """Measures runs on a split, each alone and all fused; JSON-able.
+    """Measures two runs or more on a split, each alone and all fused; JSON-able.
 
-    Args:
-        workdirs: two runs or more, with scores of the split (evaluation writes them).
-        split: the clips to report.
-        tune_split: other clips, on which the weights are tuned; the runs need scores of them too.
-        weights: the runs' weights, normalised here; equal where neither these nor `tune_split` is given.
+    The weights are those found on `tune_split`, without it `weights` (normalised here), without both equal ones.
 
     Raises:
         FileNotFoundError: a run was not evaluated on a split.
@@ -81,8 +77,6 @@ def fuse(
         raise ValueError(f"{len(workdirs)} run is given; fusion needs two or more")
     if len({workdir.resolve() for workdir in workdirs}) < len(workdirs):
         raise ValueError(f"a run is given twice in {', '.join(map(str, workdirs))}; give each once")
-    if tune_split is not None and weights is not None:
-        raise ValueError("weights are either given or tuned on --tune_split; leave one of the two out")
     weights = [1.0] * len(workdirs) if weights is None else weights
     if len(weights) != len(workdirs) or not all(0 <= w < math.inf for w in weights) or not sum(weights) > 0:
         raise ValueError(f"the weights are {list(weights)}; expected {len(workdirs)} numbers >= 0, not all of them 0")
@@ -143,24 +137,21 @@ def search_weights(probabilities: Float[np.ndarray, "r n k"], labels: Int[np.nda
     """
     runs = len(probabilities)
     of_label = np.take_along_axis(probabilities, labels[None, :, None], axis=2)  # r n 1
-    lead = probabilities - of_label  # r n k, of each class over the true one
-    # Clips that all runs recognise, or for which all prefer the same wrong class, do not depend on the weights.
-    undecided = ~((lead > 0).all(axis=0).any(axis=1) | ((lead >= 0).sum(axis=2) == 1).all(axis=0))  # n
-    open_probabilities, open_labels = probabilities[:, undecided], labels[undecided]
+    predicted = probabilities.argmax(axis=2)  # r n
+    disputed = (predicted != predicted[0]).any(axis=0)  # n; where all runs agree, the weights decide nothing
+    disputed_probabilities, disputed_labels = probabilities[:, disputed], labels[disputed]
 
     def rank(weights: Sequence[float]) -> tuple[float, float, float, tuple[float, ...]]:
-        hits = np.sum(np.argmax(fused(open_probabilities, weights), axis=1) == open_labels)
+        hits = np.sum(np.argmax(fused(disputed_probabilities, weights), axis=1) == disputed_labels)
         true = np.maximum(fused(of_label, weights), np.finfo(np.float64).tiny)
         distance = sum((weight - 1 / runs) ** 2 for weight in weights)
         # Rounding must not decide between weights that are equally good.
         return -float(hits), round(-float(np.mean(np.log(true))), 9), round(distance, 9), tuple(weights)
 
     steps = next((n for n in GRIDS if math.comb(n + runs - 1, runs - 1) <= GRID_POINTS), 1)
-    candidates: list[tuple[float, ...]] = [(1 / runs,) * runs]
-    for bars in itertools.combinations(range(steps + runs - 1), runs - 1):  # all multiples of 1 / steps that sum to 1
-        edges = (-1, *bars, steps + runs - 1)
-        candidates.append(tuple((right - left - 1) / steps for left, right in itertools.pairwise(edges)))
-    return min(map(rank, candidates))[-1]
+    shares = itertools.combinations_with_replacement(range(runs), steps)  # the run that gets each step of the weight
+    grid = [(np.bincount(share, minlength=runs) / steps).tolist() for share in shares]
+    return min(map(rank, [[1 / runs] * runs, *grid]))[-1]
 
 
 def table(result: dict) -> str:
@@ -193,28 +184,19 @@ def _mismatch(one: Scores, other: Scores) -> str | None:
 
 
 def _check_independence(tuning: Runs, reported: Runs) -> None:
-    """Checks that the weights are not tuned on reported clips.
-
-    Names of clips are unique within a split of a data set, not over its splits. So a name in two parts of one split is
-    the same clip, and a name in two splits is if all runs give it the same logits.
-    """
+    """Checks that the weights are not tuned on reported clips."""
     for file, tuned, scores in zip(tuning.files, tuning.scores, reported.scores, strict=True):
         if tuned.step != scores.step:
             raise ValueError(
                 f"{file} is of step {tuned.step}, but the reported scores of that run are of step {scores.step}: "
                 "evaluate one checkpoint on both splits"
             )
-    index = {name: i for i, name in enumerate(reported.names)}
-    shared = np.array([(i, index[name]) for i, name in enumerate(tuning.names) if name in index], int).reshape(-1, 2)
-    # TFDS makes "train[:80%]+test" of "train" and "test".
-    parts = [{part.split("[")[0].strip() for part in runs.scores[0].split.split("+")} for runs in (tuning, reported)]
-    if parts[0].isdisjoint(parts[1]):
-        there, here = tuning.logits[:, shared[:, 0]], reported.logits[:, shared[:, 1]]  # r n k
-        # Rounding is far below, different clips are far above a hundredth of how much logits vary.
-        shared = shared[np.isclose(there, here, rtol=0, atol=0.01 * reported.logits.std()).all(axis=(0, 2))]
-    if len(shared):
+    # TFDS makes "train[:80%]+test" of "train" and "test", within which, but not over both, names of clips are unique.
+    bases = [{part.split("[")[0].strip() for part in runs.scores[0].split.split("+")} for runs in (tuning, reported)]
+    reported_names = set() if bases[0].isdisjoint(bases[1]) else set(reported.names)
+    if shared := [name for name in tuning.names if name in reported_names]:
         raise ValueError(
-            f"{tuning.files[0]} and {reported.files[0]} share clips: {_some([tuning.names[i] for i, _ in shared])}; "
+            f"{tuning.files[0]} and {reported.files[0]} share clips: {_some(shared)}; "
             "tuned on reported clips the result would look better than it is: give a --tune_split without them"
         )
 

@@ -43,11 +43,7 @@ log = logging.getLogger("rgbd_jax")
 def plan(config: ConfigDict, num_classes: int | None, device_count: int = 0) -> dict[str, Any]:
     """Returns what a training step needs of each device, in bytes and FLOPs, and the largest batch; JSON-able.
 
-    Args:
-        config: the experiment's config.
-        num_classes: number of classes.
-        device_count: number of devices; 0 takes all of this machine. A CPU simulates any number of them if JAX has
-            not started yet.
+    All devices of this machine are taken by default; a CPU simulates any number of them if JAX has not started yet.
 
     Raises:
         ValueError: the config cannot be used on so many devices, or there are fewer.
@@ -88,13 +84,14 @@ def compile_step(config: ConfigDict, num_classes: int, devices: list[jax.Device]
     shapes, batch = state_shapes(model), batch_shapes(config, batch_size)
     train_step: Any = compile_train_step(model, mesh)
     lowered = train_step.lower(shapes, batch, ScheduleValues(number, number, number))
-    result: dict[str, Any] = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params))}
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     try:
         program = lowered.compile(compiler_options=_CPU_OPTIONS if devices[0].platform == "cpu" else None)
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
-        return {**result, "memory": {"total": math.inf}, "flops": None, "bytes_accessed": None, "collectives": []}
+        unknown: dict[str, Any] = {"flops": None, "bytes_accessed": None, "collectives": []}
+        return {"parameters": parameters, "memory": {"total": math.inf}, **unknown}
     sizes, costs = program.memory_analysis(), program.cost_analysis() or {}
     memory = {
         "arguments": sizes.argument_size_in_bytes,
@@ -102,9 +99,13 @@ def compile_step(config: ConfigDict, num_classes: int, devices: list[jax.Device]
         "outputs": sizes.output_size_in_bytes - sizes.alias_size_in_bytes,  # the rest reuses the arguments' memory
         "program": sizes.generated_code_size_in_bytes,
     }
-    memory["total"] = sum(memory.values())
-    result |= {"memory": memory, "flops": costs.get("flops"), "bytes_accessed": costs.get("bytes accessed")}
-    return {**result, "collectives": collectives(program.as_text() or "")}
+    return {
+        "parameters": parameters,
+        "memory": {**memory, "total": sum(memory.values())},
+        "flops": costs.get("flops"),
+        "bytes_accessed": costs.get("bytes accessed"),
+        "collectives": collectives(program.as_text() or ""),
+    }
 
 
 def batch_shapes(config: ConfigDict, clips: int) -> dict[str, Any]:
@@ -180,26 +181,24 @@ def _advice(config: ConfigDict, devices: list[jax.Device], largest: int | None) 
 def table(result: dict[str, Any]) -> str:
     """Returns a plan as a table."""
 
-    def mib(size: float | None) -> str:
-        return "unknown" if size is None else f"{size / 2**20:,.1f} MiB"
+    def shown(number: float | None, unit: float, name: str) -> str:
+        return "unknown" if number is None else f"{number / unit:,.1f} {name}"
 
-    device, flops, largest = result["device"], result["flops"], result["largest_batch"]
-    rows = {
-        "parameters": f"{result['parameters']:,}",
-        "memory of each device": "",
-        **{f"  {name}": mib(size) for name, size in result["memory"].items()},
-        "  available": f"{mib(device['memory'])}: the step {'fits' if result['fits'] else 'does not fit'}",
-        **({"    lower it by": "\n".join(result["advice"])} if result["advice"] else {}),
-        "largest batch that fits": "unknown" if largest is None else str(largest),
-        "FLOPs of a step": "unknown" if flops is None else f"{flops / 1e9:,.1f} GFLOP",
-        "bytes accessed": mib(result["bytes_accessed"]),
-    }
+    mib = functools.partial(shown, unit=2**20, name="MiB")
+    device, largest, advice = result["device"], result["largest_batch"], result["advice"]
+    rows = [("parameters", f"{result['parameters']:,}"), ("memory of each device", "")]
+    rows += [(f"  {name}", mib(size)) for name, size in result["memory"].items()]
+    fits = "fits" if result["fits"] else "does not fit"
+    rows.append(("  available", f"{mib(device['memory'])}: the step {fits}"))
+    rows += [("" if number else "    lower it by", text) for number, text in enumerate(advice)]
+    rows += [
+        ("largest batch that fits", "unknown" if largest is None else str(largest)),
+        ("FLOPs of a step", shown(result["flops"], 1e9, "GFLOP")),
+        ("bytes accessed", mib(result["bytes_accessed"])),
+    ]
     for row in result["collectives"]:
-        rows[row["kind"]] = f"{row['operations']} operations, {row['tensors']} tensors, {mib(row['bytes'])}"
-    width = max(map(len, rows))
+        rows.append((row["kind"], f"{row['operations']} operations, {row['tensors']} tensors, {mib(row['bytes'])}"))
+    width = max(len(name) for name, _ in rows)
     settings = ", ".join(f"{name}={value}" for name, value in result["settings"].items())
     title = f"{device['count']} x {device['kind']}; {settings}\nThe compiler's estimates for one device:"
-    lines = [
-        f"{name:{width}}  {value}".rstrip().replace("\n", "\n" + " " * (width + 2)) for name, value in rows.items()
-    ]
-    return "\n".join([title, *lines])
+    return "\n".join([title, *(f"{name:{width}}  {value}".rstrip() for name, value in rows)])

@@ -31,16 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `run`."""
     add_trained_model(parser)
     add = parser.add_argument
-    kinds = (
-        "a video, a folder of frames, a folder of clips, or a list of clips (.txt); may be repeated, modalities pair "
-    )
-    kinds += "in order. As a stream: the same, a pipe, 'camera:0', or '-' for standard input"
+    kinds = "a video, a folder of frames, a folder of clips, or a list of clips (.txt); may be repeated, modalities "
+    kinds += "pair in order. As a stream: the same, a pipe, 'camera:0', or '-' for standard input"
     for modality in MODALITIES:
         add(f"--{modality}", action="append", default=[], metavar="PATH", help=f"{modality} clips: {kinds}")
     add("--top", type=positive, default=5, help="classes to report for each clip (default: 5)")
     add("--json", action="store_true", help="one JSON object a line instead of a table")
-    drawing = "draw class and class-activation map over clips: NAME.mp4, or a folder for several"
-    add("--out", type=Path, help=drawing)
+    add("--out", type=Path, help="draw class and class-activation map over clips: NAME.mp4, or a folder for several")
     add("--batch_size", type=positive, default=8, help="clips of a batch (default: 8)")
     add("--stream", action="store_true", help="read the paths as streams; cameras and '-' always are")
     add("--window", type=positive, help="frames of a stream for one prediction (default: the model's clip length)")
@@ -54,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         ValueError: a path, the model or some of the clips cannot be used.
         OSError: a drawing cannot be written.
     """
-    from rgbd_jax.inference.streaming import is_live  # seconds: not before --help
+    from rgbd_jax.inference.clips import is_live  # seconds: not before --help
 
     given = {modality: getattr(args, modality) for modality in MODALITIES}
     live = args.stream or any(is_live(source) for sources in given.values() for source in sources)
@@ -65,8 +62,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _predict_clips(trained: "TrainedModel", given: Mapping[str, Sequence[str]], args: argparse.Namespace) -> None:
     from rgbd_jax.inference.clips import find_clips, load_clips
-    from rgbd_jax.inference.overlay import write_overlay
     from rgbd_jax.inference.predictor import Predictor
+    from rgbd_jax.inference.video import write_overlay
 
     clips = find_clips(given, trained.model.modalities)
     targets = {clip: _drawing(args.out.expanduser(), clip, clips) for clip in clips} if args.out else {}
@@ -76,9 +73,8 @@ def _predict_clips(trained: "TrainedModel", given: Mapping[str, Sequence[str]], 
     while batch := list(itertools.islice(loaded, predictor.batch_size)):
         usable = [each for each in batch if not each.problem]
         failed += len(batch) - len(usable)
-        for each in batch:
-            if each.problem:
-                log.error("%s", each.problem)
+        for problem in filter(None, (each.problem for each in batch)):
+            log.error("%s", problem)
         if not usable:
             continue
         frames = {m: np.stack([each.frames[m] for each in usable]) for m in trained.model.modalities}  # b *v t h w 3
@@ -87,12 +83,10 @@ def _predict_clips(trained: "TrainedModel", given: Mapping[str, Sequence[str]], 
             probabilities = prediction.probabilities[index]  # k
             top = probabilities.argsort(kind="stable")[::-1][: args.top].tolist()
             classes = [_named(label, probabilities, trained.class_names) for label in top]
-            if args.json:
-                print(json.dumps({"clip": each.clip.name, "top": classes}), flush=True)
-            else:
-                width = max(len(entry["class"]) for entry in classes)
-                lines = [f"  {entry['class']:{width}}  {entry['probability']:7.2%}" for entry in classes]
-                print(each.clip.name, *lines, sep="\n", flush=True)
+            width = max(len(entry["class"]) for entry in classes)
+            lines = [each.clip.name, *(f"  {x['class']:{width}}  {x['probability']:7.2%}" for x in classes)]
+            result = {"clip": each.clip.name, "top": classes}
+            print(json.dumps(result) if args.json else "\n".join(lines), flush=True)
             if targets:
                 write_overlay(targets[each.clip], each, trained, prediction, index)
                 log.info("wrote %s", targets[each.clip])
@@ -118,8 +112,7 @@ def _named(label: int, probabilities: Float[np.ndarray, "k"], class_names: Seque
 
 
 def _predict_stream(trained: "TrainedModel", given: Mapping[str, Sequence[str]], args: argparse.Namespace) -> None:
-    from rgbd_jax.inference.predictor import Predictor
-    from rgbd_jax.inference.streaming import stream
+    from rgbd_jax.inference.predictor import Predictor, stream
 
     for modality in trained.model.modalities:
         if len(given[modality]) != 1:
@@ -135,12 +128,9 @@ def _predict_stream(trained: "TrainedModel", given: Mapping[str, Sequence[str]],
         for prediction in stream(predictor, sources, window=window, hop=args.hop):
             latencies.append(1000 * prediction.latency)
             named = _named(int(prediction.probabilities.argmax()), prediction.probabilities, trained.class_names)
-            if args.json:
-                line = json.dumps({"frame": prediction.frame, **named, "latency_ms": round(latencies[-1], 1)})
-            else:
-                rest = f"{named['class']}  {named['probability']:.1%}  {latencies[-1]:.0f} ms"
-                line = f"frame {prediction.frame:6}  {rest}"
-            print(line, flush=True)
+            text = f"frame {prediction.frame:6}  {named['class']}  {named['probability']:.1%}  {latencies[-1]:.0f} ms"
+            result = {"frame": prediction.frame, **named, "latency_ms": round(latencies[-1], 1)}
+            print(json.dumps(result) if args.json else text, flush=True)
     finally:  # also when the user stops the stream
         if latencies:
             fps = (prediction.frame + 1) / (time.perf_counter() - started)

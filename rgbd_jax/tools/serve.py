@@ -57,18 +57,20 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _serve(trained: "TrainedModel", folder: Path, args: argparse.Namespace) -> None:
+    from rgbd_jax.tools.page.uploads import VIDEO_FORMATS, Limits
+
     # Before Gradio is imported: some of its files ignore GRADIO_TEMP_DIR; and it requests its own page.
     tempfile.tempdir = str(folder)
     proxied = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{proxied},127.0.0.1,localhost,{args.host}".lstrip(",")
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
+    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"format_whitelist;{VIDEO_FORMATS}"
     from rgbd_jax.tools.page.app import DemoPage, find_examples
-    from rgbd_jax.tools.page.uploads import Limits
 
     examples = {}
     try:
         examples = find_examples(trained, args.examples, args.data_dir) if args.examples > 0 else {}
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         log.info("the page has no example clips: %s (--data_dir)", error)
     log.info("compiling the model")
     page = DemoPage(trained, Limits(args.max_megabytes, args.max_frames, args.max_side), examples, folder)

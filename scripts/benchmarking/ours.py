@@ -32,13 +32,7 @@ _CALLERS = ("while", "conditional", "call")  # their time is that of the operati
 
 
 class Ours:
-    """The programs that are measured, each compiled when it is prepared.
-
-    Args:
-        config: the experiment's config.
-        num_classes: number of classes.
-        clips: clips of a batch, over all devices.
-    """
+    """The programs that are measured, for batches of so many clips, each compiled when it is prepared."""
 
     def __init__(self, config: ConfigDict, num_classes: int, clips: int):
         self._mesh = make_mesh(config.sharding.parameter_shards)

@@ -46,13 +46,9 @@ class _StandIns:
 
 
 class Reference:
-    """The reference's network with the weights and inputs of our side.
+    """The reference's network, in mixed precision for bfloat16 on an accelerator, with our side's weights and inputs.
 
-    Args:
-        checkout: the folder of its repository.
-        config: the experiment's config; with bfloat16 its mixed precision is on, on an accelerator.
-        num_classes: number of classes.
-        inputs: the file of `ours.Ours.save_inputs`.
+    `checkout` is the folder of its repository, `inputs` the file of `ours.Ours.save_inputs`.
     """
 
     def __init__(self, checkout: str, config: ConfigDict, num_classes: int, inputs: Path):

@@ -17,9 +17,7 @@ _objects: list[Any] = []
 class Side:
     """An object in a process of its own: the libraries of one side do not slow the other, memory is counted apart.
 
-    Args:
-        make: what makes the object there; a function or class that can be imported.
-        *arguments: its arguments.
+    `make` makes the object there: a function or class that can be imported.
     """
 
     def __init__(self, make: Callable[..., Any], *arguments: Any):
@@ -49,10 +47,7 @@ def seconds_in_turn(
 ) -> dict[str, list[float]]:
     """Returns the seconds of every run of each side; the sides take turns, so that a busy machine is fair to all.
 
-    Args:
-        sides: name -> what to run; returns its seconds if it measures them itself.
-        repeats: how often each side is measured.
-        warm_up: how often each side is run before.
+    A side that measures its seconds itself returns them.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warm_up + repeats):

@@ -1,7 +1,9 @@
 """Raw clips for the builders' tests, written on the spot."""
 
 import functools
+import re
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 
 from rgbd_jax.data.source import ClipRecord, open_split, prepared_directory
-from rgbd_jax.ingest.build import PreparedInfo, dataset_names, prepare
+from rgbd_jax.ingest.build import PreparedInfo, prepare
 from rgbd_jax.ingest.problems import RawDataError
-from rgbd_jax.ingest.shard_build import run_locally
+from rgbd_jax.ingest.shards import run_locally
+from tests.made_raw_data import lines_of, video_of
 
 
 def frame(name: str, kind: str = "colour", suffix: str = ".jpg") -> bytes:
@@ -28,75 +31,82 @@ def decoded(content: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
-class RawFolder:
-    """A raw data set under construction."""
+def jpeg(image: np.ndarray) -> bytes:
+    """Encodes a frame as those of videos are stored."""
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
-    def __init__(self, root: Path):
-        self.root = root
+
+def video_frames(file: Path) -> list[np.ndarray]:
+    capture = cv2.VideoCapture(str(file))
+    return [image for _, image in iter(capture.read, (False, None))]
+
+
+class RawFolder:
+    """A raw data set under construction; `dataset` is what is built of it."""
+
+    def __init__(self, root: Path, dataset: str = "rgbd_folder"):
+        self.root, self.dataset = root, dataset
+        self.data_dir = root.parent / "data"
+        self.prepared = self.data_dir / dataset / "1.0.0"
+
+    def frames(self, path: str, frames: int = 4, kind: str = "colour", first: int = 0, width: int = 6) -> None:
+        """Writes a folder of frames, each a function of path and number."""
+        folder, suffix = self.root / path, ".png" if kind == "16 bit" else ".jpg"
+        folder.mkdir(parents=True)
+        for i in range(frames):
+            (folder / f"{i + first:0{width}d}{suffix}").write_bytes(frame(f"{path}/{i}", kind))
 
     def clip(self, path: str, frames: int = 4, depth: str | None = "colour", rgb: str | None = "colour") -> None:
         """Writes a clip as folders of frames; a modality that is None is left out."""
         for modality, kind in (("rgb", rgb), ("depth", depth)):
-            if kind is None:
-                continue
-            folder = self.root / modality / path
-            folder.mkdir(parents=True)
-            for i in range(frames):
-                suffix = ".png" if kind == "16 bit" else ".jpg"
-                (folder / f"{i:06d}{suffix}").write_bytes(frame(f"{modality}/{path}/{i}", kind))
+            if kind is not None:
+                self.frames(f"{modality}/{path}", frames, kind)
 
     def video(self, path: str, frames: int = 10, grey: bool = False, codec: str = "MJPG") -> Path:
         """Writes a video of blocks that stay apart under compression; `path` is relative to the root."""
-        file = self.root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*codec), 25, (64, 48))
+        images = np.full((frames, 48, 64, 3), 60, np.uint8)
         for i in range(frames):
-            image = np.full((48, 64, 3), 60, np.uint8)
-            image[:, 4 * i : 4 * i + 8] = 200 if grey else (20, 90, 230)
-            writer.write(image)
-        writer.release()
-        return file
+            images[i, :, 4 * i : 4 * i + 8] = 200 if grey else (20, 90, 230)
+        video_of(self.root / path, images, codec)
+        return self.root / path
 
-    def lists(self, folder: str = ".", **lines: list[str]) -> None:
+    def lists(self, folder: str = ".", pattern: str = "{}.txt", **lines: Iterable[str]) -> None:
         """Writes split lists: `lists(train=["a 4 0"])`."""
-        (self.root / folder).mkdir(parents=True, exist_ok=True)
         for split, content in lines.items():
-            (self.root / folder / f"{split}.txt").write_text("".join(f"{line}\n" for line in content))
+            lines_of(self.root / folder / pattern.format(split), content)
 
-    @property
-    def data_dir(self) -> Path:
-        return self.root.parent / "data"
-
-    def build(self, dataset: str = "rgbd_folder", **options) -> PreparedInfo:
+    def build(self, **options) -> PreparedInfo:
         options = {"runner": functools.partial(run_locally, workers=1), **options}
-        return prepare(dataset, raw_dir=self.root, data_dir=self.data_dir, **options)
+        return prepare(self.dataset, raw_dir=self.root, data_dir=self.data_dir, **options)
 
-    def records(self, split: str = "train", dataset: str = "rgbd_folder") -> list[ClipRecord]:
-        return list(open_split(dataset, self.data_dir, split))
+    def records(self, split: str = "train") -> list[ClipRecord]:
+        return list(open_split(self.dataset, self.data_dir, split))
 
-    def refused(self, dataset: str, pattern: str, error: type[Exception] = RawDataError, **options) -> None:
-        """Builds a data set, and checks that it is refused for this reason."""
-        with pytest.raises(error, match=pattern):
-            self.build(dataset, **options)
-
-    def refuse(self, *expected: str, **options) -> RawDataError:
+    def refused(self, *patterns: str, error: type[Exception] = RawDataError, **options) -> Exception:
         """Builds, and checks that it is refused for these reasons and that nothing looks prepared."""
-        with pytest.raises(RawDataError) as error:
+        with pytest.raises(error) as raised:
             self.build(**options)
-        for text in expected:
-            assert text in str(error.value)
+        for pattern in patterns:
+            assert re.search(pattern, str(raised.value)), str(raised.value)
         self.check_that_nothing_looks_prepared()
-        return error.value
+        return raised.value
 
     def check_that_nothing_looks_prepared(self) -> None:
         """Makes sure that there are no files but those of finished shards, for the next run."""
-        for dataset in dataset_names():
-            assert prepared_directory(dataset, self.data_dir) is None
+        assert prepared_directory(self.dataset, self.data_dir) is None
         for folder in self.data_dir.glob("*/*"):
             assert folder.name == "incomplete.1.0.0"
             shards = [file for file in folder.iterdir() if file.is_file()]
             assert shards
             assert all(".array_record-" in file.name for file in shards), shards
+
+
+@pytest.fixture
+def raw(tmp_path, request) -> RawFolder:
+    """An empty raw folder of the data set that the test's module names as DATASET, or else of `rgbd_folder`."""
+    root = tmp_path / "raw"
+    root.mkdir()
+    return RawFolder(root, getattr(request.module, "DATASET", "rgbd_folder"))
 
 
 @pytest.fixture
@@ -106,10 +116,3 @@ def two_clips(raw) -> RawFolder:
         raw.clip(name)
     raw.lists(train=["a 4 0", "b 4 1"])
     return raw
-
-
-@pytest.fixture
-def raw(tmp_path) -> RawFolder:
-    root = tmp_path / "raw"
-    root.mkdir()
-    return RawFolder(root)

@@ -4,10 +4,11 @@ import cv2
 import pytest
 from rgbd_jax.datasets.isogd.builder import name_of
 
-from rgbd_jax.ingest.problems import RawDataError
-from rgbd_jax.ingest.split_lists import find_lists, read_lists
+from rgbd_jax.ingest.split_lists import read_lists
+from tests.datasets.conftest import jpeg, video_frames
 from tests.datasets.test_split_lists import PUBLISHED, SHARED_SPLITS, needs_shared_splits
 
+DATASET = "isogd"
 OWN = {
     "train": ["train/001/M_00001.avi train/001/K_00001.avi 26", "train/001/M_00002.avi train/001/K_00002.avi 249"],
     "valid": ["valid/001/M_00001.avi valid/001/K_00001.avi 1"],
@@ -15,10 +16,8 @@ OWN = {
 }
 
 
-def own_lists(raw, lists=OWN, pattern="{}_list"):
-    raw.lists(
-        (raw.root / pattern.format("train")).parent, **{pattern.format(s).split("/")[-1]: lists[s] for s in lists}
-    )
+def own_lists(raw, pattern="{}_list.txt", **lists):
+    raw.lists(pattern=pattern, **{**OWN, **lists})
 
 
 @pytest.fixture
@@ -30,50 +29,39 @@ def videos(raw):
     return raw
 
 
-@pytest.mark.parametrize("pattern", ["{}_list", "IsoGD_labels/{}"])
+@pytest.mark.parametrize("pattern", ["{}_list.txt", "IsoGD_labels/{}.txt"])
 def test_videos_with_their_own_lists(videos, pattern):
-    own_lists(videos, pattern=pattern)
-    info = videos.build("isogd")
+    own_lists(videos, pattern)
+    info = videos.build()
     assert info.clips == {"train": 2, "validation": 1, "test": 1}
     assert len(info.class_names) == 249
-    clips = videos.records("train", "isogd")
-    assert [(clip.name, clip.label) for clip in clips] == [("train/001/M_00001", 25), ("train/001/M_00002", 248)]
-    (clip,) = videos.records("test", "isogd")
-    assert (clip.name, clip.label) == ("test/002/M_00201", 6)
-    for modality, file in (("rgb", "M_00201.avi"), ("depth", "K_00201.avi")):
-        capture = cv2.VideoCapture(str(videos.root / "test/002" / file))
-        for content in clip.frames[modality]:
-            image = capture.read()[1]
-            if modality == "depth":
-                image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-            assert content == cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-        assert not capture.read()[0]
-
-
-def reference_layout(raw):
-    for name in ("train/001/{}_00001", "train/001/{}_00002", "valid/001/{}_00001"):
-        for modality, letter in (("rgb", "M"), ("depth", "K")):
-            raw.clip(name.format(letter), frames=4, **{"rgb": None, "depth": None, modality: "colour"})
-    for modality, letter in (("rgb", "M"), ("depth", "K")):
-        train = [f"train/001/{letter}_00001 4 25", f" train/001/{letter}_00002 3 0 "]
-        raw.lists(f"dataset_splits/{modality}", train=train, valid=[f"valid/001/{letter}_00001 4 248"])
+    clips = [*videos.records(), *videos.records("test")]
+    expected = [("train/001/M_00001", 25), ("train/001/M_00002", 248), ("test/002/M_00201", 6)]
+    assert [(clip.name, clip.label) for clip in clips] == expected
+    rgb, depth = (video_frames(videos.root / f"test/002/{letter}_00201.avi") for letter in "MK")
+    assert list(clips[2].frames["rgb"]) == list(map(jpeg, rgb))
+    assert list(clips[2].frames["depth"]) == [jpeg(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)) for image in depth]
 
 
 def test_frames_in_the_layout_of_the_reference(raw):
-    reference_layout(raw)
-    assert raw.build("isogd").clips == {"train": 2, "validation": 1}
-    second = raw.records("train", "isogd")[1]
+    for modality, letter in (("rgb", "M"), ("depth", "K")):
+        for name in ("train/001/{}_00001", "train/001/{}_00002", "valid/001/{}_00001"):
+            raw.frames(f"{modality}/{name.format(letter)}")
+        train = [f"train/001/{letter}_00001 4 25", f" train/001/{letter}_00002 3 0 "]
+        raw.lists(f"dataset_splits/{modality}", train=train, valid=[f"valid/001/{letter}_00001 4 248"])
+    assert raw.build().clips == {"train": 2, "validation": 1}
+    second = raw.records()[1]
     assert (second.name, second.label) == ("train/001/M_00002", 0)
     for modality, letter in (("rgb", "M"), ("depth", "K")):
-        folder = raw.root / modality / "train/001" / f"{letter}_00002"
+        folder = raw.root / modality / f"train/001/{letter}_00002"
         assert list(second.frames[modality]) == [(folder / f"{i:06d}.jpg").read_bytes() for i in range(3)]
 
 
 def test_videos_with_the_lists_of_the_reference(videos):
     videos.lists("dataset_splits/rgb", train=["train/001/M_00001 4 25"], valid=["valid/001/M_00001 6 0"])
-    own_lists(videos, {"test": ["nonsense"]})  # is not read
-    videos.build("isogd")
-    (clip,) = videos.records("train", "isogd")
+    own_lists(videos, test=["nonsense"])  # is not read
+    videos.build()
+    (clip,) = videos.records()
     assert {modality: len(frames) for modality, frames in clip.frames.items()} == {"rgb": 4, "depth": 4}
 
 
@@ -83,52 +71,37 @@ def test_videos_with_the_lists_of_the_reference(videos):
         ("train/001/M_00002.avi train/001/K_00002.avi", "expected `M_path K_path label`"),
         ("train/001/M_00002.avi train/001/K_00002.avi 0", "expected a label from 1 to 249, found '0'"),
         ("train/001/M_00002.avi train/001/K_00002.avi 250", "expected a label from 1 to 249, found '250'"),
+        ("train/001/M_00002.avi train/001/K_00002.avi one", "expected a label from 1 to 249, found 'one'"),
         ("train/001/M_00002.avi train/001/K_00001.avi 3", "expected the same clip twice, as M_ and as K_"),
         ("train/001/K_00002.avi train/001/M_00002.avi 3", "expected the same clip twice, as M_ and as K_"),
         ("train/001/00002.avi train/001/00002.avi 3", "expected a path such as train/001/M_00001"),
-        ("../M_00002.avi ../K_00002.avi 3", "expected a path below the data set's folder"),
-        ("train/001/M_00001.avi train/001/K_00001.avi 26", "names train/001/M_00001 a second time"),
+        ("../M_00002.avi ../K_00002.avi 3", "expected a path below the folder of the clips"),
         ("train/001/M_00009.avi train/001/K_00009.avi 26", "there is no clip .*/M_00009 or .*/K_00009"),
     ],
 )
 def test_wrong_lines_are_named(videos, line, expected):
-    own_lists(videos, {**OWN, "train": [OWN["train"][0], line]})
-    videos.refused("isogd", rf"train_list\.txt:2: {expected}")
+    own_lists(videos, train=[OWN["train"][0], line])
+    videos.refused(rf"train_list\.txt:2: {expected}")
 
 
 def test_a_list_without_labels_cannot_be_skipped(videos):
-    own_lists(videos, {**OWN, "valid": ["valid/001/M_00001.avi valid/001/K_00001.avi"]})
-    with pytest.raises(RawDataError, match=r"valid_list\.txt:1: has no labels") as error:
-        videos.build("isogd", skip_bad_clips=True)
-    assert "skip_bad_clips" not in str(error.value)
-
-
-def test_depth_that_is_missing_or_shorter(videos):
-    own_lists(videos)
-    (videos.root / "train/001/K_00001.avi").unlink()
-    videos.refused("isogd", r"train_list\.txt:1: there is no clip .*K_00001; it is in rgb only")
-    videos.video("train/001/K_00001.avi", frames=5, grey=True)
-    videos.refused("isogd", r"train_list\.txt:1: expected as many depth .* found 6 rgb and 5 depth")
+    own_lists(videos, valid=["valid/001/M_00001.avi valid/001/K_00001.avi"])
+    error = videos.refused(r"valid_list\.txt:1: has no labels", skip_bad_clips=True)
+    assert "skip_bad_clips" not in str(error)
 
 
 def test_no_lists_and_no_clips(raw):
-    raw.refused("isogd", r"expected lists \(train_list\.txt or IsoGD_labels/train\.txt, and so on\)")
+    raw.refused(r"expected lists \(train_list\.txt or IsoGD_labels/train\.txt, and so on\)")
     own_lists(raw)
-    raw.refused("isogd", "none of the 4 clips of the lists is there", FileNotFoundError)
+    raw.refused("none of the 4 clips of the lists is there", error=FileNotFoundError)
 
 
 @needs_shared_splits
 def test_the_published_lists_are_read_whole():
     problems = []
-    folders = find_lists(SHARED_SPLITS / "IsoGD", ("rgb", "depth"))
-    assert len(folders) == 2  # that they agree is checked
-    candidates = read_lists(folders, problems, num_classes=249, name_of=name_of)
+    clips = read_lists(SHARED_SPLITS / "IsoGD", problems, num_classes=249, name_of=name_of)  # both modalities agree
     assert not problems
     _, counts = PUBLISHED["IsoGD/rgb"]
-    assert {split: len(each) for split, each in candidates.items()} == {
-        "train": counts["train"],
-        "validation": counts["valid"],
-        "test": counts["test"],
-    }
-    first = candidates["train"][0]
+    assert [len(each) for each in clips.values()] == [counts[file] for file in ("train", "valid", "test")]
+    first = clips["train"][0]
     assert (first.name, first.frame_count, first.label) == ("train/001/M_00001", 55, 25)

@@ -18,9 +18,8 @@ from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.metrics import softmax
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.tools import report
-from rgbd_jax.tools.report.explanations import ClipsMissingError, explain
 from rgbd_jax.tools.report.page import render
-from rgbd_jax.tools.report.source import read_source
+from rgbd_jax.tools.report.source import ClipsMissingError, explain, read_source
 from tests.report.made_scores import made_scores
 from tests.tiny import save_run, tiny_config
 
@@ -62,6 +61,7 @@ def test_page_of_a_run(run):
         f"jax {produced_by['versions']['jax']}",
         '<tr class="changed"><td>clip.frames</td><td>8</td><td class="soft">64</td></tr>',
         "<tr><td>optimizer.momentum</td><td>0.9</td>",
+        "<td>model.branch_frames</td><td>2, 4, 6</td>",
     ):
         assert text in page
     assert charts(page) == [*TRAINING_CHARTS, *SCORE_CHARTS[:5], "weights-rgb", "attention-rgb", *SCORE_CHARTS[5:]]
@@ -75,31 +75,27 @@ def test_page_of_a_run(run):
 def test_explanations_are_of_the_scored_clips(run, small_demo):
     source, indices = read_source(run), [5, 17]
     explanations = explain(source, indices)
-    assert [explanation.index for explanation in explanations] == indices
     trained, split = load_trained(run), open_splits(tiny_config(small_demo)).evaluation
     attention = trained.model.family.attention("rgb")
-    frames = {"rgb": np.stack([explanation.modalities["rgb"].frames for explanation in explanations])}
     names = ("recoupling_weights", *attention.values())
-    outputs = Predictor(trained, batch_size=2, intermediates=names)(frames).intermediates
-    for i, explanation in enumerate(explanations):
-        assert split[explanation.index].name == source.scores.names[explanation.index]
-        expected = softmax(source.scores.heads["logits"][explanation.index].astype(np.float64))
-        np.testing.assert_allclose(explanation.probabilities, expected, rtol=1e-4)
-        part = explanation.modalities["rgb"]
-        expected = outputs["recoupling_weights"][i].mean(-1)
-        np.testing.assert_allclose(part.weights["recoupling weights"], expected, rtol=1e-5)
-        assert [len(x) for x in part.attention.values()] == [3, 5, 7]  # the class token and the frames of a branch
-        for title, name in attention.items():
-            expected = outputs[name][:, i].mean((0, 1))  # of depth heads n n
-            np.testing.assert_allclose(part.attention[title], expected, rtol=1e-5, atol=1e-7)
-    assert [title for title, _ in explanations[0].modalities["rgb"].film_strip()] == ["", "Grad-CAM", "motion"]
+    outputs = Predictor(trained, batch_size=2, intermediates=names)(explanations.frames).intermediates
+    assert [split[index].name for index in indices] == [source.scores.names[index] for index in indices]
+    expected = softmax(source.scores.heads["logits"][indices].astype(np.float64))
+    np.testing.assert_allclose(explanations.prediction.probabilities, expected, rtol=1e-4)
+    weights, expected = explanations.weights["rgb"]["recoupling weights"], outputs["recoupling_weights"].mean(-1)
+    np.testing.assert_allclose(weights, expected, rtol=1e-5)
+    for (title, name), tokens in zip(attention.items(), (3, 5, 7), strict=True):  # the class token and the frames
+        assert explanations.attention["rgb"][title].shape == (2, tokens, tokens)
+        expected = outputs[name].mean((1, 2))  # of n layers heads tokens tokens
+        np.testing.assert_allclose(explanations.attention["rgb"][title], expected, rtol=1e-5, atol=1e-7)
+    assert [title for title, _ in explanations.film_strips(0, "rgb")] == ["", "Grad-CAM", "motion"]
     assert drawing.strip_frames(8) == list(range(8))
     assert drawing.strip_frames(64) == [4, 12, 20, 28, 36, 44, 52, 60]
 
 
 def test_clips_that_are_missing_or_others_are_left_out_and_the_page_says_why(run, tmp_path):
     page = render(read_source(run, data_dir=tmp_path))
-    assert "Left out: clips and explanations; the data set rgbd_demo is not prepared in" in page
+    assert "Left out: clips and explanations; the prepared clips cannot be used: rgbd_demo is not prepared" in page
     assert charts(page) == [*TRAINING_CHARTS, *SCORE_CHARTS]
     assert '<article class="clip' not in page
     source = read_source(run)
@@ -108,12 +104,9 @@ def test_clips_that_are_missing_or_others_are_left_out_and_the_page_says_why(run
         explain(dataclasses.replace(source, runs=dataclasses.replace(source.runs, scores=(scores,))), [3])
 
 
-def test_missing_scores_are_computed(run, caplog):
+def test_missing_scores_are_computed(run):
     split = "validation[:50%]"
-    with caplog.at_level("INFO", "rgbd_jax"):
-        source = read_source(run, split)
-    assert "does not exist: evaluating" in caplog.text
-    assert len(source.scores.names) == 12
+    assert len(read_source(run, split).scores.names) == 12
     assert scores_file(run, split).is_file()
 
 

@@ -13,7 +13,6 @@ from rgbd_jax.tools.report import summary
 from rgbd_jax.tools.report.source import read_curves, read_source
 from rgbd_jax.tools.report.summary import Predictions
 from tests.report.made_scores import made_scores
-from tests.tiny import tiny_config
 
 CLASSES, CLIPS = 6, 140
 
@@ -26,8 +25,7 @@ def predictions():
     logits = rng.normal(size=(CLIPS, CLASSES)).astype(np.float32)
     logits[np.arange(CLIPS), labels] += 1.5
     logits[:, 5] = -9
-    names = tuple(f"clip_{i}" for i in range(CLIPS))
-    return Predictions(Scores(names, labels, {"logits": logits}, "rgb", "d", "s", 1, ("a", "b", "c", "d", "e")))
+    return Predictions(logits, labels, ("a", "b", "c", "d", "e"))
 
 
 def test_confusion_accuracy_and_precision_equal_counting(predictions):
@@ -51,18 +49,17 @@ def test_confusion_accuracy_and_precision_equal_counting(predictions):
 
 
 def test_shown_clips_are_the_most_confident(predictions):
-    wrong = sorted(np.flatnonzero(~predictions.correct), key=lambda i: -predictions.probabilities[i].max())
-    assert predictions.confident_errors(1000) == wrong
-    errors = predictions.confident_errors(5)
-    assert errors == wrong[:5]
-    examples = predictions.correct_examples(errors, 50)
-    assert len(set(examples)) == len(examples) == 50
-    assert predictions.correct[examples].all()
+    for correct in (False, True):
+        clips = sorted(np.flatnonzero(predictions.correct == correct), key=lambda i: -predictions.confidence[i])
+        assert predictions.most_confident(correct=correct) == clips
+    errors = predictions.most_confident(correct=False)[:5]
+    examples = predictions.examples(errors)
+    assert sorted(examples) == np.flatnonzero(predictions.correct).tolist()
     classes = [label for label in dict.fromkeys(predictions.labels[errors].tolist()) if label != 5]  # never correct
     for example, label in zip(examples, classes, strict=False):
         same = np.flatnonzero(predictions.correct & (predictions.labels == label))
-        assert example == max(same, key=lambda i: predictions.probabilities[i].max())
-    assert predictions.correct_examples([], 3) == predictions.correct_examples([], 50)[:3]
+        assert example == max(same, key=lambda i: predictions.confidence[i])
+    assert predictions.examples([]) == predictions.most_confident(correct=True)
 
 
 def test_calibration_and_confidence_interval(predictions):
@@ -77,25 +74,26 @@ def test_calibration_and_confidence_interval(predictions):
     assert predictions.calibration_error() == pytest.approx(error)
     # The ends of the interval are the accuracies p whose distance from the measured one is 1.96 standard deviations.
     for hits, clips in ((90, 100), (0, 7), (12, 12)):
-        for p in summary.wilson_interval(hits, clips):
+        labels = (np.arange(clips) >= hits).astype(int)
+        for p in Predictions(np.tile([1.0, 0.0], (clips, 1)), labels, ()).interval():
             assert abs(hits / clips - p) == pytest.approx(1.96 * math.sqrt(p * (1 - p) / clips), abs=1e-7)
 
 
 def test_heads_beside_the_final_prediction():
     scores = made_scores(200, 12)
     heads, labels = scores.heads, scores.labels
-    rows = summary.head_rows(heads, Predictions(scores))
+    predictions = Predictions(heads["logits"], labels, scores.class_names)
+    rows = summary.head_rows(heads, predictions)
     assert [row[0] for row in rows] == ["final prediction", "small branch", "medium branch", "large branch"]
     correct = {name: (logits.argmax(1) == labels) for name, logits in heads.items()}
     for name, (_, top1, better, worse) in zip(heads, rows, strict=True):
         assert top1 == pytest.approx(correct[name].mean())
         assert better == sum(correct[name] & ~correct["logits"])
         assert worse == sum(correct["logits"] & ~correct[name])
-    alike = summary.agreement(heads)
     same = heads["small"].argmax(1) == heads["large"].argmax(1)
-    assert alike[1, 3] == alike[3, 1] == pytest.approx(same.mean())
+    assert summary.agreement(heads)[1, 3] == summary.agreement(heads)[3, 1] == pytest.approx(same.mean())
     fused = {"logits": heads["logits"], "rgb": heads["small"], "depth": heads["large"]}
-    rows = summary.head_rows(fused, Predictions(scores))
+    rows = summary.head_rows(fused, predictions)
     assert [row[0] for row in rows][3:] == ["RGB + depth", "RGB + depth + final prediction"]
     assert rows[3][1] == pytest.approx(((fused["rgb"] + fused["depth"]).argmax(1) == labels).mean())
 
@@ -117,17 +115,15 @@ def test_comparison_counts_clip_by_clip(tmp_path):
     for name, seed in (("a", 1), ("b", 2)):
         made_scores(300, 12, seed=seed).save(scores_file(tmp_path / name, "validation"))
     runs = load_runs([tmp_path / "a", tmp_path / "b"], "validation")
-    one, two, fused = summary.compare(runs, ["a", "b"])
+    one, two, fused = summary.compare(runs)
     for row, logits in zip((one, two), runs.logits, strict=True):
         assert row.correct.tolist() == (logits.argmax(1) == runs.labels).tolist()
-        for label in range(12):
-            assert row.class_accuracy[label] == pytest.approx(row.correct[runs.labels == label].mean())
     hits = list(zip(one.correct.tolist(), two.correct.tolist(), strict=True))
     patterns = {"all runs": (True, True), "only a": (True, False), "only b": (False, True), "none": (False, False)}
     assert dict(summary.correct_patterns([one, two])) == {name: hits.count(both) for name, both in patterns.items()}
     powers = np.exp(runs.logits)
     mean = (powers / powers.sum(-1, keepdims=True)).sum(0).argmax(1)
-    assert fused.top1 == pytest.approx((mean == runs.labels).mean())
+    assert fused.metrics["top1"] == pytest.approx((mean == runs.labels).mean())
 
 
 def test_findings_name_the_confused_pair(tmp_path):
@@ -136,7 +132,8 @@ def test_findings_name_the_confused_pair(tmp_path):
     heads, names = {"logits": np.eye(4, dtype=np.float32)[predicted]}, ("wave", "point", "circle", "stop")
     scores = Scores(tuple(map(str, range(80))), labels, heads, "rgb", "d", "validation", 1, names)
     scores.save(scores_file(tmp_path, "validation"))
-    texts = [text for _, text in summary.findings(read_source(tmp_path), Predictions(scores), [])]
+    source = read_source(tmp_path)
+    texts = [text for _, text in summary.findings(source, summary.compare(source.runs))]
     assert "8 of 9 errors confuse “point” and “wave” (89%)." in texts
     assert "“point” has the lowest accuracy: 14 of 20 clips (70.0%)." in texts
 
@@ -146,17 +143,9 @@ def test_curves_are_read_and_damaged_lines_are_named(tmp_path):
     lines = [{"step": 2, "kind": "train", "loss": 3.5, "lr": 0.1}, {"step": 4, "kind": "train", "loss": 2.5}]
     lines.append({"step": 4, "kind": "validation", "top1": 0.5})
     file.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 6, "kind": "tra')
-    train, validation = read_curves(file).values()
-    assert train == {"loss": ([2, 4], [3.5, 2.5]), "lr": ([2], [0.1])}
-    assert validation == {"top1": ([4], [0.5])}
+    curves = {"train loss": ([2, 4], [3.5, 2.5]), "train lr": ([2], [0.1]), "validation top1": ([4], [0.5])}
+    assert read_curves(file) == curves
     for line in ("nonsense", "[1]", '{"step": 3}', '{"step": "x", "kind": "train", "loss": 1}'):
         file.write_text(json.dumps(lines[0]) + f"\n{line}\n")
         with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not a line of metrics"):
             read_curves(file)
-
-
-def test_settings_and_their_defaults(tmp_path):
-    settings = {name: values for name, *values in summary.settings(tiny_config(tmp_path))}
-    assert settings["clip.frames"] == ["8", "64"]
-    assert settings["model.branch_frames"] == ["2, 4, 6", "16, 32, 48"]
-    assert settings["optimizer.momentum"][0] == settings["optimizer.momentum"][1]

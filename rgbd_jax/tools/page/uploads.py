@@ -1,6 +1,7 @@
 """Uploaded files as a clip. Whoever sent them may mean harm: only headers are read here, nothing is decoded."""
 
 import dataclasses
+import itertools
 import shutil
 import zipfile
 import zlib
@@ -16,9 +17,7 @@ from rgbd_jax.ingest.clip_files import FRAME_SUFFIXES, VIDEO_SUFFIXES, is_video
 SUFFIXES = (*VIDEO_SUFFIXES, ".zip", *FRAME_SUFFIXES)
 EXPECTED = f"a video ({', '.join(VIDEO_SUFFIXES)}), frames ({', '.join(FRAME_SUFFIXES)}), or one .zip of frames"
 UNPACKED = 4  # times the limit of an upload: what a .zip file may unpack to
-# FFmpeg also opens play lists, which name other files: it gets a file only if it begins as a video does.
-MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
-MATROSKA = b"\x1a\x45\xdf\xa3"
+VIDEO_FORMATS = "mov,matroska,avi"  # FFmpeg's names. It also opens play lists, which name other files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,31 +81,23 @@ def _checked(files: list[Path], limits: Limits) -> Path:
             raise ValueError(f"{file.name} has too many pixels; up to {limits.side} a side are accepted") from error
         except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"{file.name} is neither JPEG nor PNG by its content; is it empty or damaged?") from error
-        _check_side(file.name, width, height, limits)
+        _check_size(file.name, width, height, limits)
     return files[0].parent
 
 
 def _check_video(file: Path, limits: Limits) -> None:
-    with file.open("rb") as content:
-        start = content.read(12)
-    is_avi = start[:4] == b"RIFF" and start[8:] == b"AVI "
-    if not (is_avi or start.startswith(MATROSKA) or start[4:8] in MP4_BOXES):
-        raise ValueError(f"{file.name} is empty or does not begin as a video ({', '.join(VIDEO_SUFFIXES)})")
     try:
-        with av.open(str(file)) as container:
-            sizes = [(stream.width, stream.height) for stream in container.streams.video[:1]]
+        with av.open(str(file), options={"format_whitelist": VIDEO_FORMATS}) as container:
+            if not container.streams.video:
+                raise ValueError(f"{file.name} has sound but no frames")
+            stream = container.streams.video[0]
+            _check_size(file.name, stream.width, stream.height, limits)
             # The header may omit the number of frames, or lie: packets are counted, without decoding them.
-            packets = 0
-            for packet in container.demux(video=0) if sizes else ():
-                packets += packet.size > 0
-                if packets > limits.frames:
-                    break
-    except (av.FFmpegError, ValueError) as error:
-        raise ValueError(f"{file.name} cannot be read as a video: truncated or damaged") from error
-    if not sizes:
-        raise ValueError(f"{file.name} has sound but no frames")
-    _check_side(file.name, *sizes[0], limits)
-    _check_count(file.name, packets, limits)
+            packets = (packet for packet in container.demux(stream) if packet.size)
+            _check_count(file.name, sum(1 for _ in itertools.islice(packets, limits.frames + 1)), limits)
+    except av.FFmpegError as error:
+        kinds = ", ".join(VIDEO_SUFFIXES)
+        raise ValueError(f"{file.name} cannot be read as a video ({kinds}): empty, truncated or damaged") from error
 
 
 def _unpacked(file: Path, limits: Limits) -> list[Path]:
@@ -130,7 +121,7 @@ def _unpacked(file: Path, limits: Limits) -> list[Path]:
         raise ValueError(f"{file.name} cannot be unpacked: damaged, encrypted, or no .zip file") from error
 
 
-def _check_side(name: str, width: int, height: int, limits: Limits) -> None:
+def _check_size(name: str, width: int, height: int, limits: Limits) -> None:
     if not 0 < max(width, height) <= limits.side:
         raise ValueError(f"{name} has frames of {width}x{height} pixels; up to {limits.side} a side are accepted")
 

@@ -13,64 +13,50 @@ from plotly.offline import get_plotlyjs
 
 import rgbd_jax
 from rgbd_jax.inference import drawing
-from rgbd_jax.metrics import accuracies
-from rgbd_jax.modalities import MODALITIES
 from rgbd_jax.tools.report import charts, summary
-from rgbd_jax.tools.report.explanations import ClipExplanation, ClipsMissingError, explain
-from rgbd_jax.tools.report.source import Source
-from rgbd_jax.tools.report.summary import Compared, Predictions
+from rgbd_jax.tools.report.source import ClipsMissingError, Explanations, Source, explain
+from rgbd_jax.tools.report.summary import HEAD_TITLES, Predictions
 
 MAX_PAIRS = 60  # rows of the table of confused pairs
 MAX_MATRIX = 30  # classes of a confusion matrix that is printed as a table too
 PLOTLY = {"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 
-Table = tuple[list[str], list[tuple]]  # columns, rows of text, numbers of clips (int) and rates (float)
-
 log = logging.getLogger("rgbd_jax")
 
 
 def render(source: Source, *, errors: int = 12, correct: int = 4) -> str:
-    """Returns the page of a run as HTML.
-
-    Args:
-        source: what exists of it.
-        errors: how many incorrect clips are shown, the most confident ones.
-        correct: how many correct clips are shown for comparison.
-    """
-    scores, predictions = source.scores, Predictions(source.scores)
-    folders = [file.parents[1] for file in source.runs.files]
-    names = [folder.resolve().name for folder in folders]
-    rows = summary.compare(source.runs, names if len(set(names)) == len(names) else list(map(str, folders)))
-    figures = _figures(source, predictions, rows)
-    indices = predictions.confident_errors(errors)
-    indices += predictions.correct_examples(indices, correct)
+    """Returns the page of a run as HTML, with the most confident `errors`, and `correct` clips for comparison."""
+    predictions, *_ = compared = summary.compare(source.runs)
+    figures = _figures(source, compared)
+    indices = predictions.most_confident(correct=False)[:errors]
+    indices += predictions.examples(indices)[:correct]
     clips, no_clips = [], "no clips are requested"
     try:
-        explanations = explain(source, indices) if indices else []
-        clips = [_shown(explanation, source, predictions) for explanation in explanations]
-        titles = ["{name}: {true}, predicted as {predicted}".format(**clip) for clip in clips]
-        for modality in explanations[0].modalities if explanations else ():
-            figures[f"weights-{modality}"] = charts.weights_chart(explanations, titles, modality)
-            figures[f"attention-{modality}"] = charts.attention_chart(explanations, titles, modality)
+        if indices:
+            explanations = explain(source, indices)
+            clips = [_shown(explanations, i, source, predictions) for i in range(len(indices))]
+            figures |= _explanation_figures(explanations, clips)
     except ClipsMissingError as error:
         no_clips = str(error)
         log.warning("clips and their explanations are left out: %s", error)
-    loader = jinja2.PackageLoader("rgbd_jax.tools.report", "")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = True
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rgbd_jax.tools.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"html": _figure_html, "percent": _percent}
     return environment.get_template("report.html").render(
         source=source,
-        scores=scores,
+        scores=source.scores,
         predictions=predictions,
-        metrics=accuracies(scores.heads["logits"], scores.labels),
-        interval=summary.wilson_interval(int(predictions.correct.sum()), len(scores.labels)),
-        findings=summary.findings(source, predictions, rows),
+        compared=compared,
+        findings=summary.findings(source, compared),
         settings=summary.settings(source.config) if source.config is not None else [],
-        compared=rows,
-        tables=_tables(source, predictions, rows),
-        figures={name: figure for name, figure in figures.items() if figure is not None},
-        modalities={modality: summary.HEAD_TITLES[modality] for modality in MODALITIES},
+        tables=_tables(source, compared),
+        figures=figures,
+        titles=HEAD_TITLES,
         clips=clips,
         no_clips=no_clips,
         plotly=Markup(get_plotlyjs()),
@@ -84,85 +70,82 @@ def _figure_html(figure: go.Figure, name: str) -> Markup:  # Plotly escapes what
     return Markup(figure.to_html(config=PLOTLY, div_id=f"chart-{name}", **options))
 
 
-def _figures(source: Source, predictions: Predictions, rows: Sequence[Compared]) -> dict[str, go.Figure | None]:
-    heads = source.scores.heads
-    figures: dict[str, go.Figure | None] = {**charts.training_charts(source)}
+def _figures(source: Source, compared: Sequence[Predictions]) -> dict[str, go.Figure]:
+    figures, predictions = charts.training_charts(source), compared[0]
     figures["confusion"] = charts.confusion_chart(predictions)
     figures["scatter"], figures["classes"] = charts.class_charts(predictions)
     figures["reliability"], figures["confidence"] = charts.calibration_charts(predictions)
+    heads = summary.titled(source.scores.heads)
     if len(heads) > 1:
-        figures["agreement"] = charts.head_chart(heads, summary.agreement(heads), ".1%")
-        figures["cka"] = charts.head_chart(heads, summary.cka(heads), ".3f")
-    if len(rows) > 1:
-        compared = charts.comparison_charts(rows, predictions)
-        figures |= zip(("runs", "patterns", "differences"), compared, strict=False)
+        figures["agreement"] = charts.head_chart(list(heads), summary.agreement(heads), ".1%")
+        figures["cka"] = charts.head_chart(list(heads), summary.cka(heads), ".3f")
+    return figures | dict(charts.comparison_charts(compared))
+
+
+def _explanation_figures(explanations: Explanations, clips: Sequence[dict[str, Any]]) -> dict[str, go.Figure]:
+    figures, titles = {}, ["{name}: {true}, predicted as {predicted}".format(**clip) for clip in clips]
+    for modality, frames in explanations.frames.items():
+        if weights := explanations.weights[modality]:
+            figures[f"weights-{modality}"] = charts.weights_chart(weights, titles)
+        if attention := explanations.attention[modality]:
+            figures[f"attention-{modality}"] = charts.attention_chart(attention, titles, frames.shape[1])
     return figures
 
 
-def _shown(explanation: ClipExplanation, source: Source, predictions: Predictions) -> dict[str, Any]:
+def _shown(explanations: Explanations, i: int, source: Source, predictions: Predictions) -> dict[str, Any]:
     """Returns what the template shows of a clip; it may be one view of several that were scored."""
-    i, names = explanation.index, predictions.class_names
-    best = np.argsort(-predictions.probabilities[i], kind="stable")[:3]
+    clip, names = explanations.indices[i], predictions.class_names
+    best = np.argsort(-predictions.probabilities[clip], kind="stable")[:3]
     strips, weights = [], {}
-    for modality, part in explanation.modalities.items():
-        title = summary.HEAD_TITLES[modality]
-        strips += [(f"{title} {kind}".strip(), picture) for kind, picture in part.film_strip()]
-        for kind, values in part.weights.items():
-            weights[f"{title} {kind}"] = (values / max(float(values.max()), 1e-9)).round(3).tolist()
+    for modality in explanations.frames:
+        strips += [(f"{HEAD_TITLES[modality]} {kind}".strip(), x) for kind, x in explanations.film_strips(i, modality)]
+        for kind, values in explanations.weights[modality].items():
+            weights[f"{HEAD_TITLES[modality]} {kind}"] = (values[i] / max(values[i].max(), 1e-9)).round(3).tolist()
     return {
-        "name": source.scores.names[i],
-        "true": names[predictions.labels[i]],
-        "predicted": names[predictions.predicted[i]],
-        "correct": bool(predictions.correct[i]),
-        "one_view": names[explanation.probabilities.argmax()],
-        "best": [(names[label], float(predictions.probabilities[i, label])) for label in best],
-        "frames": [frame + 1 for frame in drawing.strip_frames(len(part.frames))],
+        "name": source.scores.names[clip],
+        "true": names[predictions.labels[clip]],
+        "predicted": names[predictions.predicted[clip]],
+        "correct": predictions.correct[clip],
+        "one_view": names[explanations.prediction.heads["logits"][i].argmax()],
+        "best": [(names[label], predictions.probabilities[clip, label]) for label in best],
+        "frames": [frame + 1 for frame in drawing.strip_frames(explanations.frames[modality].shape[1])],
         "strips": strips,
         "weights": weights,
     }
 
 
-def _tables(source: Source, predictions: Predictions, compared: Sequence[Compared]) -> dict[str, Table]:
-    """Returns the tables: text, numbers of clips as int, and rates as float."""
-    names, confusion = predictions.class_names, predictions.confusion
-    clips, predicted = confusion.sum(1).tolist(), confusion.sum(0).tolist()
-    accuracy, precision = predictions.accuracy.tolist(), predictions.precision.tolist()
-    errors = confusion - np.diag(np.diag(confusion))
+def _tables(source: Source, compared: Sequence[Predictions]) -> dict[str, list[tuple]]:
+    """Returns the rows of the tables: text, numbers of clips as integers, and rates as float."""
+    predictions = compared[0]
+    names, clips = predictions.class_names, predictions.clips
+    errors = predictions.confusion - np.diag(np.diag(predictions.confusion))
     mostly = [f"{names[row.argmax()]} ({row.max()})" if row.any() else "" for row in errors]
-    tables: dict[str, Table] = {}
-    columns = ["class", "clips", "accuracy", "precision", "predictions", "most often predicted as"]
-    order = predictions.worst_classes()
-    rows: list[tuple] = [(names[i], clips[i], accuracy[i], precision[i], predicted[i], mostly[i]) for i in order]
-    tables["classes"] = columns, rows
+    columns = names, clips, predictions.accuracy, predictions.precision, predictions.predictions, mostly
+    tables = {"classes": [tuple(column[i] for column in columns) for i in predictions.worst_classes()]}
     pairs = predictions.confused_pairs()[:MAX_PAIRS]
-    rows = [(names[true], names[other], count, count / clips[true], back) for true, other, count, back in pairs]
-    tables["pairs"] = ["true class", "predicted as", "clips", "of the class", "reverse"], rows
+    tables["pairs"] = [(names[i], names[j], count, count / clips[i], back) for i, j, count, back in pairs]
     if len(names) <= MAX_MATRIX:
-        rows = [(name, *row) for name, row in zip(names, confusion.tolist(), strict=True)]
-        tables["confusion"] = ["true class", *names], rows
-    if source.metadata and (history := source.metadata.history):
-        columns = [name for name in history[-1] if name not in ("clips", "views")]
-        rates = tuple(name for name in columns if name.startswith(("top", "mean_per_class", "reference_protocol")))
-        rows = []
-        for epoch in history:
-            values = {name: epoch.get(name, math.nan) for name in columns}
-            rows.append(tuple(f"{v:.4g}" if isinstance(v, float) and n not in rates else v for n, v in values.items()))
-        tables["history"] = [name.replace("_", " ") for name in columns], rows
-    columns = ["head", "top-1 accuracy", "correct unlike the final prediction", "incorrect unlike it"]
-    tables["heads"] = columns, list(summary.head_rows(source.scores.heads, predictions))
+        tables["confusion"] = [(name, *row) for name, row in zip(names, predictions.confusion, strict=True)]
+    history = source.metadata.history if source.metadata else []
+    metrics = [name for name in (history[-1] if history else ()) if name not in ("clips", "views")]
+    tables["history"] = [tuple(_metric(name, epoch.get(name, math.nan)) for name in metrics) for epoch in history]
+    tables["heads"] = list(summary.head_rows(source.scores.heads, predictions))
     correct_runs = np.sum([row.correct for row in compared if row.kind == "run"], axis=0)  # n
-    only = [int((row.correct & (correct_runs == 1)).sum()) if row.kind == "run" else "" for row in compared]
-    rows = [
-        (row.name, row.modality, row.step or "", row.top1, row.top5, row.mean_per_class, unique)
+    only = [(row.correct & (correct_runs == 1)).sum() if row.kind == "run" else "" for row in compared]
+    tables["runs"] = [
+        (row.name, row.modality, row.step or "", *row.metrics.values(), unique)
         for row, unique in zip(compared, only, strict=True)
     ]
-    tables["runs"] = ["run", "modality", "step", "top-1", "top-5", "mean per class", "clips only it has correct"], rows
-    accuracies_of = {row.name: row.class_accuracy for row in compared if row.kind != "late fusion"}
-    differences = np.ptp(list(accuracies_of.values()), axis=0)  # k
+    rates = np.stack([row.accuracy for row in compared if row.kind != "late fusion"], 1)  # k r
+    differences = np.ptp(rates, axis=1)  # k
     order = np.argsort(-np.nan_to_num(differences, nan=-1.0), kind="stable")
-    class_rates = np.stack([*accuracies_of.values(), differences], 1).tolist()  # k columns
-    tables["class_comparison"] = ["class", *accuracies_of, "difference"], [(names[i], *class_rates[i]) for i in order]
+    tables["class_comparison"] = [(names[i], *rates[i], differences[i]) for i in order]
     return tables
+
+
+def _metric(name: str, value: float) -> float | str:
+    is_rate = name.startswith(("top", "mean_per_class", "reference_protocol"))
+    return f"{value:.4g}" if isinstance(value, float) and not is_rate else value
 
 
 def _percent(rate: float) -> str:

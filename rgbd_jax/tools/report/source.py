@@ -1,21 +1,37 @@
-"""Reads what exists of a run: config, checkpoint metadata, training curves and scores; missing scores are computed."""
+"""What exists of a run: config, metadata, training curves and scores; explanations of some of its predictions.
 
+Missing scores are computed. An explanation is the network's input, its motion heat maps, Grad-CAM, recoupling weights
+and attention.
+"""
+
+import base64
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import simplejpeg
+from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from rgbd_jax.checkpoint.checkpoints import CheckpointMetadata, find, read_metadata
 from rgbd_jax.checkpoint.workdir import read_config
+from rgbd_jax.data import loader
+from rgbd_jax.data.source import open_splits
 from rgbd_jax.evaluate import evaluate
+from rgbd_jax.inference import drawing
+from rgbd_jax.inference.predictor import Prediction, Predictor
+from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.pytorch.weights import is_converted, is_workdir
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.tools.fuse import Runs, load_runs
 
 DEFAULT_SPLIT = "validation"
+BATCH_PIXELS = 1 << 20  # the backward pass of a batch has to fit a laptop's memory
+SIZE, GAP, GREY = 88, 3, 24  # of a film strip: pixels of a frame and between frames, the background
+
 Curve = tuple[list[int], list[float]]  # steps, values
 
 log = logging.getLogger("rgbd_jax")
@@ -29,9 +45,9 @@ class Source:
     config: ConfigDict | None  # the run's, or the one given for a converted checkpoint
     which: str | None  # the checkpoint that the scores are of, "best" or "latest"
     metadata: CheckpointMetadata | None  # of that checkpoint
-    curves: dict[str, dict[str, Curve]] | None  # "train" or "validation" -> metric -> its curve
+    curves: dict[str, Curve] | None  # of the training, such as "train loss" and "validation top1"
     runs: Runs  # the scores of this run and of those to compare it with, on the same clips
-    notes: tuple[str, ...] = ()  # warnings for the reader
+    note: str = ""  # a warning for the reader
 
     @property
     def scores(self) -> Scores:
@@ -52,14 +68,10 @@ def read_source(
     config: ConfigDict | None = None,
     data_dir: Path | None = None,
 ) -> Source:
-    """Returns what exists of a run; evaluates it, and those to compare it with, if scores are missing.
+    """Returns what exists of a run; evaluates it, and the others to compare it with, if scores are missing.
 
-    Args:
-        workdir: a run's folder, a converted checkpoint, or a folder with scores alone.
-        split: the clips; None for the evaluation split of the config, or "validation".
-        others: folders of runs to compare with.
-        config: config of a converted checkpoint; a run has its own.
-        data_dir: folder of the prepared data sets, instead of the config's.
+    The clips are those of `split`, the config's evaluation split, or "validation". `config` is that of a converted
+    checkpoint; `data_dir` replaces the config's.
 
     Raises:
         FileNotFoundError: there is no such folder, or neither scores nor a checkpoint to evaluate.
@@ -88,31 +100,31 @@ def read_source(
     try:
         latest, best = (find(workdir, which, evaluated=True) for which in ("latest", "best"))
     except (FileNotFoundError, ValueError) as error:
-        return Source(workdir, config, None, None, curves, runs, (f"No checkpoint can be read: {error}.",))
+        return Source(workdir, config, None, None, curves, runs, f"No checkpoint can be read: {error}.")
     which, checkpoint = ("latest", latest) if best.name != step == latest.name else ("best", best)
     note = (
         f"The scores are of step {step}, the best checkpoint is of step {checkpoint.name}: evaluate again with "
         "--mode=eval, so that metrics and pictures are of the same weights."
     )
-    notes = () if checkpoint.name == step else (note,)
-    return Source(workdir, config, which, read_metadata(checkpoint), curves, runs, notes)
+    note = "" if checkpoint.name == step else note
+    return Source(workdir, config, which, read_metadata(checkpoint), curves, runs, note)
 
 
-def read_curves(file: Path) -> dict[str, dict[str, Curve]]:
-    """Returns the metrics of a training by kind and name; an incomplete last line is ignored.
+def read_curves(file: Path) -> dict[str, Curve]:
+    """Returns the metrics of a training, such as "train loss"; an incomplete last line is ignored.
 
     Raises:
         ValueError: a line is damaged; names it.
     """
-    curves: dict[str, dict[str, Curve]] = {"train": {}, "validation": {}}
+    curves: dict[str, Curve] = {}
     for number, line in enumerate(file.read_text(errors="replace").splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break  # a running training is writing it, or was killed while writing
         try:
             metrics = json.loads(line)
             step, kind = int(metrics.pop("step")), metrics.pop("kind")
-            for name, value in metrics.items() if kind in curves else ():
-                steps, values = curves[kind].setdefault(name, ([], []))
+            for name, value in metrics.items():
+                steps, values = curves.setdefault(f"{kind} {name}", ([], []))
                 values.append(float(value))
                 steps.append(step)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -127,11 +139,75 @@ def _evaluate(workdir: Path, split: str, config: ConfigDict | None) -> None:
         absent = f"neither scores of split {split!r} ({missing}) nor a checkpoint to evaluate"
         raise FileNotFoundError(f"{workdir} has {absent}; check the path and --split")
     if config is None:
-        raise ValueError(
-            f"{missing} does not exist, and a converted checkpoint does not record its input settings: pass --config, "
-            "such as --config configs/nvgesture.py:depth"
-        )
+        advice = "to evaluate a converted checkpoint, pass its config too, such as --config configs/nvgesture.py:depth"
+        raise ValueError(f"{missing} does not exist; {advice}")
     log.info("%s does not exist: evaluating %s on %s first", missing, workdir, split)
     config = config.copy_and_resolve_references()
     config.data.eval_split = split
     evaluate(config, workdir, "best")
+
+
+class ClipsMissingError(ValueError):
+    """The clips of the scores cannot be shown; the message explains why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanations:
+    """Some of the scored clips, and the predictions of the checkpoint for one view of each, by modality."""
+
+    indices: Sequence[int]  # among the scores
+    frames: Mapping[str, UInt8[np.ndarray, "n t h w 3"]]  # the network's input
+    prediction: Prediction
+    weights: Mapping[str, Mapping[str, Float[np.ndarray, "n t"]]]  # of the frames by title, mean over the channels
+    attention: Mapping[str, Mapping[str, Float[np.ndarray, "n tokens tokens"]]]  # by title, mean over layers and heads
+
+    def film_strips(self, i: int, modality: str) -> Iterator[tuple[str, str]]:
+        """Yields title and picture, as a data URI, of a clip's frames, their Grad-CAM and their motion heat maps."""
+        for title, row in drawing.strip(self.frames[modality][i], self.prediction, i, modality, SIZE).items():
+            picture = drawing.film([row], SIZE, GAP, GREY)
+            encoded = simplejpeg.encode_jpeg(picture, quality=82, colorspace="RGB", colorsubsampling="420")
+            yield title, "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
+
+
+def explain(source: Source, indices: Sequence[int]) -> Explanations:
+    """Returns explanations of some of the clips that were scored.
+
+    Raises:
+        ClipsMissingError: there are no weights, no prepared clips, or others than those that were scored.
+    """
+    if source.config is None or source.which is None:
+        raise ClipsMissingError(
+            "there is no checkpoint with its config beside the scores (for a converted checkpoint, pass --config)"
+        )
+    config, scored = source.config.copy_and_resolve_references(), source.scores.names
+    config.eval.clips = config.eval.crops = 1  # one view: the centre crop of the middle frames
+    config.data.eval_split = source.scores.split
+    try:
+        split = open_splits(config).evaluation
+    except (ValueError, OSError) as error:
+        raise ClipsMissingError(f"the prepared clips cannot be used: {error}") from error
+    records = [split[index] for index in indices] if len(split) == len(scored) else []
+    if [record.name for record in records] != [scored[index] for index in indices]:
+        others = f"the clips of split {split.split} of {split.directory} are not those of the scores"
+        raise ClipsMissingError(f"{others}: they are of another data set, or it was built again")
+    trained = load_trained(source.workdir, source.which, config)
+    log.info("explaining %d clips with the checkpoint of step %d", len(indices), trained.step)
+    modalities, family = trained.model.modalities, trained.model.family
+    weights = {modality: family.frame_weights(config, modality) for modality in modalities}
+    attention = {modality: family.attention(modality) for modality in modalities}
+    names = [name for titled in (*weights.values(), *attention.values()) for name in titled.values()]
+    batch_size = int(np.clip(BATCH_PIXELS // (config.clip.frames * config.clip.size**2), 1, len(indices)))
+    clips = [loader.load_clip(record, config) for record in records]
+    frames = {modality: np.stack([clip[modality] for clip in clips]) for modality in modalities}
+    prediction = Predictor(trained, batch_size=batch_size, explained=True, intermediates=names)(frames)
+
+    def means(titles: Mapping[str, str], axes: int | tuple[int, int]) -> dict[str, np.ndarray]:
+        return {title: prediction.intermediates[name].astype(np.float32).mean(axes) for title, name in titles.items()}
+
+    return Explanations(
+        indices,
+        frames,
+        prediction,
+        weights={modality: means(titles, -1) for modality, titles in weights.items()},  # of n t c
+        attention={modality: means(titles, (1, 2)) for modality, titles in attention.items()},  # of n layers heads ...
+    )

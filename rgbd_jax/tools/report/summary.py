@@ -1,6 +1,5 @@
 """The numbers of the report: per-class metrics, calibration, heads, compared runs, findings and settings."""
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,21 +7,22 @@ from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from rgbd_jax.config import default_config
 from rgbd_jax.metrics import accuracies, rank_of_label, softmax
 from rgbd_jax.modalities import MODALITIES
 from rgbd_jax.model import FAMILIES
-from rgbd_jax.scores import Scores
 from rgbd_jax.tools.fuse import Runs
 from rgbd_jax.tools.report.source import Source
 
-# Of all network families: titles of their heads, and the sums of heads that they evaluate.
+# Of all network families: titles of their heads, and of the metrics of heads and of sums of heads.
 HEAD_TITLES = {head: title for family in FAMILIES.values() for head, title in family.heads.items()}
 HEAD_TITLES["logits"] = "final prediction"
 HEAD_SUMS = {metric: heads for family in FAMILIES.values() for metric, heads in family.head_sums.items()}
+METRIC_TITLES = {f"top1_{head}": title for head, title in HEAD_TITLES.items() if head != "logits"}
+METRIC_TITLES |= {metric: " + ".join(HEAD_TITLES[head] for head in heads) for metric, heads in HEAD_SUMS.items()}
 
 BINS = 10  # of the confidence
 # Thresholds of the findings.
@@ -35,43 +35,51 @@ Heads = Mapping[str, Float[np.ndarray, "n k"]]
 
 
 class Predictions:
-    """Predictions of the head that decides for n clips of k classes, and what is counted from them."""
+    """Predictions of a run, of a head in it, or of the late fusion of runs, and what is counted from them."""
 
-    def __init__(self, scores: Scores):
-        logits, self.labels = scores.heads["logits"], scores.labels
+    def __init__(
+        self,
+        logits: Float[np.ndarray, "n k"],  # or other scores
+        labels: Int[np.ndarray, "n"],
+        class_names: Sequence[str],  # as far as they are known
+        name: str = "",
+        kind: str = "run",  # or "head", or "late fusion"
+        modality: str = "",
+        step: int = 0,  # of the checkpoint; 0 if there is none or it is not recorded
+    ):
+        self.labels, self.name, self.kind, self.modality, self.step = labels, name, kind, modality, step
         k = logits.shape[1]
-        unnamed = [f"class {label}" for label in range(len(scores.class_names), k)]
-        self.class_names = np.array([*scores.class_names, *unnamed], object)
+        unnamed = [f"class {label}" for label in range(len(class_names), k)]
+        self.class_names = np.array([*class_names, *unnamed], object)
+        self.metrics = accuracies(logits, labels)
         self.probabilities = softmax(logits.astype(np.float64))  # n k
-        self.predicted, self.confidence = self.probabilities.argmax(1), self.probabilities.max(1)  # n, n
-        self.correct = self.predicted == self.labels  # n
-        self.confusion = np.bincount(self.labels * k + self.predicted, minlength=k**2).reshape(k, k)  # true, predicted
-        with np.errstate(invalid="ignore"):  # k: recall and precision, NaN without clips or predictions
-            self.accuracy, self.precision = (np.diag(self.confusion) / self.confusion.sum(axis) for axis in (1, 0))
+        self.predicted, self.confidence = logits.argmax(1), self.probabilities.max(1)  # n, n
+        self.correct = self.predicted == labels  # n
+        self.confusion = np.bincount(labels * k + self.predicted, minlength=k**2).reshape(k, k)  # true, predicted
+        self.clips, self.predictions = self.confusion.sum(1), self.confusion.sum(0)  # k, k
+        with np.errstate(invalid="ignore"):  # recall and precision, NaN without clips or predictions
+            self.accuracy, self.precision = np.diag(self.confusion) / [self.clips, self.predictions]
 
     def worst_classes(self) -> Int[np.ndarray, "k"]:
         """Returns the classes by accuracy, the lowest first; those without clips come last."""
         return np.argsort(np.nan_to_num(self.accuracy, nan=2.0), kind="stable")
 
-    def confident_errors(self, limit: int) -> list[int]:
-        """Returns up to `limit` incorrect clips, the most confident first."""
-        return [clip for clip in np.argsort(-self.confidence, kind="stable").tolist() if not self.correct[clip]][:limit]
+    def most_confident(self, *, correct: bool) -> list[int]:
+        """Returns the correct, or the incorrect clips, the most confident first."""
+        return [i for i in np.argsort(-self.confidence, kind="stable").tolist() if self.correct[i] == correct]
 
-    def correct_examples(self, errors: Sequence[int], limit: int) -> list[int]:
-        """Returns up to `limit` correct clips: the most confident of each class among the errors, then of all."""
-        ranked = [clip for clip in np.argsort(-self.confidence, kind="stable").tolist() if self.correct[clip]]
+    def examples(self, errors: Sequence[int]) -> list[int]:
+        """Returns the correct clips: first the most confident one of each class among the errors."""
+        ranked = self.most_confident(correct=True)
         best = {self.labels[clip]: clip for clip in reversed(ranked)}  # of each class
-        examples = [best[label] for label in (self.labels[clip] for clip in errors) if label in best]
-        return list(dict.fromkeys([*examples, *ranked]))[:limit]
+        examples = [best[label] for label in self.labels[list(errors)] if label in best]
+        return list(dict.fromkeys([*examples, *ranked]))
 
     def confused_pairs(self) -> list[tuple[int, int, int, int]]:
         """Returns true class, predicted class, clips, and clips the other way round, the most frequent pairs first."""
         errors = self.confusion - np.diag(np.diag(self.confusion))
-        true, predicted = np.nonzero(errors)
-        clips = errors[true, predicted]
-        order = np.lexsort((-clips / self.confusion.sum(1)[true], -clips))
-        columns = (true, predicted, clips, errors[predicted, true])
-        return list(zip(*(column[order].tolist() for column in columns), strict=True))
+        pairs = [(i, j, int(errors[i, j]), int(errors[j, i])) for i, j in np.argwhere(errors).tolist()]
+        return sorted(pairs, key=lambda pair: (-pair[2], -pair[2] / self.clips[pair[0]]))
 
     def calibration(self) -> tuple[Int[np.ndarray, "bins"], Int[np.ndarray, "bins"], Float[np.ndarray, "bins"]]:
         """Returns clips, correct clips and summed confidence in equal intervals of the confidence."""
@@ -85,23 +93,22 @@ class Predictions:
         _, correct, confidence = self.calibration()
         return float(np.abs(confidence - correct).sum() / len(self.labels))
 
+    def interval(self, z: float = 1.96) -> tuple[float, float]:
+        """Returns the 95 % confidence interval of the top-1 accuracy (Wilson's score interval)."""
+        rate, clips = self.correct.mean(), len(self.labels)
+        centre, half = rate + z**2 / (2 * clips), z * math.sqrt(rate * (1 - rate) / clips + (z / clips) ** 2 / 4)
+        return (centre - half) / (1 + z**2 / clips), (centre + half) / (1 + z**2 / clips)
 
-def wilson_interval(correct: int, clips: int, z: float = 1.96) -> tuple[float, float]:
-    """Returns the 95 % confidence interval of an accuracy (Wilson's score interval)."""
-    rate, square = correct / clips, z**2 / clips
-    half = z * math.sqrt(rate * (1 - rate) / clips + square / (4 * clips))
-    return (rate + square / 2 - half) / (1 + square), (rate + square / 2 + half) / (1 + square)
 
-
-def ordered_heads(heads: Heads) -> dict[str, str]:
-    """Returns name -> title of the heads, in the order of their family: "logits" first."""
-    titles = {name: title for name, title in HEAD_TITLES.items() if name in heads}
-    return titles | {name: name for name in heads if name not in titles}
+def titled(heads: Heads) -> dict[str, Float[np.ndarray, "n k"]]:
+    """Returns title -> logits of the heads, in the order of their family: the final prediction first."""
+    order = [*(name for name in HEAD_TITLES if name in heads), *(name for name in heads if name not in HEAD_TITLES)]
+    return {HEAD_TITLES.get(name, name): heads[name] for name in order}
 
 
 def agreement(heads: Heads) -> Float[np.ndarray, "h h"]:
     """Returns the fraction of the clips for which two heads predict the same class."""
-    predicted = np.stack([heads[name].argmax(1) for name in ordered_heads(heads)])  # h n
+    predicted = np.stack([logits.argmax(1) for logits in heads.values()])  # h n
     return (predicted[:, None] == predicted[None]).mean(-1)
 
 
@@ -110,7 +117,7 @@ def cka(heads: Heads) -> Float[np.ndarray, "h h"]:
 
     1 for a rotation and scaling, 0 without any relation over the clips; NaN where a head's logits are constant.
     """
-    centred = [heads[name] - np.mean(heads[name], axis=0, dtype=np.float64) for name in ordered_heads(heads)]
+    centred = [logits - np.mean(logits, axis=0, dtype=np.float64) for logits in heads.values()]
     products = np.array([[np.linalg.norm(one.T @ other) for other in centred] for one in centred])
     with np.errstate(invalid="ignore"):
         return products**2 / np.outer(np.diag(products), np.diag(products))
@@ -121,52 +128,37 @@ def head_rows(heads: Heads, predictions: Predictions) -> list[tuple[str, float, 
 
     The rows are the heads, and the sums of the logits of several heads that the family evaluates.
     """
-    titles, rows = ordered_heads(heads), []
-    for parts in [*((head,) for head in titles), *(sums for sums in HEAD_SUMS.values() if set(sums) <= heads.keys())]:
-        correct = np.sum([heads[head] for head in parts], axis=0).argmax(1) == predictions.labels
+    sums = {METRIC_TITLES[metric]: names for metric, names in HEAD_SUMS.items() if set(names) <= heads.keys()}
+    summed = titled(heads) | {title: np.sum([heads[name] for name in names], axis=0) for title, names in sums.items()}
+    rows = []
+    for title, logits in summed.items():
+        correct = logits.argmax(1) == predictions.labels
         better, worse = int((correct & ~predictions.correct).sum()), int((predictions.correct & ~correct).sum())
-        rows.append((" + ".join(titles[head] for head in parts), float(correct.mean()), better, worse))
+        rows.append((title, float(correct.mean()), better, worse))
     return rows
 
 
-@dataclasses.dataclass(frozen=True)
-class Compared:
-    """A run, a head of one modality in it, or the late fusion of all runs."""
-
-    name: str
-    kind: str  # "run", "head" or "late fusion"
-    modality: str  # "" for late fusion
-    step: int  # of the checkpoint; 0 if there is none or it is not recorded
-    correct: Bool[np.ndarray, "n"]
-    class_accuracy: Float[np.ndarray, "k"]  # NaN without clips
-    top1: float
-    top5: float
-    mean_per_class: float
-
-
-def compare(runs: Runs, names: Sequence[str]) -> list[Compared]:
+def compare(runs: Runs) -> list[Predictions]:
     """Returns the runs, each followed by its heads of one modality, and the late fusion of several runs."""
-    labels = runs.labels
-
-    def row(name: str, kind: str, modality: str, step: int, scores: Float[np.ndarray, "n k"]) -> Compared:
-        correct, k = scores.argmax(1) == labels, scores.shape[1]
-        with np.errstate(invalid="ignore"):
-            class_accuracy = np.bincount(labels[correct], minlength=k) / np.bincount(labels, minlength=k)
-        return Compared(name, kind, modality, step, correct, class_accuracy, **accuracies(scores, labels))
-
-    rows = []
+    labels, class_names = runs.labels, runs.scores[0].class_names
+    folders = [file.parents[1] for file in runs.files]
+    names = [folder.resolve().name for folder in folders]
+    names = names if len(set(names)) == len(names) else list(map(str, folders))
+    compared = []
     for name, scores, logits in zip(names, runs.scores, runs.logits, strict=True):
-        rows.append(row(name, "run", scores.modality, scores.step, logits))
+        compared.append(Predictions(logits, labels, class_names, name, "run", scores.modality, scores.step))
         index = {clip: i for i, clip in enumerate(scores.names)}
         order = [index[clip] for clip in runs.names]
         for head in (head for head in MODALITIES if head in scores.heads):
-            rows.append(row(f"{name}: {HEAD_TITLES[head]}", "head", head, scores.step, scores.heads[head][order]))
+            title, logits = f"{name}: {HEAD_TITLES[head]}", scores.heads[head][order]
+            compared.append(Predictions(logits, labels, class_names, title, "head", head, scores.step))
     if len(names) > 1:
-        rows.append(row("late fusion", "late fusion", "", 0, runs.probabilities.mean(0)))
-    return rows
+        mean = runs.probabilities.mean(0)
+        compared.append(Predictions(mean, labels, class_names, "late fusion", "late fusion"))
+    return compared
 
 
-def correct_patterns(runs: Sequence[Compared]) -> list[tuple[str, int]]:
+def correct_patterns(runs: Sequence[Predictions]) -> list[tuple[str, int]]:
     """Returns which runs are correct together and for how many clips, most clips first."""
     counts: Counter[str] = Counter()
     for pattern in np.stack([run.correct for run in runs], axis=1):  # r
@@ -175,51 +167,51 @@ def correct_patterns(runs: Sequence[Compared]) -> list[tuple[str, int]]:
     return counts.most_common()
 
 
-def findings(source: Source, predictions: Predictions, compared: Sequence[Compared]) -> Iterator[tuple[str, str]]:
+def findings(source: Source, compared: Sequence[Predictions]) -> Iterator[tuple[str, str]]:
     """Yields the id of a section and a sentence about what stands out in it."""
-    names, confusion, accuracy = predictions.class_names, predictions.confusion, predictions.accuracy
-    clips, predicted, correct = confusion.sum(1), confusion.sum(0), np.diag(confusion)
-    errors, top1 = int((~predictions.correct).sum()), float(predictions.correct.mean())
+    of = compared[0]
+    names, clips, predicted, correct = of.class_names, of.clips, of.predictions, np.diag(of.confusion)
+    errors, top1 = int((~of.correct).sum()), of.metrics["top1"]
     if not errors:
         yield "classes", "Every clip is predicted correctly."
         return
-    pairs = [(n + back, a, b) for a, b, n, back in predictions.confused_pairs() if n > back or (n == back and a < b)]
+    pairs = [(n + back, a, b) for a, b, n, back in of.confused_pairs() if n > back or (n == back and a < b)]
     for count, a, b in sorted(pairs, reverse=True)[:3]:
         if count >= max(3, PAIR_FRACTION * errors):
             yield "classes", f"{count} of {errors} errors confuse “{names[a]}” and “{names[b]}” ({count / errors:.0%})."
     enough = np.flatnonzero(clips >= MIN_CLIPS)
-    if len(enough) and accuracy[enough].min() < 1:
-        i = enough[accuracy[enough].argmin()]
-        yield "classes", f"“{names[i]}” has the lowest accuracy: {correct[i]} of {clips[i]} clips ({accuracy[i]:.1%})."
-    if (half := int((accuracy[enough] < 0.5).sum())) > 1:
+    if len(enough) and of.accuracy[enough].min() < 1:
+        i = enough[of.accuracy[enough].argmin()]
+        rate = f"{correct[i]} of {clips[i]} clips ({of.accuracy[i]:.1%})"
+        yield "classes", f"“{names[i]}” has the lowest accuracy: {rate}."
+    if (half := int((of.accuracy[enough] < 0.5).sum())) > 1:
         yield "classes", f"{half} of {len(enough)} classes have an accuracy below 50 %."
     if len(often := enough[predicted[enough] > 1.5 * clips[enough]]):
         i = often[(predicted - clips)[often].argmax()]
-        rate = f"{correct[i]} of {predicted[i]} predictions are correct ({predictions.precision[i]:.1%})"
+        rate = f"{correct[i]} of {predicted[i]} predictions are correct ({of.precision[i]:.1%})"
         yield "classes", f"“{names[i]}” is predicted too often: {rate}."
     if never := [f"“{names[i]}”" for i in np.flatnonzero((clips > 0) & (predicted == 0))]:
         some = ", ".join([*never[:3], "…"] if len(never) > 3 else never)
         yield "classes", f"Never predicted: {len(never)} {'class' if len(never) == 1 else 'classes'} ({some})."
-    if confident := int((predictions.confidence[~predictions.correct] >= CONFIDENT).sum()):
+    if confident := int((of.confidence[~of.correct] >= CONFIDENT).sum()):
         advice = "check them for wrong labels, and for what the input does not show"
         yield "clips", f"{confident} of {errors} errors have a confidence of {CONFIDENT:.0%} or more: {advice}."
     if len(names) > 10:
-        second = int((rank_of_label(predictions.probabilities, predictions.labels) == 1).sum())
+        second = int((rank_of_label(of.probabilities, of.labels) == 1).sum())
         yield "clips", f"In {second} of {errors} errors ({second / errors:.0%}) the true class has the second rank."
-    best, best_top1, *_ = max(head_rows(source.scores.heads, predictions), key=lambda row: row[1])
+    best, best_top1, *_ = max(head_rows(source.scores.heads, of), key=lambda row: row[1])
     if best_top1 > top1:
-        yield (
-            "heads",
-            f"{best} reaches a top-1 accuracy of {best_top1:.1%}, more than the final prediction ({top1:.1%}).",
-        )
-    if compared and compared[-1].kind == "late fusion":
-        run = max((row for row in compared if row.kind == "run"), key=lambda run: run.top1)
-        fused = f"Late fusion of the runs reaches a top-1 accuracy of {compared[-1].top1:.1%}"
-        yield "comparison", f"{fused}, the best single run ({run.name}) {run.top1:.1%}."
-    train, validation = (source.curves or {"train": {}, "validation": {}}).values()
-    if "top1" in train and {"top1", "cross_entropy"} <= validation.keys():
-        top1s, (steps, losses) = validation["top1"][1], validation["cross_entropy"]
-        last, lowest = float(np.mean(train["top1"][1][-5:])), int(np.argmin(losses))
+        more = f"a top-1 accuracy of {best_top1:.1%}, more than the final prediction ({top1:.1%})"
+        yield "heads", f"{best} reaches {more}."
+    if compared[-1].kind == "late fusion":
+        run = max((each for each in compared if each.kind == "run"), key=lambda run: run.metrics["top1"])
+        fused = f"Late fusion of the runs reaches a top-1 accuracy of {compared[-1].metrics['top1']:.1%}"
+        yield "comparison", f"{fused}, the best single run ({run.name}) {run.metrics['top1']:.1%}."
+    curves = source.curves or {}
+    if curves.keys() >= {"train top1", "validation top1", "validation cross_entropy"}:
+        last, top1s = float(np.mean(curves["train top1"][1][-5:])), curves["validation top1"][1]
+        steps, losses = curves["validation cross_entropy"]
+        lowest = int(np.argmin(losses))
         if last - top1s[-1] > OVERFITTING:
             rates = f"the last top-1 accuracy is {last:.1%} in training and {top1s[-1]:.1%} in validation"
             yield "training", f"Overfitting: {rates}; more clips, augmentation or weight decay may help."
