@@ -1,6 +1,6 @@
 """The full networks on two real gesture clips, from raw frames to both told apart: each stream, then their fusion.
 
-Runs where `shared/sample_rgbd` lies beside the checkout; about five minutes on two cores.
+Runs where `shared/sample_rgbd` lies beside the checkout; a few minutes on two cores.
 
 Each clip is there under three names, so that a batch holds three draws of its frames and crops: BatchNorm over two
 clips alone throws the gradient of the fusion about by a factor of a thousand.
@@ -28,7 +28,7 @@ needs_sample = pytest.mark.skipif(not SAMPLE.exists(), reason=f"the sample clips
 
 @pytest.fixture(scope="module")
 def configs_by_builder(tmp_path_factory):
-    """(Builder, stream) -> config of the full network, on 32 frames of 96x96, for the sample clips."""
+    """(Builder, stream) -> config of the full network, on 16 frames of 64x64, for the sample clips."""
     root = tmp_path_factory.mktemp("sample")
     made = {}
     for name, module, lists in (("folder", folder, "."), ("nvgesture", nvgesture, "dataset_splits")):
@@ -45,10 +45,10 @@ def configs_by_builder(tmp_path_factory):
         for stream in ("rgb", "depth", "fusion"):
             config = module.get_config(stream)
             config.data.update(raw_dir=str(raw_dir), data_dir=str(root / name / "prepared"))
-            config.data.transforms.update(resize=(100, 100), crop_size=96, rotation_probability=0.0)
+            config.data.transforms.update(resize=(68, 68), crop_size=64, rotation_probability=0.0)
             config.data.transforms.reference_nvgesture_crop = config.loss.sharpness = False
-            config.clip.update(size=96, frames=32)
-            config.model.update(branch_frames=(8, 16, 24), batch_norm_momentum=0.7)
+            config.clip.update(size=64, frames=16)
+            config.model.update(branch_frames=(4, 8, 12), batch_norm_momentum=0.7)
             config.optimizer.name = "adamw"
             config.schedule.update(name="cosine", learning_rate=3e-4, warm_up_epochs=2)
             config.train.update(batch_size=DRAWS * len(CLIPS), epochs=8, evaluate_every_epochs=8)
@@ -64,7 +64,7 @@ def test_both_builders_give_the_same_clips(configs_by_builder, stream):
     configs = [configs_by_builder[builder, stream] for builder in ("folder", "nvgesture")]
     one, other = (next(iter(loader.eval_batches(open_splits(c).evaluation, c, batch_size=2))) for c in configs)
     np.testing.assert_array_equal(one["frames"][stream], other["frames"][stream])
-    assert one["frames"][stream].shape == (2, 32, 96, 96, 3)
+    assert one["frames"][stream].shape == (2, 16, 64, 64, 3)
     assert one["label"].tolist() == other["label"].tolist() == [0, 1]
 
 
@@ -100,7 +100,7 @@ def test_fusion_of_both_streams_tells_them_apart(configs_by_builder, trained, tm
         config.fusion.init_rgb_from = str(trained("folder", "rgb")[0])
         config.fusion.init_depth_from = str(trained("nvgesture", "depth")[0])
         config.schedule.learning_rate = 1e-4  # both streams know the classes already
-        config.train.update(epochs=4, evaluate_every_epochs=4)
+        config.train.update(epochs=6, evaluate_every_epochs=6)
     with caplog.at_level("INFO", logger="rgbd_jax"):
         result = train(config, tmp_path / "run")
     assert caplog.text.count("missing: nothing") == 2  # both streams found all their weights
