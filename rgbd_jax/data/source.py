@@ -44,7 +44,7 @@ ClipSource = grain.sources.RandomAccessDataSource[ClipRecord]
 
 @dataclasses.dataclass(frozen=True)
 class ClipInfo:
-    """What the index tells of a clip."""
+    """The entry of a clip in the index."""
 
     name: str
     label: int

@@ -97,7 +97,7 @@ def write_shard(task: ShardTask) -> None:
     """Writes a shard of the good clips of a task, one clip in memory at a time, and its report.
 
     Raises:
-        OSError: the shard cannot be written; ArrayRecord raises RuntimeError whatever goes wrong.
+        OSError: the shard cannot be written (ArrayRecord itself raises RuntimeError for every failure).
     """
     report = ShardReport(task.fingerprint())
     serializer = ExampleSerializer(task.features.get_serialized_info())

@@ -28,7 +28,7 @@ STORED = {"cheap": (PRODUCT, STATISTICS), "all": (STATISTICS,)}
 def remat(policy: str, function: Function) -> Function:
     """Returns a function of modules and arrays that recomputes its intermediate values in the backward pass.
 
-    The policy says which: "none", "cheap" (all but the results of convolutions and linear maps) or "all".
+    The policy selects them: "none", "cheap" (all but the results of convolutions and linear maps) or "all".
     """
     if policy == "none":
         return function

@@ -82,7 +82,7 @@ def group(config: DistributedConfig) -> Iterator[None]:
 def initialize(config: DistributedConfig) -> None:
     """Joins the other processes, before anything is computed.
 
-    JAX aborts a process whose group is not complete in time: the last line of its log says what it was waiting for.
+    JAX aborts a process whose group is not complete in time; the last line of its log names what it waited for.
 
     Raises:
         ValueError: the config does not describe a group.

@@ -273,7 +273,7 @@ def _read_legacy(file: BinaryIO) -> Any:
         if found != numel or file.readinto(data) != data.size:  # type: ignore[attr-defined]
             raise ConversionError(f"storage {key[:40]!r} does not have {numel} elements; {INCOMPLETE}")
     if file.read(1):
-        raise ConversionError(f"the file goes on after the last storage; {INCOMPLETE}")
+        raise ConversionError(f"the file continues after the last storage; {INCOMPLETE}")
     return value
 
 

@@ -201,7 +201,7 @@ def _from_safetensors(path: Path) -> TrainedWeights:
 def _weights(
     path: Path, tensors: Mapping[str, Any], momentum: Mapping[str, Any], record: dict[str, Any], left_out: list[str]
 ) -> TrainedWeights:
-    """Returns the weights of a file without what is wrong in its momentum and its record, which `left_out` tells."""
+    """Returns the weights of a file; invalid parts of its momentum and record are dropped and listed in `left_out`."""
     misfits = []
     for name, buffer in momentum.items():
         found = getattr(buffer, "shape", type(buffer).__name__)

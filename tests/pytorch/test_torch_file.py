@@ -113,7 +113,7 @@ OTHER_FILES = {
     "storage short": (_zip("data/0", bytes(20)), "storage '0' has 20 bytes, expected 162 x float32"),
     "no such storage": (legacy_file(ONE, ("1",)), "list of storages is damaged"),
     "cut": (legacy_file(ONE, ("0",))[:-1], "storage '0' does not have 3 elements"),
-    "goes on": (legacy_file(ONE, ("0",)) + b"x", "goes on after the last storage"),
+    "goes on": (legacy_file(ONE, ("0",)) + b"x", "continues after the last storage"),
     "list": (zip_file(pickle.dumps([1], 2)), "holds a list; expected a dict with a state dict"),
     "nothing": (zip_file(pickle.dumps({}, 2)), "no state dict under 'model'; found nothing"),
 }
