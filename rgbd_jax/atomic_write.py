@@ -2,9 +2,12 @@
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from rgbd_jax.storage import is_remote, upload
 
 
 @contextmanager
@@ -12,6 +15,7 @@ def atomic_write(path: Path, advice: str = "make room, or give another place") -
     """Yields the path of a temporary file beside `path`, which replaces `path` at the end; makes the folder.
 
     The file is on disk before it gets its name. After an error `path` is unchanged and the temporary file is removed.
+    In object storage the temporary file is on disk, and is uploaded at the end.
 
     Args:
         path: the file.
@@ -20,6 +24,14 @@ def atomic_write(path: Path, advice: str = "make room, or give another place") -
     Raises:
         OSError: the file cannot be written; names it. Errors about other files are passed on.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="rgbd_jax") as folder:
+            yield Path(folder, path.name)
+            try:
+                upload(Path(folder, path.name), path)
+            except Exception as error:  # of the network and the service
+                raise OSError(f"{path} cannot be written: {error}; {advice}") from error
+        return
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,19 +5,20 @@ import functools
 import logging
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rgbd_jax.model import Model, family_of
+from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.model import FAMILIES, Model, family_of
 from rgbd_jax.models.family import Tree
 from rgbd_jax.models.name_table import ConversionError
 from rgbd_jax.optim import learning_rate, map_params_like
 from rgbd_jax.pytorch.weights import TrainedWeights, read_weights
 from rgbd_jax.step import TrainState, new_state
+from rgbd_jax.storage import as_path
 
 log = logging.getLogger("rgbd_jax")
 
@@ -38,11 +39,12 @@ def initial_state(model: Model) -> InitialState:
     1. `config.continue_from`: weights, epoch, best accuracy and momentum of a training in PyTorch, or of the latest
        checkpoint of a workdir.
     2. `config.init_from`, or for fusion `config.fusion.init_rgb_from` and `init_depth_from`: initial values, replaced
-       by every matching weight of a checkpoint (of a workdir the best one) but the class heads, as in the reference.
+       by every matching weight of a checkpoint (of a workdir the best one) but the class heads, as in the reference;
+       of a frozen part by all.
     3. Initial values, a function of `config.seed`.
 
     Raises:
-        ValueError: a checkpoint cannot be used; names it and the config field.
+        ValueError: a checkpoint cannot be used, or one of a frozen part is not given; names it and the config field.
         FileNotFoundError: a checkpoint is missing.
     """
     config = model.config
@@ -53,6 +55,10 @@ def initial_state(model: Model) -> InitialState:
         raise ValueError(f"{given} exclude each other: config.{whole[0]} alone gives all weights; leave out the others")
     if config.continue_from:
         return _continued(model, config.continue_from)
+    needed = [field for field, part in fields.items() if part in model.family.frozen and field not in paths]
+    if needed and not any(not fields[field] for field in paths):
+        expected = "a trained network: it is frozen, and has to be trained before the fusion"
+        raise ValueError("\n  ".join(f"config.{field}='': expected {expected}" for field in needed))
     params, batch_stats = model.init(config.seed)
     for field, path in paths.items():
         _load_matching(params, batch_stats, model, field, path)
@@ -63,10 +69,11 @@ def matching_weights(model: Model, weights: TrainedWeights) -> tuple[Tree, Tree]
     """Returns parameters and batch statistics for a model from weights of exactly its network.
 
     Raises:
-        ValueError: they are of another network; names the config fields, or every tensor.
+        ValueError: they are of another network, or not finite; names the config fields, or the tensors.
     """
     config, detected = model.config, weights.detect(model.config.model)
     found = {f"model.{name}": value for name, value in detected.model.items()}
+    found |= {f"fusion.{name}": value for name, value in detected.fusion.items()}
     found |= {"clip.frames": detected.frames, "fusion.reference_layout": weights.reference_layout}
     expected = {name: _field(config, name) for name in found} | {"model.num_classes": model.num_classes}
     differing = [
@@ -76,10 +83,17 @@ def matching_weights(model: Model, weights: TrainedWeights) -> tuple[Tree, Tree]
     ]
     if detected.family != model.family.name:
         kinds = f"a {model.family.name} network, but the checkpoint has a {detected.family} one"
-        differing.append(f"config.modality={config.modality!r}: {kinds}")
+        field = "modality" if FAMILIES[detected.family].network == config.network else "network"
+        differing.append(f"config.{field}={config[field]!r}: {kinds}")
+    table = model.family.name_table
     if differing:
+        # A network that lacks a tensor can look like one without that part.
+        missing = table.match(weights.tensors, *model.shapes()).missing if detected.family == model.family.name else {}
+        differing += [f"{name}: missing, the config's network has {shape}" for name, shape in missing.items()][:8]
         raise ValueError("\n  ".join([f"{weights.source} is of another network than the config's:", *differing]))
-    table, match = model.family.name_table, weights.match(model)
+    match = weights.match(model)
+    if not_finite := weights.not_finite(match.loaded):
+        raise ValueError(f"{not_finite}; predictions would be NaN: use an earlier checkpoint")
     if match.skipped:
         log.warning("%s\n%s", weights.source, table.report(match, weights.left_out))
     return table.from_pytorch(weights.tensors, *model.shapes())
@@ -93,7 +107,7 @@ def _read(field: str, path: str, which: str) -> TrainedWeights:
     try:
         return read_weights(path, which)
     except FileNotFoundError as error:
-        found = "no such file or folder" if not Path(path).expanduser().exists() else str(error)
+        found = "no such file or folder" if not as_path(path).exists() else str(error)
         raise FileNotFoundError(f"config.{field}={path}: {found}") from error
     except (ValueError, OSError) as error:
         raise ValueError(f"config.{field}: {error}") from error
@@ -118,7 +132,8 @@ def _continued(model: Model, path: str) -> InitialState:
     for reason in weights.left_out:
         log.warning("%s: left out: %s", path, reason)
     log.info("continuing %s, %d epochs, momentum of %d parameters", path, weights.epoch, len(weights.momentum))
-    settings = {name: config.optimizer[name] for name in ("momentum", "weight_decay")}
+    settings = {name: config.optimizer[name] for name in ("momentum", "weight_decay", "decay_vectors")}
+    settings["nesterov"] = bool(config.optimizer.arguments.nesterov)
     settings["lr"] = learning_rate(config, weights.epoch, [math.nan] * weights.epoch)
     for name, value in settings.items():
         previous = weights.optimizer.get(name)
@@ -132,23 +147,46 @@ def _continued(model: Model, path: str) -> InitialState:
 def _load_matching(params: Tree, batch_stats: Tree, model: Model, field: str, path: str) -> None:
     """Replaces, in place, the weights of the network or of one modality's part by those of a checkpoint that match."""
     config, init_fields, weights = model.config, model.family.init_fields, _read(field, path, "best")
-    part = init_fields[field]
-    expected = family_of(part) if part else model.family
+    part, frozen = init_fields[field], model.family.frozen
+    expected = family_of(config.network, part) if part else model.family
     if weights.family not in (None, expected.name):
         others = " and ".join(f"config.{name}" for name, of in init_fields.items() if bool(of) != bool(part))
-        advice = f"use {others}" if others else f"config.modality={config.modality!r} cannot start from it"
+        other_network = FAMILIES[weights.family].network != config.network
+        field_that_differs = "network" if other_network else "modality"
+        advice = f"config.{field_that_differs}={config[field_that_differs]!r} cannot start from it"
+        if others and not other_network:
+            advice = f"use {others}"
         raise ValueError(f"config.{field}={path}: a {weights.family} network, not a {expected.name} one; {advice}")
     if part:
-        params, batch_stats = params[part], batch_stats[part]
+        params, batch_stats = params.get(part, {}), batch_stats[part]
     elif weights.reference_layout not in (None, layout := config.fusion.reference_layout):
         found = weights.reference_layout
         raise ValueError(f"config.fusion.reference_layout={layout}, but config.{field}={path} has {found}")
     table = expected.name_table
     heads = {name: "last layer of a class head" for name in weights.tensors if table.class_heads.fullmatch(name)}
+    if part in frozen:
+        heads = {}
+        _check_temperature(config, weights, part)
     body = {name: tensor for name, tensor in weights.tensors.items() if name not in heads}
     match = table.match(body, params, batch_stats)
+    if frozen:
+        weights.detect()  # whether the frozen parts are there at all
+        if problems := table.match(body, {}, batch_stats).problems():
+            raise ConversionError(f"config.{field}={path}: {problems}")
     match.skipped.update(heads)
     if not match.loaded:
         raise ConversionError(f"config.{field}={path}: none of its {len(weights.tensors)} tensors fits the network")
+    if not_finite := weights.not_finite(match.loaded):
+        raise ValueError(f"config.{field}: {not_finite}; start from another checkpoint")
     table.overlay({name: body[name] for name in match.loaded}, params, batch_stats)
     log.info("config.%s=%s\n%s", field, path, table.report(match, weights.left_out))
+
+
+def _check_temperature(config: ConfigDict, weights: TrainedWeights, part: str) -> None:
+    """Warns if the logits of a frozen network are divided by another temperature than at the end of its training."""
+    if weights.epoch and config.loss.sharpness:
+        used = config.fusion.frozen_temperatures[MODALITIES.index(part)]
+        _, temperature = family_of(config.network, part).schedule(config, weights.epoch - 1)
+        if not math.isclose(used, temperature, rel_tol=0.01):
+            found = f"the {part} network's is {used:g}, but after its {weights.epoch} epochs it was {temperature:.4g}"
+            log.warning("config.fusion.frozen_temperatures: %s", found)

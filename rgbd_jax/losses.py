@@ -48,13 +48,51 @@ def unimodal_losses(
     output: Output, labels: Labels, config: ConfigDict, schedule: ScheduleValues
 ) -> Mapping[str, Float[Array, "b"]]:
     """Returns the losses of each clip: `loss` (averaged over clips and minimised) and its terms."""
+    return _with_distillation(_branches(output, labels, config), _distillation(output, config, ("",)), schedule)
+
+
+def umdr_losses(
+    output: Output, labels: Labels, config: ConfigDict, schedule: ScheduleValues
+) -> Mapping[str, Float[Array, "b"]]:
+    """Returns the losses of each clip: `loss` (averaged over clips and minimised) and its terms.
+
+    The distillation is the cross entropy of each recoupling module's spatial feature, averaged over the modules. As in
+    the reference, its gradient flows into the teachers too.
+    """
+    temperature = config.loss.distillation_temperature
+    teachers, students = (at_least_float32(output.features[x]) / temperature for x in ("teachers", "students"))
+    distillation = optax.softmax_cross_entropy(students, jax.nn.softmax(teachers)).mean(0)  # of modules b c
+    return _with_distillation(_branches(output, labels, config), distillation, schedule)
+
+
+def umdr_fusion_losses(
+    output: Output, labels: Labels, config: ConfigDict, schedule: ScheduleValues
+) -> Mapping[str, Float[Array, "b"]]:
+    """Returns the losses of each clip: `loss` (averaged over clips and minimised), the sum of both cross entropies."""
+    del schedule
+    terms = {
+        f"cross_entropy_{name}": smoothed_cross_entropy(
+            output.heads[f"fusion_{name}"], labels, config.loss.label_smoothing
+        )
+        for name in MODALITIES
+    }
+    return {"loss": sum(terms.values(), start=jnp.zeros_like(output.logits[:, 0])), **terms}
+
+
+def _branches(output: Output, labels: Labels, config: ConfigDict) -> Float[Array, "b"]:
+    """Returns the weighted cross entropies of the prediction and of the branches."""
     weights = config.loss.branch_weights if config.loss.multi_branch else (1.0, 0.0, 0.0, 0.0)
-    cross_entropy = sum(
+    terms = [
         weight * smoothed_cross_entropy(output.heads[name], labels, config.loss.label_smoothing)
         for name, weight in zip(("logits", *BRANCHES), weights, strict=True)
         if weight
-    )
-    distillation = _distillation(output, config, ("",))
+    ]
+    return sum(terms, start=jnp.zeros_like(output.logits[:, 0]))
+
+
+def _with_distillation(
+    cross_entropy: Float[Array, "b"], distillation: Float[Array, "b"], schedule: ScheduleValues
+) -> Mapping[str, Float[Array, "b"]]:
     return {
         "loss": cross_entropy + schedule.distillation_weight * distillation,
         "cross_entropy": cross_entropy,

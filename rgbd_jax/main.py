@@ -2,7 +2,7 @@
 
     python -m rgbd_jax.main --config configs/ntu_cs.py:depth --workdir runs/ntu_depth
     python -m rgbd_jax.main --config configs/ntu_cs.py:depth --workdir runs/ntu_depth --mode=eval
-    python -m rgbd_jax.main --config configs/ntu_cs.py --mode=plan
+    python -m rgbd_jax.main --config configs/ntu_cs.py --mode=plan --device_kind v5e --topology 4x4
 
 The last line on stdout is the result as one JSON object. Any field of the config can be overridden:
 --config.train.batch_size=48.
@@ -12,8 +12,9 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
+import signal
 import sys
-from pathlib import Path
 
 from rgbd_jax import cli
 
@@ -25,12 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", required=True, help="config file or name, with the modality after a colon (ntu_cs:depth)"
     )
-    parser.add_argument("--workdir", type=Path, help="folder of the run: checkpoints, metrics, config")
+    parser.add_argument("--workdir", help="folder of the run (checkpoints, metrics, config), or gs://BUCKET/FOLDER")
     parser.add_argument("--mode", choices=("train", "eval", "plan"), default="train", help="what to do")
     parser.add_argument(
         "--checkpoint", choices=("best", "latest"), default="best", help="checkpoint that --mode=eval evaluates"
     )
-    parser.add_argument("--device_count", type=int, default=0, help="devices of --mode=plan (default: all; CPU: any)")
+    restart = "begin anew a run that has lost all its checkpoints; its metrics are kept"
+    parser.add_argument("--restart", action="store_true", help=restart)
+    group = parser.add_argument_group("devices of --mode=plan; this machine's by default")
+    group.add_argument("--device_kind", default="", help="v4, v5e, v5p, v6e, H100, H200 or A100; need not be present")
+    group.add_argument("--topology", default="", help="of TPUs: the chips along each axis, such as 4x4")
+    group.add_argument(
+        "--device_count", type=int, default=0, help="GPUs (default: 1), or this machine's (default: all)"
+    )
     group = parser.add_argument_group("several processes")
     group.add_argument("--coordinator", help="host:port of process 0")
     group.add_argument("--process_count", type=int, help="number of processes")
@@ -43,40 +51,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains, evaluates or plans, and prints the result."""
+    if args.mode == "train":
+        # Until the training handles it. Launchers start it again after this status, which is `PREEMPTED`; an exception
+        # would be swallowed by the imports that try one package after another.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(os.EX_TEMPFAIL))
     from rgbd_jax.config import load_config  # imports take seconds: not before --help
 
     config = load_config(args.config, args.overrides)
     if args.mode == "plan":
         from rgbd_jax.data.source import known_classes
-        from rgbd_jax.tools.plan import plan, table
+        from rgbd_jax.tools.plan import Target, plan, table
 
-        result = plan(config, known_classes(config), args.device_count)
+        target = Target(args.device_kind, args.topology, args.device_count)
+        result = plan(config, known_classes(config), target)
         print(table(result))
-        print(json.dumps({"mode": "plan", **result}))
+        print(json.dumps({"mode": "plan", **result}), flush=True)
+        if not result["fits"]:
+            sys.exit(1)
         return
     if args.workdir is None:
         raise ValueError(f"--workdir is required with --mode={args.mode}")
-    from rgbd_jax.evaluate import evaluate
-    from rgbd_jax.ingest.build import prepare_for
+    from rgbd_jax import experiment
+    from rgbd_jax.metrics import to_json_able
     from rgbd_jax.parallel import distributed
     from rgbd_jax.parallel.preemption import PREEMPTED, PreemptedError
-    from rgbd_jax.train import train
 
     names = [field.name for field in dataclasses.fields(distributed.DistributedConfig)]
-    with distributed.group(distributed.DistributedConfig(**{name: getattr(args, name) for name in names})):
-        if distributed.is_primary():
-            prepare_for(config)
-        distributed.barrier("the data set is prepared")
-        try:
-            training = args.mode == "train"
-            result = train(config, args.workdir) if training else evaluate(config, args.workdir, args.checkpoint)
-        except PreemptedError as stopped:
-            log.info("%s", stopped)
-            sys.exit(PREEMPTED)
-        if distributed.is_primary():
-            step = f" at step {result['step']}" if result["step"] else ""  # a converted checkpoint may not record it
-            print(f"top-1 {result['top1']:.1%} of {result['clips']} clips{step}; results are in {args.workdir}")
-            print(json.dumps({"mode": args.mode, "workdir": str(args.workdir), **result}), flush=True)
+    group = distributed.DistributedConfig(**{name: getattr(args, name) for name in names})
+    try:
+        if args.mode == "train":
+            result = experiment.train(config, args.workdir, restart=args.restart, group=group)
+        else:
+            result = experiment.evaluate(config, args.workdir, checkpoint=args.checkpoint, group=group)
+    except PreemptedError as stopped:
+        log.info("%s", stopped)
+        sys.exit(PREEMPTED)
+    if distributed.is_primary():
+        step = f" at step {result['step']}" if result["step"] else ""  # a converted checkpoint may not record it
+        print(f"top-1 {result['top1']:.1%} of {result['clips']} clips{step}; results are in {args.workdir}")
+        print(json.dumps({"mode": args.mode, "workdir": args.workdir, **to_json_able(result)}), flush=True)
 
 
 if __name__ == "__main__":

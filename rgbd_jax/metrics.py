@@ -1,7 +1,9 @@
-"""Accuracy metrics, computed once from the logits of every clip: every clip counts once."""
+"""Accuracy metrics, computed once from the logits of every clip: every clip counts once; metrics in JSON."""
 
+import math
 from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -82,3 +84,17 @@ def measure(
     result |= {metric: top1(*names) for metric, names in family.head_sums.items()}
     result["reference_protocol"] = max(top1(*names) for names in family.reference_protocol)
     return {name: result[name] for name in family.metric_names if name in result}
+
+
+def to_json_able(value: Any) -> Any:
+    """Returns a value with None in place of every NaN and infinity, which JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {name: to_json_able(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json_able(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def from_json(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns metrics that `to_json_able` wrote, NaN in place of None."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}

@@ -16,6 +16,7 @@ from rgbd_jax import metrics, optim
 from rgbd_jax.model import Model
 from rgbd_jax.models import mixing
 from rgbd_jax.models.family import ScheduleValues, Tree
+from rgbd_jax.models.ops import operations
 from rgbd_jax.parallel import collectives, distributed
 from rgbd_jax.parallel.mesh import FSDP, by_clip, global_batch, make_mesh, replicated, state_sharding, state_specs
 
@@ -31,18 +32,33 @@ CPU_COMPILER_OPTIONS = {"xla_cpu_use_fusion_emitters": False}
 
 @struct.dataclass
 class TrainState:
-    """Everything that a training step changes: nested dicts of arrays."""
+    """Everything that a training step changes: nested dicts of arrays.
+
+    With `config.train.ema_decay` each step ends with `ema = decay * ema + (1 - decay) * weights`, from the initial
+    weights on, for parameters and running statistics alike. Those of a network with frozen parts have no average: no
+    step changes them.
+    """
 
     step: Int[Array, ""]
     params: Tree
     batch_stats: Tree
     opt_state: optax.OptState
+    ema_params: Tree | None = None
+    ema_batch_stats: Tree | None = None
+
+    @property
+    def evaluated(self) -> tuple[Tree, Tree]:
+        """Parameters and running statistics that are evaluated: their moving averages if there are any."""
+        if self.ema_params is None:
+            return self.params, self.batch_stats
+        return self.ema_params, self.batch_stats if self.ema_batch_stats is None else self.ema_batch_stats
 
 
 def new_state(model: Model, params: Tree, batch_stats: Tree) -> TrainState:
     """Returns the train state at step 0 for given weights."""
     opt_state = optim.zero_state(optim.make_optimizer(model.config), params)
-    return TrainState(jnp.asarray(np.zeros((), np.int32)), params, batch_stats, opt_state)
+    ema = (params, None if model.family.frozen else batch_stats) if model.config.train.ema_decay else ()
+    return TrainState(jnp.asarray(np.zeros((), np.int32)), params, batch_stats, opt_state, *ema)
 
 
 def state_shapes(model: Model) -> TrainState:
@@ -70,7 +86,7 @@ def train_step(model: Model, state: TrainState, batch: Batch, schedule: Schedule
     step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     mixture = None
     if mixing.enabled(config.mixing):
-        mixture = mixing.draw(config.mixing, config.clip.frames, config.seed, state.step)
+        mixture = mixing.draw(config.mixing, config.clip.frames, config.seed, state.step, schedule.mixup_limit)
 
     def loss_fn(params: Tree, microbatch: Batch) -> tuple[Float[Array, ""], tuple[Tree, Metrics]]:
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, microbatch["record"])  # b
@@ -81,13 +97,22 @@ def train_step(model: Model, state: TrainState, batch: Batch, schedule: Schedule
             inputs = model.inputs(microbatch, mixture)
         output, batch_stats = model.apply(params, state.batch_stats, inputs, schedule, train=True, keys=keys)
         losses = {name: values.mean() for name, values in model.losses(output, labels, schedule).items()}
+        if weight := config.loss.teacher:
+            losses["teacher"] = model.teacher_loss(averages, inputs, output, schedule).mean()
+            losses["loss"] += weight * losses["teacher"]
         classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)  # b
         top1 = jnp.mean(metrics.rank_of_label(output.logits, classes) < 1)
-        return losses["loss"], (batch_stats, {**losses, "top1": top1})
+        changed = {} if model.family.frozen else batch_stats
+        return losses["loss"], (changed, {**losses, "top1": top1})
 
+    averages: tuple[Tree, Tree] = {}, {}
+    if config.loss.teacher:
+        average, statistics = state.evaluated
+        averages = collectives.gather(average, shapes), statistics
     params, reduce = jax.vjp(lambda params: collectives.gather(params, shapes), state.params)
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    grads, (batch_stats, measured) = accumulate_gradients(grad_fn, params, batch, config.train.microbatches)
+    with jax.default_matmul_precision(config.model.matmul_precision):  # of gradients too that operations write out
+        grads, (batch_stats, measured) = accumulate_gradients(grad_fn, params, batch, config.train.microbatches)
     (grads,) = reduce(grads)  # the sum over devices
     grads = jax.tree.map(lambda x: x / collectives.device_count(), grads)
     if not config.model.sync_batch_norm:
@@ -96,10 +121,21 @@ def train_step(model: Model, state: TrainState, batch: Batch, schedule: Schedule
     with jax.named_scope("optimizer"):
         tx = optim.make_optimizer(config)
         norm = collectives.global_norm(grads, shapes)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, norm=norm)
+        params, opt_state = state.params, state.opt_state
+        if operations(config).small_tensors_together:
+            together = functools.partial(optim.beside_each_other, shapes=shapes)
+            params, grads, opt_state = together(params), together(grads), optim.map_params_like(together, opt_state)
+        updates, opt_state = tx.update(grads, opt_state, params, norm=norm)
         updates = optax.tree.scale(schedule.learning_rate, updates)
-        params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), {**measured, "gradient_norm": norm}
+        params = optax.apply_updates(params, updates)
+    ema = ()
+    if decay := config.train.ema_decay:
+        with jax.named_scope("ema"):
+            averaged = None if model.family.frozen else batch_stats
+            previous = state.ema_params, state.ema_batch_stats
+            ema = optax.incremental_update((params, averaged), previous, 1 - decay)
+    batch_stats = state.batch_stats if model.family.frozen else batch_stats
+    return TrainState(state.step + 1, params, batch_stats, opt_state, *ema), {**measured, "gradient_norm": norm}
 
 
 def accumulate_gradients(grad_fn: GradFn, params: Tree, batch: Batch, microbatches: int) -> tuple[Tree, Any]:
@@ -200,7 +236,10 @@ class Steps:
         return self._train(state, global_batch(batch, self.mesh), schedule)
 
     def evaluate(self, state: TrainState, batch: Batch, schedule: ScheduleValues) -> Mapping[str, Any]:
-        """Returns what `evaluation_step` returns for the clips of all processes, as NumPy arrays."""
-        results = self._evaluate(state.params, state.batch_stats, global_batch(batch, self.mesh), schedule)
+        """Returns what `evaluation_step` returns for the clips of all processes, as NumPy arrays.
+
+        With `config.train.ema_decay` the averaged weights are evaluated.
+        """
+        results = self._evaluate(*state.evaluated, global_batch(batch, self.mesh), schedule)
         # Batches must not overlap: on CPUs, a device that lags behind could mix up the collectives of two batches.
         return jax.device_get(jax.block_until_ready(results))

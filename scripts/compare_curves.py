@@ -43,7 +43,8 @@ def read(workdir: Path) -> dict[tuple[int, str, str], float]:
     if not file.exists():
         sys.exit(f"error: {file} does not exist; expected the folder of a run")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    return {(line["step"], line["kind"], name): line[name] for line in lines for name in line.keys() - NOT_COMPARED}
+    values = {(line["step"], line["kind"], name): line[name] for line in lines for name in line.keys() - NOT_COMPARED}
+    return {where: float("nan") if value is None else value for where, value in values.items()}
 
 
 def apart(a: float, b: float) -> float:

@@ -2,9 +2,11 @@
 
     python scripts/kill_and_resume.py --kills 50 -- --config configs/demo.py --config.train.epochs=2
 
-The run is killed by SIGKILL, by SIGKILL while a checkpoint is being written, and by SIGTERM, in turn; each time the
-same command resumes it. In the end all arrays of the last checkpoint must be bit-identical to those of the other run,
-and `metrics.jsonl` the same but for timings. The result is one JSON line; the exit status is 1 if anything differs.
+The run is killed by SIGKILL, by SIGKILL while a checkpoint is being written, by SIGTERM, and by SIGKILL in its first
+seconds, in turn; each time the same command resumes it. Every twentieth time two processes start at once, of which one
+must end because the other has the workdir. In the end all arrays of the last checkpoint must be bit-identical to those
+of the other run, and `metrics.jsonl` the same but for timings. The result is one JSON line; the exit status is 1 if
+anything differs.
 """
 
 import argparse
@@ -57,9 +59,11 @@ def kill(arguments: Sequence[str], workdir: Path, kills: int, rng: random.Random
     """Starts the training until it was killed often enough, anew if it ends before; returns how each time."""
     kinds: list[str] = []
     while len(kinds) < kills:
-        kind = ("SIGKILL", "SIGKILL in a save", "SIGTERM")[len(kinds) % 3]
+        kind = ("SIGKILL", "SIGKILL in a save", "SIGTERM", "SIGKILL at the start")[len(kinds) % 4]
         started, process = time.monotonic(), start(arguments, workdir)
-        moment = started + rng.uniform(0, seconds)
+        if len(kinds) % 20 == 1:
+            process = survivor(process, start(arguments, workdir), workdir)
+        moment = started + rng.uniform(0, min(seconds, 10) if kind == "SIGKILL at the start" else seconds)
         while process.poll() is None:
             if kind == "SIGKILL in a save" and any(workdir.glob("*/*.orbax-checkpoint-tmp*")):
                 time.sleep(rng.uniform(0, 0.3))
@@ -79,6 +83,19 @@ def kill(arguments: Sequence[str], workdir: Path, kills: int, rng: random.Random
             seconds = min(seconds, time.monotonic() - started)
             shutil.rmtree(workdir)
     return kinds
+
+
+def survivor(one: subprocess.Popen, other: subprocess.Popen, workdir: Path) -> subprocess.Popen:
+    """Returns which of two processes, started at once, runs on, after the other has ended."""
+    while one.poll() is None and other.poll() is None:
+        time.sleep(0.05)
+    refused, running = (one, other) if one.poll() is not None else (other, one)
+    if refused.returncode not in (0, 1):  # 0: it trained to the end before the other asked for the workdir
+        sys.exit(
+            f"error: of two processes one ended with status {refused.returncode}: see {workdir.with_suffix('.log')}"
+        )
+    print(f"of two processes one ended with status {refused.returncode}", file=sys.stderr)
+    return running
 
 
 def start(arguments: Sequence[str], workdir: Path) -> subprocess.Popen:

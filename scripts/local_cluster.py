@@ -7,7 +7,9 @@ without them (or with JAX_PLATFORMS=cpu) `--devices K` simulates K CPU devices a
 
 The output of process 0 is passed through; lines of the others go to stderr with the index of the process. SIGTERM or
 Ctrl-C makes all save a checkpoint and end; a second one kills them. When a process fails, the launcher reports it and
-ends the others. The exit status is that of the first process that failed, or 75 if all have saved and ended on request.
+ends the others. If it was killed by a signal, `--restarts K` starts all of them again, up to K times, and the training
+resumes from the last checkpoint. The exit status is that of the first process that failed, or 75 if all have saved and
+ended on request.
 """
 
 import argparse
@@ -25,16 +27,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PREEMPTED = 75  # rgbd_jax.parallel.preemption.PREEMPTED, whose import takes seconds
+SIGNALS = 128  # exit statuses above are those of processes that a signal killed
 SIMULATED_DEVICES = "--xla_force_host_platform_device_count"
 
 
 def main() -> int:
     """Starts the processes, waits for all, and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.usage = "%(prog)s N [--devices K] [--grace SECONDS] [--module MODULE] -- ARGUMENTS..."
+    parser.usage = "%(prog)s N [--devices K] [--grace SECONDS] [--restarts K] [--module MODULE] -- ARGUMENTS..."
     parser.add_argument("processes", metavar="N", type=int, help="number of processes")
     parser.add_argument("--devices", metavar="K", type=int, help="per process (default: all GPUs // N, or one CPU)")
     parser.add_argument("--grace", metavar="SECONDS", type=int, default=30, help="to end in if one fails (%(default)s)")
+    restarts = "starts of the group after a process was killed (%(default)s)"
+    parser.add_argument("--restarts", metavar="K", type=int, default=0, help=restarts)
     parser.add_argument("--module", default="rgbd_jax.main", help="module to run (%(default)s)")
     if "--" not in sys.argv:
         parser.parse_args()  # --help
@@ -47,17 +52,27 @@ def main() -> int:
         environments = divide_devices(args.processes, args.devices)
     except ValueError as error:
         parser.error(str(error))
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    group = [f"--coordinator=localhost:{port}", f"--process_count={args.processes}"]
-    command = [sys.executable, "-u", "-m", args.module, *training_args, *group]
+    command = [sys.executable, "-u", "-m", args.module, *training_args]
     requests: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, lambda number, frame: requests.append(number))
-    processes = [Process(index, command, environment) for index, environment in enumerate(environments)]
-    return wait(processes, args.grace, requests)
+    status = wait(start(command, environments), args.grace, requests)
+    for restart in range(1, args.restarts + 1):
+        if status <= SIGNALS or requests:  # an error would be met again
+            break
+        _log(f"restart {restart} of {args.restarts}: a process was killed by signal {status - SIGNALS}")
+        status = wait(start(command, environments), args.grace, requests)
+    return status
+
+
+def start(command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> list["Process"]:
+    """Starts a process for each environment, as one group."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    group = [f"--coordinator=localhost:{port}", f"--process_count={len(environments)}"]
+    return [Process(index, [*command, *group], environment) for index, environment in enumerate(environments)]
 
 
 def divide_devices(processes: int, devices: int | None) -> list[dict[str, str]]:
@@ -113,7 +128,7 @@ class Process(subprocess.Popen[bytes]):
     def status(self) -> int:
         """Returns the exit status as a shell does, after all output."""
         self._reader.join(timeout=5)  # longer only if something it started holds on to its output
-        return self.returncode if self.returncode >= 0 else 128 - self.returncode
+        return self.returncode if self.returncode >= 0 else SIGNALS - self.returncode
 
     def _prefix_lines(self, index: int) -> None:
         for line in self.stdout or ():

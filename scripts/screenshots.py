@@ -1,7 +1,7 @@
 """Makes the pictures of the documentation with a headless Chromium.
 
 python scripts/screenshots.py report runs/demo --out docs/report.png
-python scripts/screenshots.py page runs/demo --out docs/demo_page.png
+python scripts/screenshots.py page demo-fusion --out docs/demo_page.png
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
 PORT = 7861
-TIME = 0.3  # seconds into the page's videos
+TIME = 0.6  # seconds into the page's videos
 MAX_BYTES = 400_000  # of a picture in the repository
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RGBD = [sys.executable, "-m", "rgbd_jax"]
@@ -29,7 +29,7 @@ def main() -> None:
     """Makes the picture that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["report", "page"], help="what is pictured")
-    parser.add_argument("workdir", type=Path, help="folder of an evaluated run")
+    parser.add_argument("workdir", type=Path, help="folder of an evaluated run, or what `rgbd serve` serves")
     parser.add_argument("--out", type=Path, required=True, help="the picture: .png")
     args = parser.parse_args()
     try:
@@ -65,7 +65,7 @@ def report(tab: Page, workdir: Path, out: Path) -> None:
 
 def page(tab: Page, workdir: Path, out: Path) -> None:
     """Pictures the demo page of a run with the predictions for its first example."""
-    command = [*RGBD, "serve", "--workdir", str(workdir), f"--port={PORT}"]
+    command = [*RGBD, "serve", "--weights", str(workdir), f"--port={PORT}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             if not any("ready at" in line for line in server.stderr or ()):

@@ -2,19 +2,21 @@
 # Creates or updates .venv in the checkout from requirements.lock; does nothing if it is up to date.
 #   ./scripts/setup.sh         for CPUs
 #   ./scripts/setup.sh cuda    JAX for NVIDIA GPUs too; `tpu` for TPUs; later calls remember it
+#   ./scripts/setup.sh gcs     runs and data in Google Cloud Storage
+#   ./scripts/setup.sh plan    the compilers that --mode=plan asks about TPUs and GPUs which need not be present
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 for extra in "$@"; do
-  if [ "$extra" != cuda ] && [ "$extra" != tpu ]; then
-    echo "error: unknown argument '$extra'; expected cuda, tpu or none" >&2
+  if [ "$extra" != cuda ] && [ "$extra" != tpu ] && [ "$extra" != gcs ] && [ "$extra" != plan ]; then
+    echo "error: unknown argument '$extra'; expected cuda, tpu, gcs, plan or none" >&2
     exit 1
   fi
 done
 extras=$(printf '%s\n' "$@" $(cat .venv/extras 2>/dev/null) | sort -u | xargs | tr ' ' ',')
 
 stamp=.venv/installed.lock
-expected=$(echo "$extras" && cat requirements.lock pyproject.toml)
+expected=$(echo "$extras" && cat requirements.lock requirements-plan.txt pyproject.toml)
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$expected" ]; then
   exit 0
 fi
@@ -36,10 +38,16 @@ echo "setting up .venv from requirements.lock${extras:+, with $extras} (once, a 
 .venv/bin/python -m pip install -qq --require-hashes --requirement requirements.lock >&2
 # For packages outside the lock: the same versions without hashes, which pip requires for all packages or for none.
 sed -n 's/^\([A-Za-z0-9].*[^ ]\) *\\$/\1/p' requirements.lock >.venv/constraints.txt
-if [ -n "$extras" ]; then
-  .venv/bin/python -m pip install -qq --editable ".[$extras]" --constraint .venv/constraints.txt >&2
+packages=$(echo "$extras" | tr ',' '\n' | grep -v plan | xargs | tr ' ' ',' || true)
+if [ -n "$packages" ]; then
+  .venv/bin/python -m pip install -qq --editable ".[$packages]" --constraint .venv/constraints.txt >&2
 else
   .venv/bin/python -m pip install -qq --no-deps --editable . >&2
+fi
+if [[ ",$extras," == *,plan,* ]]; then
+  # Apart from the other packages: JAX would look for a GPU and a TPU at each start, and complain.
+  compilers=(--no-deps --upgrade --target .venv/compilers --requirement requirements-plan.txt)
+  .venv/bin/python -m pip install -qq "${compilers[@]}" >&2
 fi
 echo "$extras" | tr ',' '\n' >.venv/extras
 printf '%s' "$expected" >"$stamp"

@@ -5,7 +5,9 @@
 # Options of sbatch before the script's name replace those below; --ntasks-per-node has to equal --gpus-per-node.
 #
 # Before its time is over, or when it is preempted, the job saves a checkpoint and requeues itself.
-# `scancel --signal=TERM JOB` does the same; `scancel JOB` ends it for good.
+# `scancel --signal=TERM JOB` does the same; `scancel JOB` ends it for good. With `--restarts N` before the other
+# arguments the training starts again, up to N times, from the last checkpoint, if a signal killed a process. SLURM itself
+# requeues a job that loses a node.
 #
 #SBATCH --job-name=rgbd_jax
 #SBATCH --nodes=1
@@ -21,6 +23,12 @@
 # number is SLURM_LOCALID. The signal has no "B:", so it goes to the processes, not to this shell.
 set -euo pipefail
 preempted=75
+signals=128 # exit statuses above are those of processes that a signal killed
+restarts=0
+if [ "${1:-}" = --restarts ]; then
+  restarts=$2
+  shift 2
+fi
 
 # SLURM runs a copy of this script, so that the checkout is where the job was submitted.
 if [ ! -x .venv/bin/python ]; then
@@ -33,8 +41,14 @@ export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
 # When one process fails, JAX aborts the others within a minute; --wait kills what is left after two. With
 # --kill-on-bad-exit=1 the first process that has saved and exits with 75 would get the others killed.
-status=0
-srun --kill-on-bad-exit=0 --wait=120 .venv/bin/python -m rgbd_jax.main "$@" || status=$?
+for ((restart = 0; restart <= restarts; restart++)); do
+  status=0
+  srun --kill-on-bad-exit=0 --wait=120 .venv/bin/python -m rgbd_jax.main "$@" || status=$?
+  if [ "$status" -le "$signals" ] || [ "$restart" -eq "$restarts" ]; then
+    break
+  fi
+  echo "restart $((restart + 1)) of $restarts: a process was killed by signal $((status - signals))" >&2
+done
 
 # No trap: SLURM sends SIGTERM to this shell only to end the job for good (scancel, out of time), which also ends the
 # shell before this line.

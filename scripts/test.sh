@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Lint, format, types and tests; arguments go to pytest: ./scripts/test.sh -k parity
 #   ./scripts/test.sh --torch    installs PyTorch into .venv first, for the tests that compare with it
-#   ./scripts/test.sh --onnx     the same for the packages that export to ONNX; both may be given
+#   ./scripts/test.sh --onnx     the same for the packages that export to ONNX
+#   ./scripts/test.sh --plan     the same for the compilers for TPUs and GPUs, see setup.sh
+#   ./scripts/test.sh --docs     the same for MkDocs and Jupyter, for the documentation
+#   ./scripts/test.sh --gcs      the same for object storage and an emulator of it; all of them may be given
 #
 # PyTorch is installed from pip's package index. For Linux on x86-64 the public index has only the CUDA build, of several
 # GB; with PIP_EXTRA_INDEX_URL set to PyTorch's own index (see its installation page) pip prefers the CPU build, 0.2 GB.
@@ -32,6 +35,9 @@ while true; do
       .venv/bin/python -c 'import torch; print("PyTorch", torch.__version__)' >&2
       ;;
     --onnx) provide "ONNX packages" requirements-onnx.txt --no-deps ;;
+    --plan) ./scripts/setup.sh plan ;;
+    --docs) provide "MkDocs and Jupyter" requirements-docs.txt ;;
+    --gcs) provide "object storage and its emulator" requirements-gcs.txt ;;
     *) break ;;
   esac
   shift

@@ -2,15 +2,19 @@
 # Runs a command on every worker of a TPU pod slice, from a machine with gcloud:
 #   ./scripts/tpu_pod.sh setup NAME ZONE [REPOSITORY_URL]    checkout and .venv on every worker, new or up to date
 #   ./scripts/tpu_pod.sh NAME ZONE ARGUMENTS...              python -m rgbd_jax.main ARGUMENTS... on every worker
+#   ./scripts/tpu_pod.sh NAME ZONE --restarts N ARGUMENTS... the same, up to N times more if a signal kills a process
 #   ./scripts/tpu_pod.sh stop NAME ZONE                      makes the run save a checkpoint and end
 # REPOSITORY_URL defaults to this checkout's remote "origin". The checkout on each worker is ~/rgbd_jax.
 #
-# --workdir and --config.data.data_dir must be on a disk that all workers share: Filestore (NFS), or a bucket that
-# gcsfuse mounts at the same path everywhere. Every worker writes its part of a checkpoint.
+# --workdir must be in a bucket (gs://bucket/folder), or on a disk that all workers share, as --config.data.data_dir must:
+# Filestore (NFS), or a bucket that gcsfuse mounts at the same path everywhere. Every worker writes its part of a
+# checkpoint.
 #
 # Ctrl-C ends the connections but not the run, which continues in the background: use `stop`.
 set -euo pipefail
 preempted=75
+signals=128 # exit statuses above are those of processes that a signal killed
+disconnected=255 # ssh's own: the run may continue
 directory=rgbd_jax
 
 usage() {
@@ -38,7 +42,7 @@ setup() {
       git clone $(printf '%q' "$url") $directory
     fi
     cd $directory
-    ./scripts/setup.sh tpu"
+    ./scripts/setup.sh tpu gcs"
 }
 
 # SIGTERM to one process makes all of them save. The oldest match is the run.
@@ -48,10 +52,21 @@ stop() {
 }
 
 run() {
-  local name=$1 zone=$2 arguments status=0
+  local name=$1 zone=$2 arguments status restart restarts=0
   shift 2
+  if [ "${1:-}" = --restarts ]; then
+    restarts=$2
+    shift 2
+  fi
   arguments=$(printf ' %q' "$@") # quoted for the shell of the worker
-  on all "$name" "$zone" "cd $directory && exec .venv/bin/python -m rgbd_jax.main$arguments" || status=$?
+  for ((restart = 0; restart <= restarts; restart++)); do
+    status=0
+    on all "$name" "$zone" "cd $directory && exec .venv/bin/python -m rgbd_jax.main$arguments" || status=$?
+    if [ "$status" -le "$signals" ] || [ "$status" -eq "$disconnected" ] || [ "$restart" -eq "$restarts" ]; then
+      break
+    fi
+    echo "restart $((restart + 1)) of $restarts: a process was killed by signal $((status - signals))" >&2
+  done
   if [ "$status" -eq "$preempted" ]; then
     echo "saved; run the same command again to resume" >&2
   fi

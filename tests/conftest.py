@@ -74,6 +74,7 @@ def browser():
     if executable is None:
         pytest.skip("there is no Chromium on the PATH")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a test pattern, permitted
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", *camera])
         yield browser
         browser.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy.io import savemat
 
 FRAMES = 20  # more than the 16 of which `reference_protocol` leaves clips out
 COLOUR = np.random.default_rng(0).integers(0, 255, (FRAMES, 60, 80, 3), np.uint8)
@@ -15,8 +16,8 @@ PEOPLE = [(180, 150, 60, 120), (300, 90, 40, 150)]  # left, top, width, height i
 
 
 def write(folder: Path) -> None:
-    """Makes NVGESTURE, JESTER, THU_READ, ISOGD and NTU in a folder, anew."""
-    for make in (nvgesture, jester, thu_read, isogd, ntu):
+    """Makes NVGESTURE, JESTER, THU_READ, ISOGD, NTU and UTD_MHAD in a folder, anew."""
+    for make in (nvgesture, jester, thu_read, isogd, ntu, utd_mhad):
         root = folder / make.__name__.upper()
         shutil.rmtree(root, ignore_errors=True)
         make(root)
@@ -57,6 +58,15 @@ def isogd(root: Path) -> None:
             video_of(root / rgb, COLOUR)
             video_of(root / depth, GREY)
         lines_of(root / f"{split}_list.txt", (f"{rgb} {depth} {k}" for k, (rgb, depth) in enumerate(pairs, 1)))
+
+
+def utd_mhad(root: Path) -> None:
+    """Videos and MATLAB files of two subjects, one who trains and one who is evaluated."""
+    (root / "Depth").mkdir(parents=True)
+    depth = np.moveaxis(16 * GREY[..., 0].astype(np.float64), 0, -1)  # h w t
+    for name in (f"a{action}_s{subject}_t1" for subject in (1, 2) for action in range(1, 5)):
+        video_of(root / f"RGB/{name}_color.avi", COLOUR)
+        savemat(root / f"Depth/{name}_depth.mat", {"d_depth": depth})
 
 
 def ntu(root: Path) -> None:

@@ -32,7 +32,7 @@ from tests.pytorch.networks import checkpoint, manifest_of, random_state_dict
 
 LINKS = re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs/README.md").read_text())
 PAGES = ["README.md", *dict.fromkeys(f"docs/{name}" for name in LINKS)]
-LARGE = r"--config configs/(?:ntu\w*|nvgesture|thu_read|isogd|jester|folder)\.py(?::\w+)?"
+LARGE = r"--config configs/(?:ntu\w*|nvgesture|thu_read|isogd|jester|utd_mhad|folder)\.py(?::\w+)?"
 # Pattern of a command -> why it is not run.
 NOT_RUN = {
     r"test\.sh": "the whole suite",
@@ -40,13 +40,16 @@ NOT_RUN = {
     r"camera:0": "needs a camera",
     r"sbatch|tpu_pod|^ssh|--coordinator=host": "needs other machines",
     r"FlinkRunner|\[beam\]": "needs a Beam cluster",
+    r"--device_kind": "needs ./scripts/setup.sh plan, and half an hour",
 }
 # Pattern of a command -> what it runs with.
 RUN_WITH = {
     r"ffmpeg .*? - \|": "cat long.mkv |",
-    r"(python -m rgbd_jax serve[^#\n]*)": r"timeout --preserve-status --signal=INT 99 \1 2>&1 | grep 'is ready at' ",
+    r"((?:python -m rgbd_jax|rgbd) serve[^#\n]*)": r"timeout --preserve-status --signal=INT 99 \1 2>&1 "
+    "| grep 'is ready at' ",
     rf"({LARGE})": r"\1 --config.clip.size=64 --config.train.batch_size=4 --config.eval.batch_size=4 "
     "--config.train.epochs=1 --config.schedule.warm_up_epochs=0",
+    r"(--config configs/umdr_demo\.py(?::\w+)?)": r"\1 --config.train.epochs=1 --config.schedule.warm_up_epochs=0",
     r"(--config\.continue_from=\S+)": r"\1 --config.train.epochs=2",  # the checkpoint is of one
 }
 # What pages write, and expect to be absent.
@@ -184,7 +187,7 @@ def remove_large_runs(statement: str) -> None:
     """Removes workdirs that an earlier page wrote and this statement trains, of the paper's network."""
     for line in statement.splitlines():
         if re.search(LARGE, line) and "--mode=" not in line:
-            for name in re.findall(r"--workdir \"?([^\s\";]+)", line):
+            for name in re.findall(r"--(?:workdir|weights) \"?([^\s\";]+)", line):
                 for workdir in ROOT.glob(re.sub(r"\$\{?\w+\}?", "*", name)):
                     shutil.rmtree(workdir)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import jax
@@ -103,6 +104,19 @@ def test_the_best_the_latest_and_every_few_epochs_are_kept(tmp_path, state, fiel
     assert find(tmp_path, "best").name != best.name
 
 
+def test_json_holds_no_nan_and_an_epoch_without_a_loss_is_never_the_best(tmp_path, state):
+    losses = {10: math.nan, 20: 2.0, 30: math.nan}
+    metrics = {step: {"top1": 0.5, "loss": loss} for step, loss in losses.items()}
+    save(tmp_path, state, losses, metrics, best_metric="loss", best_is="lowest", keep_latest=3)
+    assert find(tmp_path, "best").name == "20"
+    np.testing.assert_equal(
+        [epoch["loss"] for epoch in read_metadata(tmp_path / "checkpoints/30").history], [*losses.values()]
+    )
+    for file in (tmp_path / "checkpoints/30").rglob("*"):
+        if file.is_file() and file.read_bytes()[:1] == b"{":
+            json.loads(file.read_text(), parse_constant=pytest.fail)
+
+
 def test_mid_epoch_checkpoints_do_not_displace_those_of_epochs(tmp_path, state):
     save(tmp_path, state, [10], {10: {"top1": 0.5}})
     save(tmp_path, state, [12, 14, 16])
@@ -185,12 +199,26 @@ def test_a_workdir_accepts_its_own_config_but_for_the_mutable_fields(tmp_path):
     (tmp_path / f".{CONFIG_FILE}.0.tmp").touch()  # of a run that was killed at its very start
     check_workdir(tmp_path, config, new_allowed=True)
     write_config(tmp_path, config, ["push", "pull"])
-    assert read_config(tmp_path) == config
+    assert read_config(tmp_path).to_dict() == config.to_dict()
+    (tmp_path / "metrics.jsonl").write_text("{}\n")  # without results, a start that failed, another config is welcome
     config.train.epochs, config.checkpoint.keep_best = 7, 3
     check_workdir(tmp_path, config, new_allowed=False)
     config.data.transforms.crop_size, config.checkpoint.best_is = 64, "lowest"
     with pytest.raises(ValueError, match=r"best_is: 'highest' there, 'lowest' here\n.*crop_size: 224 there, 64 here$"):
         check_workdir(tmp_path, config, new_allowed=True)
     file = tmp_path / CONFIG_FILE
-    file.write_text(file.read_text().replace('"modality"', '"stream"'))
-    assert read_config(tmp_path).modality == "depth"
+    fields = json.loads(file.read_text())
+    fields["model"].pop("operations")  # a field that came later
+    file.write_text(json.dumps(fields))
+    assert read_config(tmp_path).model.operations == "auto"
+    damages = {
+        json.dumps({**fields, "colour": 1}): "config.colour: no such field",
+        json.dumps({**fields, "modality": ["rgb"]}): "config.modality",
+        "[]": "config.modality=None",
+        "[" * 100_000: "recursion",
+        '{"a": "\udcff"}': "utf-8",
+    }
+    for text, message in damages.items():
+        file.write_bytes(text.encode("utf-8", "surrogateescape"))
+        with pytest.raises(ValueError, match=rf"config.json is damaged \((?s:.*){message}"):
+            read_config(tmp_path)

@@ -1,10 +1,12 @@
 """The config files of the published data sets, overrides, and the rules that every config meets."""
 
 import importlib
+import math
 import re
 from pathlib import Path
 
 import pytest
+from flax.traverse_util import flatten_dict
 
 from rgbd_jax.config import check_config, check_divisible, default_config, load_config
 from rgbd_jax.ingest.build import dataset_names
@@ -20,7 +22,12 @@ SETTINGS = {
     "isogd": (10, 0.4, 0.7, (256, 256), 224, 0.0, 0.5, (-10, 10), "plateau", 300, 0.01),
     "jester": (10, 0.4, 0.8, (256, 256), 224, 0.0, 0.5, (-10, 10), "reference_cosine", 100, 0.01),
 }
+UMDR = [f"umdr_{name}" for name in SETTINGS if name != "jester"]
 PUBLISHED = {
+    "umdr_ntu_cs": ("92.0", "92.2", "92.9", "94.5", "94.8", "95.0", "95.6", "95.9", "96.2"),
+    "umdr_ntu_cv": ("95.3", "95.8", "96.3", "95.4", "95.9", "96.5", "97.5", "97.8", "98.0"),
+    "umdr_ntu120_csub": ("89.8", "92.6"),
+    "umdr_isogd": ("60.6", "63.7", "64.4", "63.4", "64.6", "65.5", "69.2", "72.6", "72.7"),
     "ntu_cs": ("90.3", "92.7", "94.2"),
     "ntu_cv": ("95.4", "96.2", "97.3"),
     "nvgesture": ("89.58", "90.62", "91.70"),
@@ -63,11 +70,33 @@ def test_settings_are_those_of_the_paper(name, modality):
     assert learning_rate(config, config.train.epochs - 1, [0.5] * (config.train.epochs - 1)) > 0
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", UMDR)
+@pytest.mark.parametrize(
+    ("argument", "frames", "branches"),
+    [("rgb", 32, (16, 32, 48)), ("depth_16", 16, (8, 16, 24)), ("fusion_64", 64, (16, 32, 48))],
+)
+def test_settings_of_umdr_are_those_of_the_paper(name, argument, frames, branches):
+    modality = argument.split("_")[0]
+    config, first = module(name).get_config(argument), module(name.removeprefix("umdr_")).get_config(modality)
+    check_config(config)
+    assert config.data.transforms == first.data.transforms
+    assert (config.data.dataset, config.data.train_split) == (first.data.dataset, first.data.train_split)
+    assert (config.network, config.modality) == ("umdr", modality)
+    assert (config.clip.frames, config.model.branch_frames) == (frames, branches)
+    schedule, distillation = ("timm_step", 0.0) if modality == "fusion" else ("timm_cosine", 0.2)
+    assert (config.schedule.name, config.loss.distillation) == (schedule, distillation)
+    assert (config.train.epochs, config.train.batch_size) == (100, 128)
+    rates = [learning_rate(config, epoch) for epoch in (6, 11, 21)]
+    assert modality != "fusion" or rates == pytest.approx([0.01, 0.001, 0.0001])
+    with pytest.raises(ValueError, match="for rgb, depth, fusion, each with _16, _32 or _64 frames, not 'rgb_8'"):
+        module(name).get_config("rgb_8")
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, *UMDR])
 def test_a_config_opens_with_its_commands_and_published_accuracies(name):
     text = module(name).__doc__
     commands = re.findall(r"--config (configs/\w+\.py)(?::(\w+))? ", text)
-    modalities = ["", "depth", "fusion"] if name != "jester" else [""]
+    modalities = [""] if name == "jester" else ["", "depth", "fusion"]
     assert commands == [(f"configs/{name}.py", modality) for modality in modalities]
     assert "been measured with this package" in " ".join(text.split())
     for number in PUBLISHED.get(name, ()):
@@ -89,6 +118,9 @@ def test_an_override_chooses_the_fold_of_thu_read():
 
 
 def test_wrong_config_files_and_fields_are_named(tmp_path):
+    for field, value in (("model.frp", True), ("model.temporal_blocks", 2)):
+        with pytest.raises(ValueError, match=rf"config\.{field}={value!r}: expected .* with config.network='umdr'"):
+            load_config("umdr_demo", [f"--config.{field}={value}"])
     assert load_config(str(REPOSITORY / "configs/demo.py")) == load_config("demo")
     for spec, overrides, message in (
         ("nothing", (), "no such file; the package has demo, folder, .*ntu_cs"),
@@ -131,6 +163,18 @@ def test_an_invalid_value_is_named_with_all_others(field, value, expected):
     with pytest.raises(ValueError, match=r"config\.train\.evaluate_every_epochs=0: expected at least 1") as error:
         check_config(config)
     assert re.search(rf"config\.{field}={re.escape(repr(value))}: expected .*{expected}", str(error.value))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_json_cannot_hold_is_refused_in_every_field(value):
+    fields = flatten_dict(default_config().to_dict(), sep=".")
+    numbers = [name for name, default in fields.items() if isinstance(default, float)]
+    assert len(numbers) > 20
+    for name in numbers:
+        config = default_config()
+        config.update_from_flattened_dict({name: value})
+        with pytest.raises(ValueError, match=rf"config\.{name}={value}: expected a value such as"):
+            check_config(config)
 
 
 def test_batches_must_be_divisible_by_the_devices():

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 from absl import flags
 
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_split
 from rgbd_jax.model import Model, schedule_at
+from rgbd_jax.models.ops import OPERATIONS
 from rgbd_jax.parallel.mesh import global_batch, make_mesh, shard, state_sharding
 from rgbd_jax.step import compile_train_step, new_state, state_shapes
 from tests.tiny import tiny_config
@@ -25,8 +27,10 @@ WHOLE, SPREAD = "1,1", "8,4"
 PARTS = "1,1,train.microbatches=2"
 PARTS_SPREAD = "4,2,train.microbatches=2,remat.stem='all',remat.inception='cheap',remat.transformer='all'"
 NOT_SYNCHRONISED = "4,1,model.sync_batch_norm=False"
+UMDR = ",network='umdr',model.frp=False,model.temporal_blocks=3,optimizer.arguments.nesterov=True"
+OPTIONS = ",loss.teacher=0.2,model.dynamic_images=3"
 FUSION, FUSION_SPREAD = "1,1,modality='fusion'", "4,2,modality='fusion'"
-KINDS = ("gradient", "statistics", "metrics")
+KINDS = ("gradient", "statistics", "metrics", "averages")
 
 
 def step(data_dir, dtype, case):
@@ -39,6 +43,7 @@ def step(data_dir, dtype, case):
     config.optimizer.name = "sgd"
     config.optimizer.weight_decay = 0.0
     config.optimizer.gradient_clip = 0.0  # the momentum after a first step is the gradient then
+    config.train.ema_decay = 0.5
     config.seed = 5  # a batch in which no unit lies within rounding of its ReLU's kink
     for field in fields:
         name, value = field.split("=")
@@ -50,10 +55,10 @@ def step(data_dir, dtype, case):
     state, metrics = compile_train_step(model, mesh)(state, global_batch(batch, mesh), schedule_at(config, 2.0))
     if int(shards) > 1:
         split = [leaf for leaf in jax.tree.leaves(state.params) if not leaf.is_fully_replicated]
-        assert len(split) > 30
+        assert len(split) > 20
         assert all(leaf.addressable_shards[0].data.size * int(shards) == leaf.size for leaf in split)
-    (momentum,) = [part.trace for part in state.opt_state if hasattr(part, "trace")]
-    values = {"gradient": momentum, "statistics": state.batch_stats, "metrics": metrics}
+    momentum = optax.tree_utils.tree_get(state.opt_state, "trace")
+    values = {"gradient": momentum, "statistics": state.batch_stats, "metrics": metrics, "averages": state.evaluated}
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(values)}
 
 
@@ -102,10 +107,29 @@ def test_statistics_of_each_device_differ_from_those_of_the_whole_batch(exact):
         assert max(differences(alone, whole, kind).values()) > 1e-3
 
 
-def test_a_step_of_the_fusion_does_not_depend_on_the_number_of_devices(small_demo, tmp_path):
-    fusion = steps(small_demo, tmp_path, "float64", FUSION, FUSION_SPREAD)
+@pytest.mark.parametrize(
+    ("case", "single"),
+    [
+        (FUSION_SPREAD, FUSION),
+        (f"{SPREAD}{UMDR}{OPTIONS}", f"{WHOLE}{UMDR}{OPTIONS}"),
+        # Its frozen networks use running statistics, and no step changes them.
+        (f"4,2,train.microbatches=2,model.sync_batch_norm=False,modality='fusion'{UMDR}", f"{FUSION}{UMDR}"),
+    ],
+)
+def test_a_step_of_other_networks_does_not_depend_on_the_number_of_devices(small_demo, tmp_path, case, single):
+    found = steps(small_demo, tmp_path, "float64", case, single)
     for kind in KINDS:
-        assert max(differences(fusion[FUSION_SPREAD], fusion[FUSION], kind).values()) <= EXACT, kind
+        assert max(differences(found[case], found[single], kind).values()) <= EXACT, kind
+
+
+@pytest.mark.parametrize("platform", [platform for platform in OPERATIONS if platform != "cpu"])
+def test_the_operations_of_other_platforms_do_not_depend_on_the_number_of_devices(
+    exact, small_demo, tmp_path, platform
+):
+    case = f"{PARTS_SPREAD},model.operations={platform!r}"
+    found = steps(small_demo, tmp_path, "float64", case)[case]
+    for kind in KINDS:
+        assert max(differences(found, exact[PARTS], kind).values()) <= EXACT, kind  # of one device with the CPU's
 
 
 def test_eight_devices_equal_one_in_float32(small_demo, tmp_path):

@@ -24,6 +24,7 @@ WORKER = """
 import os, signal, sys, time
 from pathlib import Path
 import jax
+from rgbd_jax.checkpoint.metric_writers import MetricAccumulator
 from rgbd_jax.parallel import distributed
 from rgbd_jax.parallel.preemption import PreemptionSync
 
@@ -46,6 +47,17 @@ with distributed.group(distributed.DistributedConfig(*flags, join_timeout=60, he
                 time.sleep(0.01 * (1 + index))
         Path(folder, f"{index}.points").write_text(str(points))
         sys.exit(75)
+    if action == "train slowly":
+        def batches():
+            while True:
+                time.sleep(0.1 * index)
+                yield {}
+        accumulator, slow = MetricAccumulator(), batches()
+        for _ in range(3):
+            accumulator.next_batch(slow)
+            accumulator.add({"loss": jax.numpy.ones(())})
+        waited = accumulator.means(3, 8)["input_wait_fraction"]
+        Path(folder, f"{index}.waited").write_text(str(waited))
     time.sleep(60 if action in ("fail", "wait") else 0)
 """
 
@@ -86,6 +98,14 @@ def ended(processes, seconds=60):
         for process in processes:
             process.kill()
     return [process.returncode for process in processes], stderr
+
+
+def test_a_process_that_waits_longer_for_its_input_is_named(tmp_path):
+    status, stderr = ended(workers(tmp_path, "train slowly"))
+    assert status == [0, 0], stderr
+    assert f"process 1 ({socket.gethostname()}) slows down the training" in stderr[0]
+    first, second = (float((tmp_path / f"{index}.waited").read_text()) for index in range(2))
+    assert first == second > 0.5
 
 
 def test_slurm_needs_no_flags(tmp_path):

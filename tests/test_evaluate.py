@@ -13,7 +13,7 @@ import pytest
 from rgbd_jax import metrics
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_split
-from rgbd_jax.evaluate import Evaluator, evaluate
+from rgbd_jax.evaluation import Evaluator, evaluate
 from rgbd_jax.model import UNIMODAL, Model, evaluation_schedule, schedule_at
 from rgbd_jax.parallel.mesh import make_mesh, replicated, shard
 from rgbd_jax.scores import Scores, scores_file
@@ -99,7 +99,7 @@ from pathlib import Path
 import jax
 from absl import flags
 from rgbd_jax.data.source import open_split
-from rgbd_jax.evaluate import Evaluator
+from rgbd_jax.evaluation import Evaluator
 from rgbd_jax.model import Model, schedule_at
 from rgbd_jax.parallel.mesh import shard
 from rgbd_jax.step import Steps, new_state

@@ -10,7 +10,6 @@ import sys
 import zipfile
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,7 +17,6 @@ from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_split
 from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.inference.trained import load_trained
-from rgbd_jax.modalities import STREAMS
 from rgbd_jax.model import Model
 from rgbd_jax.step import new_state
 from rgbd_jax.tools import export
@@ -56,7 +54,10 @@ def private_texts(folder, content):
     return [text for text in (str(folder), str(ROOT), sys.prefix, "--secret") if text.encode() in content]
 
 
-@pytest.fixture(scope="module", params=["rgb", "fusion"])
+@pytest.fixture(
+    scope="module",
+    params=["rgb", "fusion", *(pytest.param(x, marks=pytest.mark.slow) for x in ("umdr_depth", "umdr_fusion"))],
+)
 def exported(request, small_demo, tmp_path_factory):
     """A workdir, the file that was exported from it, and clips."""
     folder, modality = tmp_path_factory.mktemp(request.param), request.param
@@ -66,13 +67,12 @@ def exported(request, small_demo, tmp_path_factory):
     config.data.transforms.crop_size = 32
     model = Model(config, 12)
     params, batch_stats = model.init(3)  # not trained, with a larger classifier that separates the clips
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf * (100 if "classifier" in jax.tree_util.keystr(path) else 1), params
-    )
+    if modality == "fusion":
+        params["autoencoder"]["classifier"]["kernel"] *= 100
     workdir = save_run(config, folder / "run", new_state(model, params, batch_stats), PROVENANCE, epoch=2)
     split = open_split("rgbd_demo", str(small_demo), "validation")
     batch = next(iter(loader.eval_batches(split, config, batch_size=5)))
-    frames = {name: batch["frames"][name] for name in STREAMS[modality]}  # in the order of the inputs
+    frames = {name: batch["frames"][name] for name in model.modalities}  # in the order of the inputs
     for name, clips in frames.items():
         np.save(folder / f"{name}.npy", clips)
     file, trained, check = folder / "new" / "network.zip", load_trained(workdir), modality == "rgb"  # it takes time
@@ -138,7 +138,7 @@ def test_example_runs_without_this_package_and_names_faulty_input(exported, tmp_
         folder.mkdir()
         for number, encoded in enumerate(clip.frames[folder.name]):
             (folder / f"{number:03}.{'jpg' if folder.name == 'rgb' else 'png'}").write_bytes(encoded)
-    first = exported.frames["rgb"]
+    modality, first = next(iter(exported.frames.items()))
     for name, array in {"float": first.astype(np.float32), "low": first[:, :, :16], "few": first[:3]}.items():
         np.save(tmp_path / f"{name}.npy", array)
     damaged = bytearray(exported.file.read_bytes())
@@ -146,9 +146,9 @@ def test_example_runs_without_this_package_and_names_faulty_input(exported, tmp_
     (tmp_path / "damaged.zip").write_bytes(damaged)
     file, (_, *others) = str(exported.file), arrays
     wrong = {
-        "float32 (5, 8, 32, 32, 3); the input rgb takes uint8 (batch,": [file, "float.npy", *others],
-        "uint8 (5, 8, 16, 32, 3); the input rgb takes uint8 (batch, 8, 32, 32,": [file, "low.npy", *others],
-        "takes rgb": [file, *arrays, *arrays],
+        f"float32 (5, 8, 32, 32, 3); the input {modality} takes uint8 (batch,": [file, "float.npy", *others],
+        f"uint8 (5, 8, 16, 32, 3); the input {modality} takes uint8 (batch, 8, 32, 32,": [file, "low.npy", *others],
+        f"takes {modality}": [file, *arrays, *arrays],
         "Bad CRC-32 for file 'model.jax_export'": ["damaged.zip", *arrays],
         "absent.zip": ["absent.zip", *arrays],
         **({"3 and 5 clips": [file, "few.npy", *others]} if others else {}),

@@ -6,16 +6,17 @@ import shutil
 
 import jax
 import numpy as np
+import optax
 import pytest
 
-from rgbd_jax import train as train_module
+from rgbd_jax import training as train_module
 from rgbd_jax.checkpoint.checkpoints import CheckpointManager, list_checkpoints, read_metadata
-from rgbd_jax.evaluate import evaluate
+from rgbd_jax.evaluation import evaluate
 from rgbd_jax.initial_state import initial_state
 from rgbd_jax.model import Model
-from rgbd_jax.models.pytorch_names import DECOUPLED
+from rgbd_jax.models.name_table import parameter_groups
 from rgbd_jax.pytorch.torch_file import read_torch, write_torch
-from rgbd_jax.train import train
+from rgbd_jax.training import train
 from tests.pytorch.networks import checkpoint, convert, manifest_of, random_state_dict, small_config
 from tests.tiny import saved_state, tiny_config
 
@@ -198,12 +199,12 @@ def test_what_fits_is_taken_and_the_rest_is_told(stranger, caplog, blocks):
     for block in range(blocks):
         name = f"dtn.multi_scale_transformers.{block}.transformer_enc_large.layers.0.0.norm.weight"
         assert_same(norms[block], tensors.get(name, initial_norms[block]))
-    said = caplog.text
-    assert "dtn.pos_embedding_large: shape (1, 6, 64), the network has (1, 7, 64)" in said
-    assert "dtn.mlp_head_small.1.weight: last layer of a class head" in said
+    logged = caplog.text
+    assert "dtn.pos_embedding_large: shape (1, 6, 64), the network has (1, 7, 64)" in logged
+    assert "dtn.mlp_head_small.1.weight: last layer of a class head" in logged
     of_a_block = len([name for name in tensors if name.startswith("dtn.multi_scale_transformers.1.")])
-    assert f"skipped: {7 + of_a_block * (blocks == 1)}\n" in said
-    assert f"missing: {6 + of_a_block * (blocks == 3)}\n" in said
+    assert f"skipped: {7 + of_a_block * (blocks == 1)}\n" in logged
+    assert f"missing: {6 + of_a_block * (blocks == 3)}\n" in logged
 
 
 def test_streams_of_fusion_start_from_streams(tmp_path):
@@ -222,6 +223,41 @@ def test_streams_of_fusion_start_from_streams(tmp_path):
     assert_same(params["autoencoder"], scratch["autoencoder"])
 
 
+def test_frozen_networks_are_loaded_whole_or_not_at_all(tmp_path, caplog):
+    """With their class heads and statistics; optimizer and moving average hold the fusion part alone."""
+    config = small_config("umdr_fusion")
+    config.train.ema_decay, config.loss.sharpness = 0.9, True
+    refused(config, "config.fusion.init_rgb_from='': expected", "config.fusion.init_depth_from='': expected a trained")
+    states, epochs = {}, {"rgb": 7, "depth": 30}
+    for seed, (name, epoch) in enumerate(epochs.items()):
+        states[name] = random_state_dict(manifest_of(small_config(f"umdr_{name}"), 12), seed=seed + 1)
+        write_torch(tmp_path / f"{name}.pth.tar", checkpoint(states[name], epoch=epoch, decay_vectors=False))
+        config.fusion[f"init_{name}_from"] = str(tmp_path / f"{name}.pth.tar")
+    model = Model(config, 12)
+    with caplog.at_level(logging.WARNING, "rgbd_jax"):
+        logging.getLogger("rgbd_jax").propagate = True
+        state = initial_state(model).state
+    (warning,) = {line for line in caplog.messages if "frozen_temperatures" in line}
+    assert "the rgb network's is 0.07, but after its 7 epochs it was 0.0462" in warning  # 0.04 + 6 / 29 * 0.03
+    assert state.params.keys() == state.ema_params.keys() == model.shapes()[0].keys()
+    assert not {"rgb", "depth"} & state.params.keys()
+    assert state.ema_batch_stats is None
+    assert {leaf.shape for leaf in jax.tree.leaves(state.opt_state)} <= {
+        x.shape for x in jax.tree.leaves(state.params)
+    } | {()}
+    table = model.family.name_table
+    for tensors in (table.to_pytorch(state.batch_stats, {}), table.to_pytorch(*state.evaluated)):
+        for name, expected in states.items():
+            for key, value in expected.items():
+                if not key.endswith("num_batches_tracked"):
+                    np.testing.assert_array_equal(tensors[f"Modalit_{name}.{key}"], value, err_msg=key)
+
+    del states["depth"]["LinearMap.2.weight"]
+    states["depth"]["dtn.multi_scale_transformers.0.3.2.bias"] = np.zeros(5, np.float32)
+    write_torch(tmp_path / "depth.pth.tar", states["depth"])
+    refused(config, f"config.fusion.init_depth_from={tmp_path}", "2 tensors do not fit", "LinearMap.2.weight: missing")
+
+
 def test_fusion_starts_from_fusion(tmp_path):
     config = small_config("fusion")
     tensors = random_state_dict(manifest_of(config, 5))
@@ -236,10 +272,10 @@ def test_fusion_starts_from_fusion(tmp_path):
     assert params["autoencoder"]["classifier"]["kernel"].shape[1] == 12
 
 
-def refused(config, *said):
+def refused(config, *messages):
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         initial_state(Model(config, 12))
-    for text in said:
+    for text in messages:
         assert text in str(caught.value)
 
 
@@ -254,6 +290,10 @@ def test_checkpoints_of_the_wrong_kind(tmp_path, stranger):
     config = small_config()
     config.init_from = fusion
     refused(config, f"config.init_from={fusion}: a fusion network, not a unimodal one", "config.modality='rgb'")
+    config = small_config("umdr_rgb")
+    config.init_from = rgb
+    refused(config, f"config.init_from={rgb}: a unimodal network, not a umdr one", "config.network='umdr'")
+    config = small_config()
     config.init_from = nothing
     refused(config, f"config.init_from={nothing}: none of its 1 tensors fits")
     config.init_from = str(tmp_path)
@@ -310,21 +350,25 @@ def test_trainings_that_cannot_be_continued(tmp_path, stranger):
     refused(config, f"{good}: 1 tensors do not fit the network", "dtn.cls_token_large: missing")
 
 
-def test_momentum_of_both_streams_is_taken_over(tmp_path):
+@pytest.mark.parametrize(("stream", "weight"), [("fusion", "fc.weight"), ("umdr_rgb", "LinearMap.2.weight")])
+def test_momentum_of_all_parameters_is_taken_over(tmp_path, stream, weight):
     """Under the reference's names again, the optimizer's state is that of the file, and zero where it has none."""
-    config = small_config("fusion")
+    config = small_config(stream)
+    config.optimizer.decay_vectors = stream == "fusion"
     config.optimizer.name = "sgd"
     config.train.epochs = 8
     config.fusion.reference_layout = True
-    contents = checkpoint(random_state_dict(manifest_of(config, 12)))
-    write_torch(tmp_path / "fusion.pth.tar", contents)
-    config.continue_from = str(tmp_path / "fusion.pth.tar")
-    state = initial_state(Model(config, 12)).state
-    (momentum,) = [part.trace for part in state.opt_state if hasattr(part, "trace")]
-    found = DECOUPLED.to_pytorch(momentum, {})
-    names = [name for name in contents["model"] if name in found]
-    assert len(names) == len(found) > 300
+    decay_vectors = config.optimizer.decay_vectors
+    contents = checkpoint(random_state_dict(manifest_of(config, 12)), decay_vectors=decay_vectors)
+    write_torch(tmp_path / "whole.pth.tar", contents)
+    config.continue_from = str(tmp_path / "whole.pth.tar")
+    model = Model(config, 12)
+    state, table = initial_state(model).state, model.family.name_table
+    momentum = optax.tree_utils.tree_get(state.opt_state, "trace")
+    found = table.to_pytorch(momentum, {})
+    names = [name for group in parameter_groups(contents["model"], decay_vectors=decay_vectors) for name in group]
+    assert len(names) == len(found) > 200
     for number, name in enumerate(names):
         buffer = contents["optimizer"]["state"].get(number, {}).get("momentum_buffer")
         np.testing.assert_array_equal(found[name], 0 if buffer is None else buffer, err_msg=name)
-    np.testing.assert_array_equal(DECOUPLED.to_pytorch(state.params, {})["fc.weight"], contents["model"]["fc.weight"])
+    np.testing.assert_array_equal(table.to_pytorch(state.params, {})[weight], contents["model"][weight])

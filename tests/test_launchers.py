@@ -76,6 +76,17 @@ def test_slurm_does_not_requeue_what_is_to_end_for_good(slurm, stand_in):
     assert (status, [call[0] for call in stand_in.calls()]) == (-signal.SIGTERM, ["srun"])
 
 
+@pytest.mark.parametrize(("status", "starts"), [(137, 3), (1, 1)])
+def test_slurm_starts_again_what_a_signal_killed(slurm, stand_in, monkeypatch, status, starts):
+    monkeypatch.setattr("tests.test_launchers.ARGUMENTS", ["--restarts", "2", *ARGUMENTS])
+    found, stderr = slurm(f"exit {status}")
+    calls = stand_in.calls()
+    assert (found, [call[0] for call in calls]) == (status, ["srun"] * starts)
+    assert calls[-1][-1] == ARGUMENTS[-1]
+    assert "--restarts" not in calls[-1]
+    assert stderr.count("a process was killed by signal 9") == starts - 1
+
+
 def test_slurm_outside_of_a_checkout(slurm, stand_in, tmp_path):
     status, stderr = slurm("exit 0", directory=tmp_path)
     assert (status, stand_in.calls()) == (1, [])
@@ -113,6 +124,14 @@ def test_tpu_pod_passes_arguments_as_they_are_and_the_status(tpu_pod, worker, st
     assert call[:-1] == SSH
 
 
+@pytest.mark.parametrize(("status", "starts"), [(137, 3), (255, 1), (1, 1)])
+def test_tpu_pod_starts_again_what_a_signal_killed(tpu_pod, worker, stand_in, status, starts):
+    executable(worker / "rgbd_jax" / ".venv" / "bin" / "python", f"exit {status}")
+    finished = tpu_pod("pod", "us-central2-b", "--restarts", "2", *ARGUMENTS)
+    assert (finished.returncode, len(stand_in.calls())) == (status, starts)
+    assert finished.stderr.count("a process was killed by signal 9") == starts - 1
+
+
 @pytest.fixture
 def repository(worker, stand_in):
     """Stand-ins for what the set-up of a worker calls, and for a repository whose set-up makes .venv."""
@@ -134,7 +153,7 @@ def test_tpu_pod_setup_clones_then_pulls(tpu_pod, stand_in, repository):
         assert gcloud[:-1] == SSH
         assert [call[0] for call in pythons] == ["python3", "python3"]
         assert git[:4] == expected
-        assert setup == ["setup.sh", "tpu"]
+        assert setup == ["setup.sh", "tpu", "gcs"]
 
 
 def test_tpu_pod_setup_installs_python(tpu_pod, stand_in, repository):

@@ -192,3 +192,21 @@ def test_second_request_to_stop_kills(start):
     launcher.terminate()
     _, stderr = launcher.communicate(timeout=10)
     assert (launcher.returncode, stderr) == (137, "")
+
+
+ONCE = "mark = pathlib.Path(%r); seen = mark.exists(); mark.touch(); "
+
+
+def test_a_group_that_loses_a_process_is_started_again(run, tmp_path):
+    lost_once = ONCE % str(tmp_path / "mark") + f"seen or {DIE}"
+    assert run(2, "print(1)", lost_once)[0] == 137
+    (tmp_path / "mark").unlink()
+    status, stdout, stderr = run(2, "print(1)", lost_once, options=("--restarts=3",))
+    assert (status, stdout) == (0, "1\n1\n")
+    assert stderr.endswith("local_cluster: restart 1 of 3: a process was killed by signal 9\n")
+
+
+@pytest.mark.parametrize(("code", "expected", "starts"), [(DIE, 137, 3), ("sys.exit(1)", 1, 1)])
+def test_restarts_end_after_their_number_and_not_for_errors(run, code, expected, starts):
+    status, stdout, _ = run(2, "print(1)", f"time.sleep(0.5); {code}", options=("--restarts=2",))
+    assert (status, stdout) == (expected, "1\n" * starts)

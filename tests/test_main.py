@@ -53,6 +53,31 @@ def test_invalid_arguments_are_named_and_nothing_is_written(tmp_path):
     assert not workdir.exists()
 
 
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [("rgbd_jax.train", "train"), ("rgbd_jax.evaluation", "eval"), ("rgbd_jax.tools.fuse", "fuse")],
+)
+def test_a_module_that_is_no_command_is_an_error_with_a_hint(module, command):
+    finished = subprocess.run([sys.executable, "-m", module], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert_refused(finished, f"error: {module} is not a command", f"did you mean `python -m rgbd_jax {command}`?")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (["trian"], "did you mean `rgbd train`?"),
+        (["check"], "did you mean `rgbd data check`?"),
+        (["data", "biuld"], "did you mean `rgbd data build`?"),
+        (["xyzzy"], "choose from train, eval, plan"),
+    ],
+)
+def test_a_wrong_command_is_an_error_with_a_hint(wrong, hint, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(wrong)
+    assert stopped.value.code == 2
+    assert hint in capsys.readouterr().err
+
+
 def test_data_that_are_not_there(tmp_path):
     workdir, absent = tmp_path / "run", tmp_path / "absent"
     finished = run("--workdir", workdir, f"--config.data.data_dir={absent}", config="configs/folder.py")
@@ -92,7 +117,7 @@ def test_a_config_that_the_data_do_not_fit(small_demo, tmp_path, override, messa
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
-        (["tarin"], ("'tarin'", "train, eval, plan")),
+        (["tarin"], ("'tarin'", "did you mean `rgbd train`?")),
         (["fuse", "a", "b", "--weight_s", "1,2"], ("unrecognized arguments: --weight_s 1,2",)),
         (["fuse", "a", "b", "--config.seed=1"], ("unrecognized arguments: --config.seed=1",)),
     ],

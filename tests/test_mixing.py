@@ -1,30 +1,35 @@
 """Mixup and ShuffleMix: their random weights, and that frames, heat maps and labels are mixed by them."""
 
 import json
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ml_collections import ConfigDict
 
+from rgbd_jax.config import default_config
 from rgbd_jax.losses import smoothed_cross_entropy
 from rgbd_jax.model import Model, schedule_at
 from rgbd_jax.models import mixing
 from rgbd_jax.models.heat_map import heat_maps
 from rgbd_jax.step import new_state, train_step, with_partners
-from rgbd_jax.train import train
+from rgbd_jax.training import train
 from tests.models.test_heat_map import expected_heat_map, moving_clip
+from tests.parity import recipe
 from tests.tiny import tiny_config
 
 CLASSES = 12
+RECORDED = np.load(Path(__file__).parent / "parity" / "umdr_mixing.npz")
 
 
 def draws(number: int, seed: int = 0, **fields: float) -> tuple[np.ndarray, np.ndarray]:
     """Weights of the own frames (n 16) and of the own labels (n) in the first steps."""
-    off = {"mixup_alpha": 0.0, "mixup_probability": 1.0, "shufflemix_alpha": 0.0, "shufflemix_probability": 1.0}
-    config = ConfigDict({**off, **fields})
+    config = default_config().mixing
+    config.update({"shufflemix_probability": 1.0, **fields})
     drawn = jax.jit(jax.vmap(lambda step: mixing.draw(config, 16, seed, step)))(np.arange(number))
     return np.asarray(drawn.frames), np.asarray(drawn.label)
 
@@ -44,6 +49,55 @@ def test_shufflemix_takes_whole_frames_and_the_label_counts_them():
     np.testing.assert_allclose(frames.mean(axis=0), 0.5, atol=0.04)  # any frame as often as another
     some = frames[(label > 0.2) & (label < 0.8)]
     assert (np.abs(np.diff(some, axis=1)).sum(axis=1) > 1).mean() > 0.9  # places at random, not a first and a last part
+
+
+def test_the_weights_of_mixup_can_be_of_each_frame_and_grow_with_the_epoch():
+    frames, label = draws(4000, mixup_alpha=0.8, mixup_per_frame=True)
+    np.testing.assert_allclose(frames.mean(axis=1), label, atol=1e-6)
+    assert frames.var(axis=1).mean() == pytest.approx(15 / 16 / (4 * (2 * 0.8 + 1)), abs=0.01)
+    frames, label = draws(4000, mixup_alpha=0.8, mixup_dynamic=True)
+    assert (label.mean(), label.max()) == (pytest.approx(0.25, abs=0.01), pytest.approx(0.5, abs=0.001))
+    config = default_config()
+    config.mixing.mixup_dynamic = True
+    limits = [schedule_at(config, epoch + 0.5).mixup_limit for epoch in range(config.train.epochs)]
+    np.testing.assert_allclose(limits, np.linspace(0, 0.5, config.train.epochs))
+
+
+@pytest.mark.parametrize("mode", ["strided", "trailing", "mixup"])
+def test_labels_follow_the_frames_or_the_drawn_weight(mode):
+    fields = {"shufflemix_alpha": 0.3, "shufflemix_mode": mode}
+    (frames, label), (same, drawn) = draws(500, **fields), draws(500, **fields, reference_label=True)
+    np.testing.assert_array_equal(frames, same)
+    assert np.abs(label - drawn).max() > 0
+    if mode != "mixup":
+        assert set(np.unique(frames)) == {0, 1}
+        np.testing.assert_allclose(frames.mean(axis=1), label, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "sm", "sm_b", "sm_v1", "sm_v2", "mu_sm"])
+def test_parity_mixing_of_umdr(kind):
+    """Of the recorded draws; ShuffleMix rounds its weight for the frames, not for the label."""
+    recorded = {name: RECORDED[f"{kind}/{name}"] for name in ("lam", "own", "clip", "target")}
+    weight = jnp.asarray(recorded["lam"], jnp.float32)
+    clip = np.moveaxis(recipe.rng_for(30, "mixing/clip").standard_normal((4, 3, 16, 2, 2)), 1, -1)  # b t h w c
+    own = recorded["own"].astype(bool)
+    if kind == "mu_sm":  # both frames that stay mixed are neither clip's alone
+        recorded_clip = np.moveaxis(recorded["clip"], 1, -1)
+        own = ~np.isclose(recorded_clip, (1 - recorded["lam"]) * clip[::-1]).all(axis=(0, 2, 3, 4))
+    order = jnp.asarray(np.argsort(np.argsort(~own, kind="stable")))
+    mixture = {
+        "mixup": lambda: mixing.Mixture(jnp.full(16, weight), weight),
+        "sm_v1": lambda: mixing.strided(weight, 16, odd=True, chance=0.6),  # drawn: the stretch begins at its second
+        "sm_v2": lambda: mixing.trailing(weight, 16, chance=9.5 / 11),  # drawn: 9 of 0 to 10
+        "mu_sm": lambda: mixing.overwritten(weight, order),
+    }.get(kind, lambda: mixing.shuffled(weight, order))()
+    if kind.startswith("sm"):
+        np.testing.assert_array_equal(mixture.frames, own)
+    label = recipe.rng_for(30, "mixing/label").integers(0, 60, 4)
+    blended = mixture.blend(jnp.asarray(clip), mixing.partners(jnp.asarray(clip)))
+    np.testing.assert_allclose(np.moveaxis(np.asarray(blended), -1, 1), recorded["clip"], atol=1e-6)
+    soft = mixture.labels(jnp.asarray(label), mixing.partners(jnp.asarray(label)), 60)
+    np.testing.assert_allclose(optax.smooth_labels(soft, 0.1), recorded["target"], atol=1e-7)
 
 
 def test_methods_take_turns_as_often_as_set():
@@ -96,17 +150,20 @@ def test_heat_maps_of_blended_clips_are_those_of_the_blended_frames(clips, weigh
         assert (np.abs(heat - expected) < 1e-4).mean() > 0.999
 
 
-def test_frames_of_shufflemix_keep_the_heat_maps_of_their_own_clips(clips):
+@pytest.mark.parametrize("source", [None, np.array([0, 1, 2, 6, 4, 1, 5, 7])])
+def test_frames_of_shufflemix_keep_the_heat_maps_of_their_own_clips(clips, source):
     weights = np.array([1, 0, 0, 1, 1, 0, 1, 0], np.float32)
-    mixture = mixing.Mixture(weights, np.float32(0.5))
+    mixture = mixing.Mixture(weights, np.float32(0.5), source=source)
+    places = np.where(weights, range(8), range(8) if source is None else source)
     mixed = mixture.blend(clips, mixing.partners(clips))
     heat = jax.jit(heat_maps, static_argnums=1)(clips, 4, mixture, clips[::-1])
     alone = heat_maps(clips, 4)
     for i in range(len(clips)):
         for t, weight in enumerate(weights):
-            source = i if weight else len(clips) - 1 - i
-            np.testing.assert_array_equal(mixed[i, t], clips[source, t])
-            np.testing.assert_allclose(heat[i, t], alone[source, t], atol=1e-6)
+            clip = i if weight else len(clips) - 1 - i
+            np.testing.assert_array_equal(mixed[i, t], clips[clip, places[t]])
+            if t >= 3:  # the windows of the first frames are not full
+                np.testing.assert_allclose(heat[i, t], alone[clip, places[t]], atol=1e-6)
 
 
 @pytest.mark.parametrize("modality", ["rgb", "fusion"])
@@ -135,6 +192,7 @@ def test_a_step_trains_on_mixed_clips_of_every_modality(clips, modality, monkeyp
         np.testing.assert_allclose(seen[name].clip, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_training_with_both_methods_runs(small_demo, tmp_path):
     config = tiny_config(small_demo)
     config.train.epochs = 1

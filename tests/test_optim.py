@@ -5,13 +5,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rgbd_jax import optim
-from rgbd_jax.config import default_config
-from rgbd_jax.model import unimodal_schedule
+from rgbd_jax.config import check_config, default_config, load_config
+from rgbd_jax.config_rules import OPTIMIZERS
+from rgbd_jax.model import umdr_schedule, unimodal_schedule
 
-RECORDED = np.load(Path(__file__).parent / "parity" / "schedule.npz")
+PARITY = Path(__file__).parent / "parity"
+RECORDED, UMDR_RECORDED = np.load(PARITY / "schedule.npz"), np.load(PARITY / "umdr_schedule.npz")
+MOMENTUM = {"sgd": {"momentum": 0.9}}
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,31 @@ def test_parity_learning_rate_table(table, name, epochs, to_peak):
     accuracies = RECORDED["plateau_accuracies"]
     rates = [optim.learning_rate(config, epoch, accuracies[:epoch]) for epoch in range(epochs)]
     np.testing.assert_allclose(rates, RECORDED[table], rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("table", "fields"),
+    [
+        ("cosine", {}),
+        ("step_10", {"name": "timm_step", "decay_epochs": 10}),
+        ("step_30", {"name": "timm_step"}),
+        ("multistep", {"name": "timm_multistep"}),
+        ("cosine_60_warm0", {"warm_up_epochs": 0}),
+    ],
+)
+def test_parity_learning_rate_table_of_umdr(table, fields):
+    config = load_config("umdr_ntu_cs")
+    config.schedule.update(fields)
+    config.train.epochs = len(UMDR_RECORDED[table])
+    rates = [optim.learning_rate(config, epoch + 0.5) for epoch in range(config.train.epochs)]
+    np.testing.assert_allclose(rates, UMDR_RECORDED[table], rtol=1e-12, atol=0)
+
+
+def test_parity_temperature_and_distillation_of_umdr():
+    config = load_config("umdr_ntu_cs")
+    weights, temperatures = zip(*(umdr_schedule(config, epoch + 0.5) for epoch in range(100)), strict=True)
+    np.testing.assert_allclose(temperatures, UMDR_RECORDED["temperature"], rtol=1e-12, atol=0)
+    np.testing.assert_array_equal(weights, config.loss.distillation * UMDR_RECORDED["distillation_on"])
 
 
 def test_clean_cosine_is_continuous_and_spans_the_training():
@@ -53,8 +82,15 @@ def test_errors_name_what_is_unknown():
     config.schedule.name = "linear"
     with pytest.raises(ValueError, match=r"config.schedule.name='linear'"):
         optim.learning_rate(config, 0)
-    config.optimizer.name = "lion"
-    with pytest.raises(ValueError, match=r"config.optimizer.name='lion'"):
+    config.optimizer.name = "muon"
+    with pytest.raises(ValueError, match=r"config.optimizer.name='muon': expected one of sgd, adam, .*lamb"):
+        check_config(config)
+    config.optimizer.name = "lamb"
+    config.sharding.parameter_shards = 2
+    with pytest.raises(ValueError, match=r"parameter_shards=2: expected 1 with config.optimizer.name='lamb'"):
+        check_config(config)
+    config.optimizer.update(name="lion", arguments={"b1": 0.8, "eps": 1e-3})
+    with pytest.raises(ValueError, match=r"config.optimizer.arguments.eps=0.001: optax.lion has no .* one of b1, b2$"):
         optim.make_optimizer(config)
 
 
@@ -82,7 +118,45 @@ def test_sgd_decays_before_momentum_and_clips_before_both():
         value = value - 0.1 * velocity
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_nesterov_is_pytorchs():
+    config = default_config()
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.arguments.nesterov = True
+    optimizer = optim.make_optimizer(config)
+    params = {"w": jnp.zeros(2)}
+    state, velocity = optimizer.init(params), np.zeros(2)
+    for gradient in (np.array([1.0, -2.0]), np.array([0.5, 3.0])):
+        updates, state = optimizer.update({"w": gradient}, state, params, norm=0.0)
+        velocity = 0.9 * velocity + gradient
+        np.testing.assert_allclose(updates["w"], -(gradient + 0.9 * velocity), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_is_that_of_optax_scaled_by_the_rate_and_decays_weights(name):
+    config = default_config()
+    config.optimizer.update(name=name, weight_decay=0.01, gradient_clip=0.0)
+    optimizer, function = optim.make_optimizer(config), getattr(optax, name)
+    if name in ("sgd", "adam", "radam"):  # an L2 penalty
+        expected = optax.chain(optax.add_decayed_weights(0.01), function(0.1, **MOMENTUM.get(name, {})))
+    else:
+        expected = function(0.1, weight_decay=0.01)
+    params, others = ({"w": jnp.asarray([3.0, -4.0, 2.0]), "b": {"scale": jnp.ones((2, 2))}} for _ in range(2))
+    state, other = optim.zero_state(optimizer, params), expected.init(others)
+
+    def loss(params):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+
+    before = loss(params)
+    for _ in range(4):
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params, norm=0.0)
+        params = optax.apply_updates(params, optax.tree.scale(0.1, updates))
+        updates, other = expected.update(jax.grad(loss)(others), other, others)
+        others = optax.apply_updates(others, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), params, others)
+    assert loss(params) < before
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_initial_state_is_that_of_optax(name):
     config = default_config()
     config.optimizer.name = name

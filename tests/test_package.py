@@ -1,14 +1,18 @@
 """The package: layers, what is imported, and the wheel outside the checkout."""
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from rgbd_jax.inference.registry import entries
+from tests.test_docs import blocks
 from tests.test_main import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +43,11 @@ def test_dependencies_point_down():
 def installed(tmp_path_factory):
     """An environment with the wheel, an empty folder to work in, and a stand-in for Hugging Face's `datasets`."""
     root = tmp_path_factory.mktemp("wheel")
-    wheel = ["-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(root), str(ROOT)]
+    for name in ("rgbd_jax", "configs", "datasets"):  # a copy: setuptools leaves a folder `build` behind
+        shutil.copytree(ROOT / name, root / "source" / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, root / "source")
+    wheel = ["-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(root), str(root / "source")]
     subprocess.run([sys.executable, *wheel], check=True, capture_output=True)
     (built,) = root.glob("rgbd_jax-*.whl")
     venv.create(root / "env", with_pip=True)
@@ -83,3 +91,42 @@ def test_wheel_trains_the_demo_beside_hugging_faces_datasets(installed):
     rgbd = subprocess.run([python.parent / "rgbd", "--help"], cwd=folder, capture_output=True, text=True)
     assert rgbd.returncode == 0
     assert "predict" in rgbd.stdout
+
+
+@pytest.mark.slow
+def test_bundled_networks_recognise_an_example_without_training_or_data(installed):
+    _, python, folder = installed
+    command = [python.parent / "rgbd", "predict", "--weights=demo-rgb", "--example", "--json", "--out=drawn.mp4"]
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    print(f"rgbd predict --example: {time.monotonic() - started:.1f} s")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["top"][0]["class"] == "swipe_left"
+    assert (folder / "drawn.mp4").stat().st_size > 1000
+    (code,) = blocks((ROOT / "README.md").read_text(), "python")
+    started = time.monotonic()
+    done = subprocess.run([python, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    print(f"the Python lines of the README: {time.monotonic() - started:.1f} s")
+    assert done.stdout.startswith("[('push', 0.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", ["rgb", "depth", "fusion"])
+def test_bundled_networks_have_the_accuracy_of_their_cards(installed, modality):
+    _, python, folder = installed
+    entry, name = entries()[f"demo-{modality}"], f"converted_{modality}"
+    subprocess.run([python.parent / "rgbd", "convert", entry.file, name], cwd=folder, check=True, capture_output=True)
+    smaller = "--config.model.attention_heads=4"
+    command = [python.parent / "rgbd", "eval", f"--config=demo:{modality}", f"--workdir={name}", smaller]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    top1 = f"{json.loads(done.stdout.splitlines()[-1])['top1']:.2%}"
+    print(f"demo-{modality}: top-1 {top1}")
+    assert entry.accuracy.startswith(f"{top1} top-1 of the demo's 240 validation clips")
+    assert f"Top-1 accuracy {top1} on 240 clips" in Path(entry.file).with_suffix(".md").read_text()
+
+
+def test_bundled_weights_have_at_most_8_megabytes():
+    files = [Path(entry.file) for entry in entries().values() if entry.file]
+    assert len(files) == 3
+    assert sum(file.stat().st_size for file in files) <= 8_000_000

@@ -2,12 +2,13 @@
 
 Every case (`CASE.npz` with `CASE.manifest.json`) of the folder `RGBD_PARITY_DIR` (default: `tests/parity`) is run with
 the settings that it states itself. The weights are rebuilt from a seed under PyTorch's names and go through the table
-that converts real checkpoints.
+that converts real checkpoints. The operations of other platforms than this machine's are run as well.
 """
 
 import functools
 import json
 import os
+import re
 from pathlib import Path
 
 import jax
@@ -17,10 +18,13 @@ import pytest
 from einops import rearrange
 
 from rgbd_jax.config import default_config
-from rgbd_jax.model import Model
+from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.model import FAMILIES, UMDR, Model
 from rgbd_jax.models.family import ClipInput, ScheduleValues
 from rgbd_jax.models.name_table import COUNTER
-from rgbd_jax.models.pytorch_names import DECOUPLED
+from rgbd_jax.models.ops import OPERATIONS
+from rgbd_jax.models.temporal import BRANCHES as BRANCH_NAMES
+from rgbd_jax.models.umdr.spatial import RECOUPLINGS
 from rgbd_jax.step import new_state, train_step
 from tests.parity import recipe
 
@@ -32,6 +36,10 @@ FLOAT32_OTHER_KEYS = 1e-2  # where rounding decides which of two equal keys the 
 # last place moves the gradient's norm in the REFERENCE by 2e-11 at its first step and by up to 1.8e-7 at its second.
 # Here that norm differs by 1.05e-7 in ntu_fusion_128 (1.2e-8 to 1.1e-6 in others): docs/performance.md, "Parity".
 FUSION_GRADIENT_NORM = 2e-6
+# Cases, the smallest first, that run with the operations of other platforms too. Their training steps are compared with
+# the CPU's in tests/models/test_networks.py.
+RUN_ON_ALL_PLATFORMS = 3
+OTHER_PLATFORMS = [platform for platform in OPERATIONS if platform != jax.default_backend()]
 LARGEST_TRAINED_FUSION = 96  # pixels: at 128 a training step in float64 would take 23 GB
 
 CLIP = "b t h w c -> b c t h w"
@@ -43,10 +51,23 @@ PROBES = {  # recorded name -> (name of the intermediate result, axes here -> ax
     **{f"Mixed_{block}": (f"mixed_{block}", CLIP) for block in ("3b", "3c", "4b", "4c", "5b", "5c")},
     "LinearMap": ("frame_features", "b t c -> b t c"),
     "rcm/out": ("recoupled", "b t c -> b c t"),
+    "channel_pool": ("channel_pool", CLIP),
+    **{f"rcm{number}/out": (f"recoupled_{number}", CLIP) for number in RECOUPLINGS},
+    **{f"rcm{number}/spatial": (f"recoupling_{number}_spatial", "b c -> b c") for number in RECOUPLINGS},
+    **{f"dtn/pool/{branch[0]}": (f"{branch}_local", "b n c -> b c n 1 1") for branch in BRANCH_NAMES},
     "rcm/spatial": ("recoupling_spatial", "b c -> b c"),
 }
-FUSION_LOSSES = ("cross_entropy", "modality", "reconstruction", "distillation")
-BRANCHES = {"s": "small", "m": "medium", "l": "large"}
+UMDR_FUSION_PROBES = {  # recorded name without modality and number -> intermediate result
+    "spatial": "frame_features",
+    "temporal": "class_feature",
+    "scc/enhance": "spatial_fusion_enhanced",
+    "scc/block": "spatial_fusion",
+    "temporal_enhance": "enhanced_class_feature",
+    "tcc/block": "temporal_fusion",
+}
+UMDR_FUSION_HEADS = {"rgb": "stream_rgb", "depth": "stream_depth", "fusion_rgb": "logits_rgb"}
+UMDR_FUSION_HEADS |= {"fusion_depth": "logits_depth"}
+BRANCHES = {name[0]: name for name in BRANCH_NAMES}
 
 
 class RecordedInputs(Model):
@@ -57,12 +78,22 @@ class RecordedInputs(Model):
 
 
 class Case:
-    """A recorded case."""
+    """A recorded case, with the operations for a platform."""
 
-    def __init__(self, name):
+    def __init__(self, name, operations="auto"):
+        self.operations = operations
         self.recorded = np.load(FOLDER / f"{name}.npz")
         self.meta = json.loads(str(self.recorded["meta"]))
         self.manifest = json.loads((FOLDER / f"{name}.manifest.json").read_text())
+
+    @property
+    def family(self):
+        return FAMILIES[self.meta["kind"]]
+
+    @property
+    def table(self):
+        """The weights' names in PyTorch."""
+        return self.family.name_table
 
     @property
     def trained(self):
@@ -73,8 +104,9 @@ class Case:
     def config(self, dtype):
         """The experiment's config: what `meta` says; the sizes that it leaves out are read off the weights."""
         meta = self.meta
-        config = default_config("rgb" if meta["kind"] == "unimodal" else meta["kind"])
-        detected = DECOUPLED.detect(self.manifest, {})
+        config = default_config(self.family.modalities[0])
+        config.network = self.family.network
+        detected = self.table.detect(self.manifest, {})
         assert detected.family == meta["kind"]
         config.clip.update(frames=detected.frames or 64, size=meta["size"])
         config.model.update(
@@ -82,31 +114,39 @@ class Case:
             num_classes=meta["num_classes"],
             temporal_blocks=meta["N"],
             knn_attention=meta["knn_attention"],
-            recoupling=meta["recoupling"],
-            recoupling_heads=meta["SEHeads"],
-            frp=meta["frp"],
             random_branch_frames=False,
             dropout=0.0,
             recoupling_dropout=0.0,
             dtype=dtype,
+            operations=self.operations,
         )
         config.fusion.update(reference_layout=True, cross_modal_dropout=0.0, modality_dropout=0.0)
+        config.fusion.update(detected.fusion)
         config.loss.update(
             label_smoothing=meta["label_smoothing"],
             distillation_temperature=meta["temper"],
             reference_device_batch=meta["batch"],
         )
-        if meta["kind"] == "unimodal":
+        if config.network == "decoupled":
+            config.model.update(recoupling=meta["recoupling"], recoupling_heads=meta["SEHeads"], frp=meta["frp"])
+        if meta["kind"] != "fusion":
             config.loss.update(
                 branch_weights=tuple(map(float, meta["loss_lambda"])),
                 multi_branch=meta["multi_loss"],
                 distillation=meta["distill"],
-                sharpness=meta["sharpness"],
+                sharpness=meta.get("sharpness", True),
                 temperature=tuple(meta["temp"]),
             )
         config.optimizer.update(
-            momentum=meta["momentum"], weight_decay=meta["weight_decay"], gradient_clip=meta["grad_clip"]
+            momentum=meta["momentum"],
+            weight_decay=meta["weight_decay"],
+            decay_vectors=meta.get("decay_vectors", True),
+            gradient_clip=meta["grad_clip"],
         )
+        config.optimizer.arguments.nesterov = meta.get("nesterov", False)
+        if meta["kind"] == "umdr_fusion":
+            temperatures = [UMDR.schedule(config, meta[f"epoch_{name}"])[1] for name in MODALITIES]
+            config.fusion.frozen_temperatures = tuple(temperatures)
         return config
 
     def build(self, dtype):
@@ -114,7 +154,7 @@ class Case:
         meta, config = self.meta, self.config(dtype)
         model = RecordedInputs(config, meta["num_classes"])
         weights = recipe.state_dict(self.manifest, meta["seed"])
-        state = new_state(model, *DECOUPLED.from_pytorch(weights, *model.shapes()))
+        state = new_state(model, *self.table.from_pytorch(weights, *model.shapes()))
         size, classes = (meta["batch"], config.clip.frames, meta["size"]), meta["num_classes"]
         inputs = recipe.inputs(meta["seed"], *size, classes, model.modalities)
 
@@ -126,7 +166,7 @@ class Case:
             "label": jnp.asarray(inputs["label"]),
             "record": jnp.arange(meta["batch"]),
         }
-        _, temperature = model.family.schedule(config, meta["epoch"])
+        _, temperature = model.family.schedule(config, meta.get("epoch", 0))
         schedule = ScheduleValues(meta["lr"], config.loss.distillation, temperature)
         return model, jax.tree.map(jnp.asarray, state), batch, schedule
 
@@ -139,6 +179,8 @@ class Case:
         names = (key.removeprefix("eval/") for key in self.probed())
         if self.meta["kind"] == "fusion":
             return ("spatial_fusion", "temporal_fusion")
+        if self.meta["kind"] == "umdr_fusion":
+            return tuple({self.umdr_fusion_probe(name)[0] for name in names})
         return tuple({f"{BRANCHES[n[-1]]}_tokens" if n.startswith("dtn/block") else PROBES[n][0] for n in names})
 
     def found(self, key, output):
@@ -152,10 +194,30 @@ class Case:
                 "de_x": output.features["decoded"],
             }[name]
             return np.asarray(tensor).reshape(self.recorded[f"{key}/shape"])
+        if self.meta["kind"] == "umdr_fusion":
+            name, block = self.umdr_fusion_probe(name)
+            return np.asarray(values[name] if block is None else values[name][block])
         if name.startswith("dtn/block"):
             block, branch = name.removeprefix("dtn/block").split("/")
             return np.asarray(values[f"{BRANCHES[branch]}_tokens"][int(block)])
         return rearrange(np.asarray(values[PROBES[name][0]]), PROBES[name][1])
+
+    @staticmethod
+    def umdr_fusion_probe(name):
+        """The intermediate result that was recorded under a name such as "scc/block1/rgb", and the block in it."""
+        part, block, modality = re.fullmatch(r"(.*?)(\d+)?[/_](rgb|depth)", name).groups()
+        return f"{modality}/{UMDR_FUSION_PROBES[part]}", block and int(block)
+
+    @property
+    def losses(self):
+        """The terms of the loss, in the recorded order."""
+        return self.family.loss_names[1:]
+
+    def recorded_name(self, head):
+        """The recorded name of a head."""
+        if self.meta["kind"] == "umdr_fusion":
+            return f"eval/{UMDR_FUSION_HEADS.get(head, head)}"
+        return f"eval/logits_{head}" if head in MODALITIES else f"eval/{head}"
 
 
 def assert_close(found, recorded, tolerance, name):
@@ -174,12 +236,18 @@ def evaluate(model, state, batch, schedule, names):
 
 def assert_logits(output, case, tolerance):
     for name, logits in output.heads.items():
-        assert_close(logits, case.recorded[recorded_name(name)], tolerance, recorded_name(name))
+        assert_close(logits, case.recorded[case.recorded_name(name)], tolerance, name)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_parity_forward_float64(name):
-    case = Case(name)
+def on_all_platforms(names, count):
+    small = sorted(names, key=lambda name: [Case(name).meta[field] for field in ("size", "steps")])[:count]
+    others = (pytest.param(name, platform, marks=pytest.mark.slow) for platform in OTHER_PLATFORMS for name in small)
+    return pytest.mark.parametrize(("name", "operations"), [*((name, "auto") for name in names), *others])
+
+
+@on_all_platforms(CASES, RUN_ON_ALL_PLATFORMS)
+def test_parity_forward_float64(name, operations):
+    case = Case(name, operations)
     with jax.enable_x64(True):
         assert case.probed()
         output, losses = evaluate(*case.build("float64"), case.intermediates())
@@ -193,11 +261,8 @@ def test_parity_forward_float64(name):
             found = [*probes, tensor.mean(), tensor.std(), np.linalg.norm(tensor.ravel()) / root]
             np.testing.assert_allclose(found, expected, rtol=0, atol=FORWARD * norm / root, err_msg=key)
         assert_logits(output, case, FORWARD)
-        if case.meta["kind"] == "fusion":
-            recorded = dict(zip(FUSION_LOSSES, case.recorded["eval/losses"], strict=True))
-        else:
-            recorded = {"cross_entropy": case.recorded["eval/ce"], "distillation": case.recorded["eval/distill"]}
-        for loss, value in recorded.items():
+        recorded = [case.recorded[name] for name in ("eval/ce", "eval/distill") if name in case.recorded]
+        for loss, value in zip(case.losses, recorded or case.recorded["eval/losses"], strict=True):
             assert_close(losses[loss].mean(), value, FORWARD, f"eval/{loss}")
 
 
@@ -210,11 +275,10 @@ def test_parity_training_float64(name):
         options = {"xla_cpu_enable_concurrency_optimized_scheduler": False}  # the other scheduler takes more memory
         step = jax.jit(functools.partial(train_step, model), donate_argnums=0, compiler_options=options)
         for number in range(case.meta["steps"]):
-            before = DECOUPLED.to_pytorch(state.params, {}) if number == 0 else None
+            before = case.table.to_pytorch(state.params, {}) if number == 0 else None
             state, measured = step(state, batch, schedule)
             recorded = case.recorded[f"train/step{number}"]
-            parts = FUSION_LOSSES if case.meta["kind"] == "fusion" else ("cross_entropy", "distillation")
-            found = [measured[name] for name in (*parts, "loss", "gradient_norm")]
+            found = [measured[name] for name in (*case.losses, "loss", "gradient_norm")]
             tolerance = FORWARD if number == 0 else TRAJECTORY
             np.testing.assert_allclose(found[:-1], recorded[:-1], rtol=tolerance)
             ill_conditioned = number > 0 and case.meta["kind"] == "fusion"
@@ -226,26 +290,36 @@ def test_parity_training_float64(name):
                 assert set(gradient) == set(case.recorded["train/grad_names"])
                 norms = [np.linalg.norm(gradient[name].ravel()) for name in case.recorded["train/grad_names"]]
                 np.testing.assert_allclose(norms, case.recorded["train/grad_norms"], rtol=TRAJECTORY)
-        named = DECOUPLED.to_pytorch(state.params, state.batch_stats)
+        frozen = bool(case.family.frozen)
+        if frozen:  # to the last bit
+            assert_same_frozen(case, state.batch_stats)
+        named = case.table.to_pytorch(state.params, {} if frozen else state.batch_stats)
         recorded = dict(zip(case.recorded["train/final_names"], case.recorded["train/final_norms"], strict=True))
         counters = [name for name in recorded if name.endswith(COUNTER)]
-        assert {recorded.pop(name) for name in counters} == {int(state.step)}
+        assert {recorded.pop(name) for name in counters} == (set() if frozen else {int(state.step)})
         assert set(named) == set(recorded)
         norms = [np.linalg.norm(named[name].ravel()) for name in recorded]
         np.testing.assert_allclose(norms, list(recorded.values()), rtol=TRAJECTORY)
+
+
+def assert_same_frozen(case, batch_stats):
+    weights = recipe.state_dict(case.manifest, case.meta["seed"])
+    for name, tensor in case.table.to_pytorch(batch_stats, {}).items():
+        np.testing.assert_array_equal(tensor, weights[name], err_msg=name)
 
 
 def first_gradient(case, state, before, norm):
     """The gradient by PyTorch's names, from SGD's momentum after one step: clipped gradient plus decayed weights."""
     (momentum,) = (part for part in jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, dict)) if part)
     scale = min(1, case.meta["grad_clip"] / (float(norm) + 1e-6))
-    decay = case.meta["weight_decay"]
+    decay, decay_vectors = case.meta["weight_decay"], case.meta.get("decay_vectors", True)
     return {
-        name: (buffer - decay * before[name]) / scale for name, buffer in DECOUPLED.to_pytorch(momentum, {}).items()
+        name: (buffer - decay * before[name] * (decay_vectors or buffer.ndim > 1)) / scale
+        for name, buffer in case.table.to_pytorch(momentum, {}).items()
     }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [x if x.endswith("_64") else pytest.param(x, marks=pytest.mark.slow) for x in CASES])
 def test_parity_logits_float32(name):
     """A clip differs by more only where two keys' scores are equal but for rounding, and the other one is kept."""
     case = Case(name)
@@ -253,7 +327,7 @@ def test_parity_logits_float32(name):
     prefixes = [f"{name}/" for name in model.modalities] if len(model.modalities) > 1 else [""]
     names = tuple(f"{prefix}{branch}_attention" for prefix in prefixes for branch in BRANCHES.values())
     output, _ = evaluate(model, state, batch, schedule, names)
-    found = {recorded_name(name): np.asarray(logits) for name, logits in output.heads.items()}
+    found = {case.recorded_name(name): np.asarray(logits) for name, logits in output.heads.items()}
     for name, logits in found.items():
         assert_close(logits, case.recorded[name], FLOAT32_OTHER_KEYS, name)
     attention = {name: np.asarray(output.intermediates[name]) for name in names}  # depth b heads n n
@@ -261,10 +335,6 @@ def test_parity_logits_float32(name):
         with jax.enable_x64(True):
             exact, _ = evaluate(*case.build("float64"), names)
         assert differing <= clips_with_other_keys(attention, exact.intermediates)
-
-
-def recorded_name(name):
-    return f"eval/logits_{name}" if name in ("rgb", "depth") else f"eval/{name}"
 
 
 def clips_that_differ(found, recorded, clips):

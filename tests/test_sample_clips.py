@@ -17,7 +17,7 @@ from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_splits
 from rgbd_jax.ingest.build import prepare_for
 from rgbd_jax.model import Model
-from rgbd_jax.train import train
+from rgbd_jax.training import train
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "sample_rgbd"
 CLIPS = {"subject11_r0": 0, "subject11_r1": 1}  # to the class

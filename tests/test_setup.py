@@ -20,7 +20,7 @@ def set_up(tmp_path):
     (tmp_path / "scripts").mkdir()
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     shutil.copy(ROOT / "scripts/setup.sh", tmp_path / "scripts")
-    for name in ("requirements.lock", "pyproject.toml"):
+    for name in ("requirements.lock", "requirements-plan.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     asked, python = tmp_path / "asked", tmp_path / ".venv/bin/python"
     python.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:], file=open({str(asked)!r}, 'a'))\n")
@@ -56,6 +56,18 @@ def test_what_an_accelerator_needs_is_installed_and_remembered(set_up):
     assert set_up()[1] == [LOCKED, with_cuda]
 
 
+def test_compilers_are_installed_apart(set_up):
+    package = ["-m", "pip", "install", "-qq", "--no-deps", "--editable", "."]
+    target = ["--target", ".venv/compilers", "--requirement", "requirements-plan.txt"]
+    compilers = ["-m", "pip", "install", "-qq", "--no-deps", "--upgrade", *target]
+    assert set_up("plan")[1] == [LOCKED, package, compilers]
+    assert set_up("plan")[1] == set_up()[1] == []
+    with_cuda = ["-m", "pip", "install", "-qq", "--editable", ".[cuda]", "--constraint", ".venv/constraints.txt"]
+    assert set_up("cuda")[1] == [LOCKED, with_cuda, compilers]
+    (set_up.folder / "requirements-plan.txt").open("a").write("# another\n")
+    assert set_up()[1] == [LOCKED, with_cuda, compilers]
+
+
 def test_constraints_are_the_locked_versions_without_hashes(set_up):
     set_up("tpu")
     constraints = (set_up.folder / ".venv/constraints.txt").read_text().splitlines()
@@ -69,4 +81,4 @@ def test_constraints_are_the_locked_versions_without_hashes(set_up):
 def test_an_extra_that_does_not_exist_is_refused(set_up):
     done, asked = set_up("cuda12")
     assert (done.returncode, asked) == (1, [])
-    assert done.stderr == "error: unknown argument 'cuda12'; expected cuda, tpu or none\n"
+    assert done.stderr == "error: unknown argument 'cuda12'; expected cuda, tpu, gcs, plan or none\n"

@@ -16,16 +16,17 @@ import pytest
 import yaml
 
 from rgbd_jax import atomic_write
-from rgbd_jax import train as train_module
+from rgbd_jax import training as train_module
 from rgbd_jax.checkpoint.checkpoints import list_checkpoints, read_metadata
 from rgbd_jax.checkpoint.metric_writers import TIMING_METRICS, MetricAccumulator, NonFiniteLossError
 from rgbd_jax.checkpoint.model_card import ModelCardData, write_model_card
 from rgbd_jax.checkpoint.provenance import fingerprint, provenance, resumed_provenance
 from rgbd_jax.data.source import open_split, prepared_directory
-from rgbd_jax.evaluate import Evaluator, evaluate
+from rgbd_jax.evaluation import Evaluator, evaluate
 from rgbd_jax.model import Model
 from rgbd_jax.parallel.preemption import PreemptedError
-from rgbd_jax.train import train
+from rgbd_jax.step import Steps
+from rgbd_jax.training import train
 from tests.conftest import ROOT
 from tests.test_main import TINY
 from tests.tiny import saved_state, tiny_config
@@ -228,6 +229,53 @@ def test_a_loss_that_is_not_a_number_is_not_saved_and_damage_of_the_latest_check
     assert (workdir / "damaged" / "recovery" / "4").exists()
 
 
+def test_a_run_whose_checkpoints_are_lost_begins_anew_only_when_told_to(trained, tmp_path):
+    config, workdir = trained[0], shutil.copytree(trained[1], tmp_path / "run")
+    metrics = workdir / "metrics.jsonl"
+    with metrics.open("a") as file:
+        file.write('{"step": 7, "kind": "train", "loss": 1.0}\n')
+    before = metrics.read_bytes()
+    for kind in ("checkpoints", "recovery"):
+        shutil.rmtree(workdir / kind)  # such as a disk that is not mounted
+    with pytest.raises(ValueError, match=r"has metrics up to step 7, but no checkpoint: .*begin anew with --restart"):
+        train(config, workdir)
+    assert metrics.read_bytes() == before
+    assert not (workdir / "checkpoints").exists()
+    train(config, workdir, restart=True)
+    assert (workdir / "metrics.before_restart_1.jsonl").read_bytes() == before
+    assert_ends_as(trained, workdir)
+    with metrics.open("ab") as file:
+        file.write(b'{"step": \xff}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl:\d+ is damaged"):
+        train(config, workdir)
+
+
+def test_one_process_alone_trains_in_a_workdir(trained, tmp_path):
+    config, workdir = trained[0], tmp_path / "run"
+    holder = "import sys, time; from pathlib import Path; from rgbd_jax.checkpoint.workdir import locked\n"
+    holder += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", holder, str(workdir)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(ValueError, match=rf"run is in use by process {process.pid} on \S+: wait until it ends"):
+            train(config, workdir)
+        assert [path.name for path in workdir.iterdir()] == [".lock"]
+    finally:
+        process.kill()
+        process.wait()
+    assert_ends_as(trained, workdir)  # the lock of a killed process is free
+
+
+def test_a_start_that_failed_leaves_the_workdir_to_another_config(trained, small_demo, tmp_path, monkeypatch):
+    config, workdir = tiny_config(small_demo, "depth"), tmp_path / "run"
+    before_call(monkeypatch, Steps, "train", 1, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(config, workdir)
+    monkeypatch.undo()
+    assert (workdir / "config.json").exists()
+    assert_ends_as(trained, workdir)
+
+
 def test_provenance_follows_a_run_and_other_training_clips_are_refused(trained, small_demo, tmp_path, caplog):
     config = trained[0].copy_and_resolve_references()
     config.init_from = "jester.pth.tar"
@@ -305,6 +353,6 @@ def test_a_disk_that_fills_up_or_is_read_only_costs_nothing_that_was_saved(train
         assert errors[when].count("error: ") == 1
         assert "Traceback" not in errors[when]
     assert re.search(r"error: the checkpoint of step \d .*: No space left on device; .*is intact: make", errors["full"])
-    assert f"error: {disk}/run/config.json cannot be written: Read-only file system; " in errors["read-only"]
+    assert f"error: {disk}/run cannot be written: Read-only file system; " in errors["read-only"]
     assert re.search(r"resumed from step [1-6] of 6", errors["again"])
     assert_ends_as(trained, tmp_path / "run")

@@ -2,14 +2,14 @@
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
-from rgbd_jax.configs import demo
+from rgbd_jax.configs import demo, umdr_demo
 from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES
 
 from rgbd_jax.checkpoint.checkpoints import CheckpointManager, CheckpointMetadata, find, read_state
@@ -19,15 +19,20 @@ from rgbd_jax.step import Steps, TrainState, new_state
 
 
 def tiny_config(data_dir: Path, stream: str = "rgb") -> ConfigDict:
-    """Returns a config of 8 frames of 32x32 pixels, an eighth of the width, 3 steps of 16 clips an epoch."""
-    config = demo.get_config(stream)
+    """Returns a config of 8 frames of 32x32 pixels, an eighth of the width, 3 steps of 16 clips an epoch.
+
+    The stream is a modality, or "umdr_" and one of them for UMDR.
+    """
+    umdr = stream.startswith("umdr_")
+    config = umdr_demo.get_config(stream.removeprefix("umdr_")) if umdr else demo.get_config(stream)
     config.data.data_dir = str(data_dir)
     config.clip.frames = 8
     config.clip.size = 32
     config.model.width = 0.125
     config.model.branch_frames = (2, 4, 6)
-    config.model.temporal_blocks = 1
+    config.model.temporal_blocks = 3 if umdr else 1
     config.model.recoupling_hidden = 16
+    config.fusion.spatial_blocks, config.fusion.temporal_blocks = 1, 2
     config.schedule.warm_up_epochs = 0
     config.train.batch_size = 16
     config.train.epochs = 2
@@ -37,11 +42,11 @@ def tiny_config(data_dir: Path, stream: str = "rgb") -> ConfigDict:
     return config
 
 
-def run_command(command: ModuleType, *arguments: object) -> None:
+def run_command(command: ModuleType, *arguments: object, overrides: Sequence[str] = ()) -> None:
     """Runs a command in this process, without what `console.run` sets up."""
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    parser.set_defaults(overrides=())
+    parser.set_defaults(overrides=overrides)
     command.run(parser.parse_args([*map(str, arguments)]))
 
 

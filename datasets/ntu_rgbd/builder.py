@@ -20,13 +20,13 @@ from rgbd_jax.ingest.clip_files import (
     FrameRange,
     frame_bounds,
     frame_files,
-    is_video,
     read_frame,
     video_frames,
 )
 from rgbd_jax.ingest.discovery import RawClips, check_folder, complete
 from rgbd_jax.ingest.problems import Problem, bad_clip
 from rgbd_jax.ingest.protocols import Protocol, find_protocol_clips
+from rgbd_jax.ingest.videos import is_video
 
 CLASS_NAMES = tuple((Path(__file__).parent / "classes.txt").read_text().splitlines())
 """The actions of NTU RGB+D 120; the first 60 are those of NTU RGB+D 60."""

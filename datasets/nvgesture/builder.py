@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rgbd_jax.ingest.builder import RawClipsBuilder
-from rgbd_jax.ingest.clip_files import ClipSpec, FrameRange, is_video
+from rgbd_jax.ingest.clip_files import ClipSpec, FrameRange
 from rgbd_jax.ingest.discovery import RawClips, check_clips, check_folder, complete, locator
 from rgbd_jax.ingest.problems import Problem, bad_clip, bad_data
 from rgbd_jax.ingest.split_lists import LISTS_FOLDER, label_from_1, read_clips, read_lists, relative_path
+from rgbd_jax.ingest.videos import is_video
 from rgbd_jax.modalities import MODALITIES
 
 _CLASSES = 25
@@ -67,7 +68,7 @@ def _parse_line(line: str, where: str, raw_dir: Path, split: str) -> ClipSpec:
     path, label = relative_path(fields["path"]), label_from_1(fields["label"], _CLASSES)
     frames = {}
     for modality, sensor in _SENSORS.items():
-        match = re.fullmatch(r"(\w+):([0-9]+):([0-9]+)", fields[sensor])
+        match = re.fullmatch(r"(\w+):([0-9]{1,9}):([0-9]{1,9})", fields[sensor])
         if match is None or int(match[2]) >= int(match[3]):
             expected = f"expected {sensor}:VIDEO:START:END with START before END"
             raise ValueError(f"{expected}, found '{sensor}:{fields[sensor]}' in {line!r}")

@@ -1,13 +1,16 @@
 """TFDS builder of `rgbd_folder`."""
 
+import collections
 from pathlib import Path
 
 from rgbd_jax.ingest.builder import RawClipsBuilder
-from rgbd_jax.ingest.clip_files import VIDEO_SUFFIXES, ClipSpec, clip_name, is_video, natural_key
+from rgbd_jax.ingest.clip_files import ClipSpec, clip_name, natural_key
 from rgbd_jax.ingest.discovery import RawClips, check_clips, check_folder, locator
 from rgbd_jax.ingest.problems import Problem, bad_data
-from rgbd_jax.ingest.split_lists import SPLIT_NAMES, find_splits, read_lines, read_split_list
+from rgbd_jax.ingest.split_lists import MAX_CLASSES, SPLIT_NAMES, find_splits, read_lines, read_split_list
+from rgbd_jax.ingest.videos import VIDEO_SUFFIXES, is_video
 from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.printable import is_utf8
 
 
 class RgbdFolder(RawClipsBuilder):
@@ -39,8 +42,10 @@ class RgbdFolder(RawClipsBuilder):
 
 def _class_names(file: Path) -> tuple[str, ...]:
     names = tuple(name for _, name in read_lines(file)) if file.exists() else ()
-    for name in names:
-        if names.count(name) > 1:
+    if len(names) > MAX_CLASSES:
+        raise bad_data(file, f"names {len(names):,} classes; expected at most {MAX_CLASSES:,}")
+    for name, count in collections.Counter(names).items():
+        if count > 1:
             raise bad_data(file, f"names {name!r} more than once")
     return names
 
@@ -64,6 +69,10 @@ def _class_folders(
             for class_folder in _entries(folder):
                 if not class_folder.is_dir():
                     what = "expected a folder of one class, found a file"
+                    problems.append(Problem(str(class_folder), what, split=split))
+                    continue
+                if not is_utf8(class_folder.name):
+                    what = "has a name that is not UTF-8: rename it"
                     problems.append(Problem(str(class_folder), what, split=split))
                     continue
                 classes.add(class_folder.name)

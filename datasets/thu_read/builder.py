@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 from rgbd_jax.ingest.builder import RawClipsBuilder
-from rgbd_jax.ingest.clip_files import clip_name, is_video
+from rgbd_jax.ingest.clip_files import clip_name
 from rgbd_jax.ingest.discovery import RawClips, check_folder, locator
 from rgbd_jax.ingest.protocols import Protocol, find_protocol_clips
+from rgbd_jax.ingest.videos import is_video
 
 # In the order of the labels of the published split lists.
 CLASS_NAMES = (

@@ -1,7 +1,8 @@
 """Checkpoints of a run: train state, data iterator, metrics and config, saved together or not at all.
 
 `WORKDIR/checkpoints` holds those of evaluated epochs, `WORKDIR/recovery` those saved mid-epoch, each in a folder named
-by its step. A folder gets this name when everything is on disk, with checksums of its files.
+by its step. A folder gets this name when everything is on disk, with checksums of its files. In object storage, where
+nothing can be renamed, it has the name at once, and Orbax adds an object when it is complete.
 """
 
 import contextlib
@@ -21,7 +22,9 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN, PreservationPolicy
 
 from rgbd_jax.checkpoint.workdir import read_config
+from rgbd_jax.metrics import from_json, to_json_able
 from rgbd_jax.parallel import distributed
+from rgbd_jax.storage import absolute, files_below, is_remote, move, size
 
 EPOCHS, RECOVERY, DAMAGED = "checkpoints", "recovery", "damaged"
 CHECKSUMS_FILE = "checksums.json"
@@ -81,10 +84,10 @@ class CheckpointManager:
         step = int(jax.block_until_ready(state).step)
         if any(step in self._managers[other].all_steps() for other in {kind, EPOCHS}):
             return  # a request to stop came right after a save
-        contents = ocp.args.JsonSave(dataclasses.asdict(metadata))
+        contents = ocp.args.JsonSave(to_json_able(dataclasses.asdict(metadata)))
         with self._errors_named(kind, step):
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=contents)
-            self._managers[kind].save(step, args=items, metrics=metrics)
+            self._managers[kind].save(step, args=items, metrics=to_json_able(metrics))
 
     def check_for_errors(self) -> None:
         """Checks that nothing has failed in the background so far."""
@@ -113,7 +116,8 @@ class CheckpointManager:
 
 def list_checkpoints(workdir: Path) -> list[Path]:
     """Returns the folders of all checkpoints, newest first; of two of one step the evaluated one first."""
-    folders = [path for kind in (RECOVERY, EPOCHS) for path in (workdir / kind).glob("*") if path.name.isdigit()]
+    paths = [path for kind in (RECOVERY, EPOCHS) for path in (workdir / kind).glob("*") if path.name.isdigit()]
+    folders = [path for path in paths if not is_remote(path) or ocp.utils.is_checkpoint_finalized(path)]
     return sorted(folders, key=lambda path: (int(path.name), path.parent.name == EPOCHS), reverse=True)
 
 
@@ -146,7 +150,7 @@ def find(workdir: Path, which: str, *, evaluated: bool = False) -> Path:
     else:
         found = next(intact, None)
     if found is None:
-        advice = "every checkpoint is damaged; to train from the start, delete them:"
+        advice = "every checkpoint is damaged; to train from the start, delete them and use --restart:"
         raise ValueError("\n  ".join([f"{workdir}: {advice}", *damages]))
     return found
 
@@ -166,8 +170,7 @@ def restore_latest(workdir: Path, abstract_state: Any, sharding: Any) -> tuple[A
             target = workdir / DAMAGED / damaged.parent.name / damaged.name
             while target.exists():
                 target = target.with_name(f"{target.name}_again")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            damaged.rename(target)
+            move(damaged, target)
     return read_state(folder, abstract_state, sharding), read_metadata(folder)
 
 
@@ -181,7 +184,7 @@ def read_state(folder: Path, abstract_state: Any, sharding: Any) -> Any:
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract_state, sharding
     )
     # The handler itself: a Checkpointer waits for the other processes, which may have met an error.
-    handler, path = ocp.StandardCheckpointHandler(), (folder / "state").absolute()
+    handler, path = ocp.StandardCheckpointHandler(), absolute(folder / "state")
     try:
         old, new = _shapes(handler.metadata(path)), _shapes(target)
         if old == new:
@@ -201,8 +204,11 @@ def read_metadata(folder: Path) -> CheckpointMetadata:
         ValueError: it cannot be read, or was written by another version of this package.
     """
     try:
-        return CheckpointMetadata(**ocp.JsonCheckpointHandler().restore((folder / "metadata").absolute()))
-    except TypeError as error:
+        fields = ocp.JsonCheckpointHandler().restore(absolute(folder / "metadata"))
+        for name in ("history", "accumulated"):
+            fields[name] = [from_json(metrics) for metrics in fields[name]]
+        return CheckpointMetadata(**fields)
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{folder} was written by another version of rgbd_jax, use that one: {error}") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} cannot be read: {_cause(error)}") from error
@@ -237,8 +243,10 @@ class _OrbaxManager(ocp.CheckpointManager):
 
 def _orbax_manager(folder: Path, policy: PreservationPolicy) -> ocp.CheckpointManager:
     def add_checksums() -> None:
-        for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):  # only the one that is about to get its name
-            _write_checksums(unfinished)
+        # Only the one that is about to get its name, or to be marked as complete.
+        for unfinished in folder.glob("*" if is_remote(folder) else "*.orbax-checkpoint-tmp*"):
+            if not is_remote(folder) or not ocp.utils.is_checkpoint_finalized(unfinished):
+                _write_checksums(unfinished)
 
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy,
@@ -250,12 +258,13 @@ def _orbax_manager(folder: Path, policy: PreservationPolicy) -> ocp.CheckpointMa
         ),
         multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
     )
-    return _OrbaxManager(folder.absolute(), options=options)
+    return _OrbaxManager(absolute(folder), options=options)
 
 
 def _score(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> float:
     sign = -1 if config["best_is"] == "lowest" else 1
-    return sign * metrics.get(config["best_metric"], -sign * math.inf)
+    value = metrics.get(config["best_metric"])
+    return -math.inf if value is None or math.isnan(value) else sign * value
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -272,9 +281,13 @@ def _cause(error: BaseException) -> str:
 
 
 def _write_checksums(folder: Path) -> None:
-    """Writes the SHA-256 of every file under a folder: TensorStore verifies its index, but not the chunks of data."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (CHECKSUMS_FILE, _WRITTEN_LATER)]
-    checksums = {str(path.relative_to(folder)): _sha256(path) for path in files}
+    """Writes the SHA-256 of every file under a folder: TensorStore verifies its index, but not the chunks of data.
+
+    In object storage, which verifies the content itself, the size.
+    """
+    checksum = _bytes if is_remote(folder) else _sha256
+    files = [path for path in files_below(folder) if path.name not in (CHECKSUMS_FILE, _WRITTEN_LATER)]
+    checksums = {str(path.relative_to(folder)): checksum(path) for path in files}
     (folder / CHECKSUMS_FILE).write_text(json.dumps(checksums, indent=0, sort_keys=True))
 
 
@@ -285,11 +298,18 @@ def _find_damage(folder: Path) -> str | None:
         for name, checksum in json.loads(file.read_bytes()).items():
             if not (folder / name).is_file():
                 return f"{folder / name} is missing"
-            if _sha256(folder / name) != checksum:
+            found = _bytes(folder / name) if checksum.endswith("bytes") else _sha256(folder / name)
+            if found != checksum:
                 return f"{folder / name} differs from what was written (checksum)"
     except (OSError, ValueError, AttributeError) as error:
+        if is_remote(folder) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise  # of the network
         return f"{file} cannot be used: {error}"
     return None
+
+
+def _bytes(path: Path) -> str:
+    return f"{size(path)} bytes"
 
 
 def _sha256(path: Path) -> str:

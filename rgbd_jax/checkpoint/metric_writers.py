@@ -1,23 +1,28 @@
-"""Metrics of a run: accumulated on the devices, written to JSONL and TensorBoard, and a progress bar."""
+"""Metrics of a run: accumulated on the devices, written to JSONL and by `config.train.writers`, and a progress bar."""
 
 import contextlib
 import json
 import logging
 import math
 import os
+import statistics
 import sys
-import threading
+import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, Any, TypeVar
 
 import jax
-from tensorboardX import SummaryWriter
+from ml_collections import ConfigDict
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from rgbd_jax.atomic_write import atomic_write
+from rgbd_jax.checkpoint.writers import WRITERS
+from rgbd_jax.metrics import to_json_able
+from rgbd_jax.parallel import distributed
+from rgbd_jax.storage import is_remote
 
 JSONL_FILE = "metrics.jsonl"
 TIMING_METRICS = ("clips_per_second", "input_wait_fraction")  # those that differ when the same steps are run again
@@ -63,24 +68,33 @@ class MetricAccumulator:
         for number, row in enumerate(metrics, start=step - len(metrics) + 1):
             if not math.isfinite(row["loss"]):
                 raise NonFiniteLossError(
-                    f"the loss of step {number} is {row['loss']}: lower config.schedule.learning_rate or "
-                    "config.optimizer.gradient_clip; the last checkpoint is from before that step"
+                    f"the loss of step {number} is {row['loss']}: the last checkpoint is from before that step; lower "
+                    "config.schedule.learning_rate or config.optimizer.gradient_clip in another --workdir, from the "
+                    "start or with --config.continue_from"
                 )
         return metrics
 
     def means(self, step: int, batch_size: int) -> dict[str, float]:
-        """Returns means over these steps, clips per second and the fraction of time spent waiting for input; resets."""
+        """Returns means over these steps, clips per second and the fraction of time spent waiting for input; resets.
+
+        That fraction is the largest over all processes, which wait for each other; the log names one that is slower.
+        """
         metrics = self.per_step(step)
         means = {name: math.fsum(row[name] for row in metrics) / len(metrics) for name in metrics[0]}
         seconds = time.monotonic() - self._started
-        timing = (batch_size * self._timed_steps / seconds, self._input_wait / seconds)
+        waits = distributed.gather(self._input_wait / seconds)
+        longest = max(waits, key=lambda process: waits[process])
+        if waits[longest] > 0.1 + 2 * statistics.median_low(waits.values()):
+            fractions = ", ".join(f"{process} {wait:.0%}" for process, wait in waits.items())
+            log.warning("%s slows down the training: of their time the processes wait for input %s", longest, fractions)
+        timing = (batch_size * self._timed_steps / seconds, waits[longest])
         self._metrics = []
         self.restart_clock()
         return means | dict(zip(TIMING_METRICS, timing, strict=True))
 
 
 class MetricWriter:
-    """Writes metrics to `metrics.jsonl` and for TensorBoard in the first process; in the others it does nothing.
+    """Writes metrics to `metrics.jsonl` and to `config.train.writers` in the first process; in others it does nothing.
 
     What a killed run logged after the checkpoint is removed: steps after `first_step`, where this run starts or
     resumes, and evaluations of other steps than `evaluated_steps`.
@@ -89,41 +103,98 @@ class MetricWriter:
         OSError: a file cannot be written; names it.
     """
 
-    def __init__(self, workdir: Path, first_step: int, evaluated_steps: Collection[int] = ()):
+    def __init__(self, workdir: Path, config: ConfigDict, first_step: int, evaluated_steps: Collection[int] = ()):
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        path = workdir / JSONL_FILE
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-
-        def is_kept(step: int, kind: str, **metrics: float) -> bool:
-            return step <= first_step and (kind != "validation" or step in evaluated_steps)
-
-        whole = [line for line in lines if line.endswith("\n")]  # a kill may cut the last one short
+        path, rows = workdir / JSONL_FILE, read_metrics(workdir)
+        kept = (
+            row
+            for row in rows
+            if row["step"] <= first_step and (row["kind"] != "validation" or row["step"] in evaluated_steps)
+        )
+        text = "".join(json.dumps(to_json_able(row)) + "\n" for row in kept)
         with atomic_write(path, ADVICE) as unfinished:
-            unfinished.write_text("".join(line for line in whole if is_kept(**json.loads(line))))
-        self._jsonl = path.open("a")
-        threading.excepthook = _log_tensorboard_errors
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+            unfinished.write_text(text)
+        self._path = path
+        self._jsonl: IO[str] = tempfile.TemporaryFile("w+") if is_remote(path) else path.open("a")  # noqa: SIM115
+        self._jsonl.write(text if is_remote(path) else "")
+        self._writers = [WRITERS[name](workdir, config, first_step) for name in config.train.writers]
 
     def write(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
-        """Writes the metrics of a step; the kind is "train" or "validation". `metrics.jsonl` is on disk on return."""
+        """Writes the metrics of a step; the kind is "train" or "validation". `metrics.jsonl` is on disk on return.
+
+        In object storage it is there after an evaluation, and after `sync`.
+        """
         if not self._active:
             return
         try:
-            self._jsonl.write(json.dumps({"step": step, "kind": kind, **metrics}) + "\n")
+            self._jsonl.write(json.dumps({"step": step, "kind": kind, **to_json_able(metrics)}) + "\n")
             self._jsonl.flush()
             os.fsync(self._jsonl.fileno())  # a checkpoint must not be ahead of it
         except OSError as error:
-            raise OSError(f"{self._jsonl.name} cannot be written: {error.strerror}; {ADVICE}") from error
-        for name, value in metrics.items():
-            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+            raise OSError(f"{self._path} cannot be written: {error.strerror}; {ADVICE}") from error
+        for writer in self._writers:
+            writer.write(step, {f"{kind}/{name}": value for name, value in metrics.items()})
+        if kind == "validation":
+            self.sync()
+
+    def sync(self) -> None:
+        """Uploads `metrics.jsonl` to object storage, where nothing can be appended to it."""
+        if self._active and is_remote(self._path):
+            self._jsonl.seek(0)
+            with atomic_write(self._path, ADVICE) as unfinished:
+                unfinished.write_text(self._jsonl.read())
 
     def close(self) -> None:
         """Closes the files; errors have been raised or logged when they occurred."""
-        for file in (self._jsonl, self._tensorboard) if self._active else ():
-            with contextlib.suppress(OSError):
-                file.close()
+        if self._active:
+            try:
+                self.sync()
+            except OSError as error:
+                log.warning("%s", error)
+            for close in (self._jsonl.close, *(writer.close for writer in self._writers)):
+                with contextlib.suppress(OSError):
+                    close()
+
+
+def last_logged_step(workdir: Path) -> int:
+    """Returns the last step that `metrics.jsonl` has, 0 without one.
+
+    Raises:
+        ValueError: a line is damaged; names it.
+    """
+    return max((row["step"] for row in read_metrics(workdir)), default=0)
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the lines of `metrics.jsonl`: step, kind and metrics. A last line that a kill cut short is left out.
+
+    Raises:
+        ValueError: a line is damaged; names it.
+    """
+    path = workdir / JSONL_FILE
+    lines = path.read_bytes().decode("utf-8", "replace").splitlines(keepends=True) if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.endswith("\n"):
+            try:
+                rows.append(json.loads(line))
+                valid = isinstance(rows[-1]["step"], int) and isinstance(rows[-1]["kind"], str)
+            except (ValueError, KeyError, TypeError):
+                valid = False
+            if not valid:
+                raise ValueError(f"{path}:{number} is damaged: remove the line, or restore the file")
+    return rows
+
+
+def set_metrics_aside(workdir: Path) -> None:
+    """Renames `metrics.jsonl`, if there is one, so that a run that begins anew keeps it."""
+    path, number = workdir / JSONL_FILE, 1
+    if path.exists():
+        while (target := path.with_name(f"{path.stem}.before_restart_{number}{path.suffix}")).exists():
+            number += 1
+        path.rename(target)
 
 
 @contextlib.contextmanager
@@ -140,11 +211,3 @@ def progress_bar(total: int, done: int, unit: str) -> Iterator[tqdm]:
 def format_metrics(metrics: Mapping[str, float]) -> str:
     """Returns metrics as a line of the log shows them."""
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-
-
-def _log_tensorboard_errors(failed: threading.ExceptHookArgs) -> None:
-    """Logs in one line that TensorBoard's thread cannot write: the same metrics are in the JSONL file."""
-    if type(failed.thread).__module__.startswith("tensorboardX"):
-        log.warning("metrics cannot be written for TensorBoard: %s", failed.exc_value)
-    else:
-        threading.__excepthook__(failed)

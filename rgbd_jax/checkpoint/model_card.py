@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.checkpoint.checkpoints import best_epoch
@@ -46,8 +47,10 @@ def render_model_card(data: ModelCardData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        autoescape=True,  # filters and macros return Markup, the rest is
+        finalize=_escape,
     )
-    environment.filters |= {"cell": _cell, "percent": _percent, "markdown": _escape, "command": _command}
+    environment.filters |= {"cell": _cell, "percent": _percent, "code": _code, "command": _command}
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": False}
     return environment.get_template("model_card.md.jinja").render(
         vars(data),
@@ -67,21 +70,33 @@ def write_model_card(folder: Path, data: ModelCardData) -> None:
         log.warning("%s", error)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Any:
     """Returns a value as a cell of a table."""
-    text = "" if value is None else " ".join(str(value).replace("|", "\\|").split())
-    return text or UNKNOWN
+    text = "" if value is None else " ".join(str(_escape(value)).split())
+    return Markup(text) or UNKNOWN
 
 
 def _percent(fraction: float | None) -> str:
     return f"{fraction:.2%}" if isinstance(fraction, int | float) else UNKNOWN
 
 
-def _escape(text: str) -> str:
+def _escape(value: Any) -> Any:
     """Returns text with Markdown's special characters escaped; an underscore within a word is none."""
-    return re.sub(r"[\\`*\[\]<>&|#~]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])", r"\\\g<0>", " ".join(text.split()))
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return Markup(re.sub(r"[\\`*\[\]<>&|#~$]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])", r"\\\g<0>", _one_line(value)))
+
+
+def _code(text: str) -> str:
+    """Returns text as a span of code, also within a table."""
+    return Markup("`{}`".format(_one_line(text).replace("`", "'").replace("|", "\\|")))
+
+
+def _one_line(text: str) -> str:
+    """Returns text without line breaks, controls, marks of the direction of writing, and what UTF-8 cannot hold."""
+    return re.sub(r"\s*[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+\s*", " ", text)
 
 
 def _command(argv: Sequence[str]) -> str:
     program = "python -m rgbd_jax.main" if argv[0].endswith("rgbd_jax/main.py") else shlex.quote(argv[0])
-    return " ".join([program, *map(shlex.quote, argv[1:])])
+    return Markup(_one_line(" ".join([program, *map(shlex.quote, argv[1:])])))

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
 from rgbd_jax.data.frames import colour_depth, crop_person, decode_frame
+from rgbd_jax.data.scratch import Scratch
 from rgbd_jax.data.source import ClipRecord, ClipSource
 from rgbd_jax.data.transforms import ClipTransform, draw_transform, evaluation_transforms
-from rgbd_jax.modalities import STREAMS
+from rgbd_jax.modalities import STREAMS, training_modalities
 from rgbd_jax.sampling import sample_frames, view_frames
 
 Batch = dict[str, Any]
@@ -108,13 +108,21 @@ def views(batch: Batch) -> list[Batch]:
 def load_clip(clip: ClipRecord, config: ConfigDict) -> dict[str, UInt8[np.ndarray, "*v t h w 3"]]:
     """Returns the frames of one clip by modality, as an evaluation sees them; the label is not read.
 
+    Several views, `config.eval.clips` times `config.eval.crops`, get an axis of their own.
+
     Raises:
         ValueError: the clip lacks a modality, or a frame cannot be decoded.
     """
-    count = _frame_count(clip, config)
+    count, size = _frame_count(clip, config, STREAMS[config.modality]), config.clip.size
     numbers = view_frames(count, config.clip.frames, config.eval.clips)  # v t
     crops = evaluation_transforms(config)
-    return {modality: _load_frames(clip, modality, numbers, crops, config) for modality in STREAMS[config.modality]}
+    loaded = {}
+    for modality in STREAMS[config.modality]:
+        frames = np.empty((len(numbers), len(crops), config.clip.frames, size, size, 3), np.uint8)  # v c t h w 3
+        _load_frames(clip, modality, numbers, crops, config, frames)
+        merged = frames.reshape(-1, *frames.shape[2:])  # (v c) t h w 3
+        loaded[modality] = merged if len(merged) > 1 else merged[0]
+    return loaded
 
 
 def _prefetched(batches: grain.MapDataset[Batch], config: ConfigDict) -> grain.IterDataset[Batch]:
@@ -126,30 +134,44 @@ def _prefetched(batches: grain.MapDataset[Batch], config: ConfigDict) -> grain.I
 def _train_batch(
     source: ClipSource, config: ConfigDict, steps_per_epoch: int, block: slice, step: int, records: np.ndarray
 ) -> Batch:
-    epoch = step // steps_per_epoch
-    examples = [_train_example(source[record], record, epoch, config) for record in records[block].tolist()]
-    return jax.tree.map(lambda *values: np.stack(values), *examples)
+    records = records[block]
+    shape = (len(records), 1, 1, config.clip.frames, config.clip.size, config.clip.size, 3)  # b v c t h w 3
+    frames = {modality: np.empty(shape, np.uint8) for modality in training_modalities(config)}
+    labels = []
+    for place, record in enumerate(records.tolist()):
+        clip = source[record]
+        out = {modality: each[place] for modality, each in frames.items()}
+        _load_training_clip(clip, record, step // steps_per_epoch, config, out)
+        labels.append(clip.label)
+    return {
+        "frames": {modality: each[:, 0, 0] for modality, each in frames.items()},  # b t h w 3
+        "label": np.array(labels, np.int32),
+        "record": records.astype(np.int32),
+        "mask": np.ones(len(records), np.bool_),
+    }
 
 
-def _train_example(clip: ClipRecord, record: int, epoch: int, config: ConfigDict) -> Batch:
+def _load_training_clip(
+    clip: ClipRecord, record: int, epoch: int, config: ConfigDict, out: dict[str, UInt8[np.ndarray, "1 1 t h w 3"]]
+) -> None:
     rng = np.random.default_rng([config.seed, epoch, record])
-    count = _frame_count(clip, config)
+    modalities = training_modalities(config)
+    count = _frame_count(clip, config, modalities)
     numbers = sample_frames(count, config.clip.frames, rng)[None]  # 1 t
-    modalities = STREAMS[config.modality]
     transforms = dict.fromkeys(modalities, draw_transform(config, rng))
     if config.data.transforms.reference_separate_draws:
         transforms |= {modality: draw_transform(config, rng) for modality in modalities[1:]}
-    frames = {modality: _load_frames(clip, modality, numbers, [each], config) for modality, each in transforms.items()}
-    return _example(frames, clip.label, record)
+    for modality, transform in transforms.items():
+        _load_frames(clip, modality, numbers, [transform], config, out[modality])
 
 
 def _example(frames: dict[str, np.ndarray], label: int, record: int) -> Batch:
     return {"frames": frames, "label": np.int32(label), "record": np.int32(record), "mask": np.bool_(record >= 0)}
 
 
-def _frame_count(clip: ClipRecord, config: ConfigDict) -> int:
+def _frame_count(clip: ClipRecord, config: ConfigDict, modalities: Sequence[str]) -> int:
     """Returns the number of frames that all modalities have: they are sampled at the same frame numbers."""
-    counts = {modality: len(clip.frames.get(modality, ())) for modality in STREAMS[config.modality]}
+    counts = {modality: len(clip.frames.get(modality, ())) for modality in modalities}
     for modality, count in counts.items():
         if not count:
             raise ValueError(f"clip {clip.name}: no {modality} frames, which config.modality={config.modality} needs")
@@ -157,21 +179,24 @@ def _frame_count(clip: ClipRecord, config: ConfigDict) -> int:
 
 
 def _load_frames(
-    clip: ClipRecord, modality: str, numbers: Int[np.ndarray, "v t"], crops: Sequence[ClipTransform], config: ConfigDict
-) -> UInt8[np.ndarray, "*v t h w 3"]:
-    """Decodes every frame once; several views, v times the crops, get an axis of their own."""
-    size, colour = config.clip.size, functools.partial(colour_depth, settings=config.data.depth)
-    frames = np.empty((len(numbers), len(crops), numbers.shape[1], size, size, 3), np.uint8)  # v c t h w 3
+    clip: ClipRecord,
+    modality: str,
+    numbers: Int[np.ndarray, "v t"],
+    crops: Sequence[ClipTransform],
+    config: ConfigDict,
+    out: UInt8[np.ndarray, "v c t h w 3"],
+) -> None:
+    """Decodes every frame of a clip once, for all views v and crops c that show it."""
+    encoded, settings, scratch = clip.frames[modality], config.data.depth, Scratch()
+    colour = functools.partial(colour_depth, settings=settings, scratch=scratch)
     for number in np.unique(numbers).tolist():
         try:
-            frame = crop_person(decode_frame(clip.frames[modality][number], modality), config.data.depth)
+            frame = crop_person(decode_frame(encoded[number], modality, scratch), settings)
         except ValueError as error:
             advice = "restore the frame, or build the data set again without the clip"
             raise ValueError(f"clip {clip.name}, frame {number} (counted from 0): {error}; {advice}") from error
         (view, t), *repeats = np.argwhere(numbers == number)  # a short clip repeats frames
         for crop, transform in enumerate(crops):
-            transform(frame, frames[view, crop, t], colour)
+            transform(frame, out[view, crop, t], colour, scratch)
         for other_view, other_t in repeats:
-            frames[other_view, :, other_t] = frames[view, :, t]
-    merged = frames.reshape(-1, *frames.shape[2:])  # (v c) t h w 3
-    return merged if len(merged) > 1 else merged[0]
+            out[other_view, :, other_t] = out[view, :, t]

@@ -17,9 +17,12 @@ from typing import Any, SupportsIndex, TypedDict, TypeVar, cast
 import grain
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
+from tensorflow_datasets.proto import tf_example_pb2
 
 from rgbd_jax.atomic_write import atomic_write
-from rgbd_jax.modalities import MODALITIES, STREAMS
+from rgbd_jax.data.frame_files import StoredFrames
+from rgbd_jax.modalities import MODALITIES, STREAMS, training_modalities
+from rgbd_jax.storage import absolute, as_path, is_remote
 
 REFERENCE_SHORT = 16  # frames: the reference leaves out clips of so many or fewer
 _TERM = re.compile(r"([\w-]+)(\[[^\]]*\])?")
@@ -36,7 +39,7 @@ class ClipRecord:
 
     name: str  # unique in its split
     label: int  # class, counted from 0
-    frames: Mapping[str, Sequence[bytes]]  # modality -> encoded frames (JPEG or PNG), in time order
+    frames: Mapping[str, Sequence[Any]]  # modality -> frames, in time order: encoded (JPEG or PNG), or arrays
 
 
 ClipSource = grain.sources.RandomAccessDataSource[ClipRecord]
@@ -58,13 +61,6 @@ class ProtocolSplit(TypedDict):
     classes: int  # its classes are so many first ones of the data set
 
 
-class KeepEncoded(tfds.decode.SkipDecoding):
-    """Keeps the frames of a sequence encoded."""
-
-    def decode_batch_example_np(self, serialized_example: Any) -> Any:  # noqa: D102
-        return serialized_example
-
-
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PreparedSplit:
     """The clips of one split of a prepared data set: a `ClipSource` that can be pickled."""
@@ -73,10 +69,11 @@ class PreparedSplit:
     split: str  # as TFDS writes it ("train", "train[:80%]"), or one of a protocol ("cs_train")
     class_names: tuple[str, ...]  # by label; those of the protocol, where the split is one of a protocol
     modalities: tuple[str, ...]  # which of "rgb" and "depth" the data set has
+    fast_depth: bool  # whether depth lies in files beside the records
     person_cropped: bool  # whether single-channel depth was cut around the person when the data set was built
     clips: Sequence[ClipInfo]
     rows: Sequence[int]  # of the clips in `records`
-    records: Any  # all that TFDS reads
+    records: Any  # all that TFDS reads, each as the bytes of a tf.train.Example
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,9 +88,13 @@ class PreparedSplit:
         return len(self.rows)
 
     def __getitem__(self, index: SupportsIndex) -> ClipRecord:
-        example = self.records[self.rows[operator.index(index)]]
-        frames = {modality: tuple(example[modality]) for modality in self.modalities}
-        return ClipRecord(example["name"].decode(), int(example["label"]), frames)
+        # TFDS would copy every frame; here those are copied that are taken.
+        record = self.records[self.rows[operator.index(index)]]
+        features = tf_example_pb2.Example.FromString(record).features.feature
+        frames = {modality: features[modality].bytes_list.value for modality in self.modalities}
+        if self.fast_depth:
+            frames["depth"] = StoredFrames(self.directory, frames["depth"])
+        return ClipRecord(features["name"].bytes_list.value[0].decode(), features["label"].int64_list.value[0], frames)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +116,10 @@ def open_splits(config: ConfigDict) -> Splits:
     data = config.data
     training = open_split(data.dataset, data.data_dir, data.train_split)
     evaluation = open_split(data.dataset, data.data_dir, data.eval_split)
-    if not set(STREAMS[config.modality]) <= set(training.modalities):
+    if not set(training_modalities(config)) <= set(training.modalities):
         only = f"{training.directory} has {' and '.join(training.modalities)} only"
-        raise ValueError(f"config.modality={config.modality!r}, but {only}")
+        field = f"loss.teacher={config.loss.teacher}" if config.loss.teacher else f"modality={config.modality!r}"
+        raise ValueError(f"config.{field}, but {only}")
     if training.person_cropped and data.depth.reference_person_crop:
         raise ValueError(
             f"config.data.depth.reference_person_crop is set, but the depth in {training.directory} was cut around the "
@@ -158,9 +160,14 @@ def known_classes(config: ConfigDict) -> int | None:
 
 def prepared_directory(dataset: str, data_dir: str | Path) -> Path | None:
     """Returns the folder of the newest prepared version of `dataset` under `data_dir`, None if there is none."""
-    folder = Path(data_dir).expanduser() / dataset
+    folder = as_path(data_dir) / dataset
     versions = [path.parent for path in folder.glob("*/dataset_info.json") if path.parent.name[0].isdigit()]
     return max(versions, key=lambda path: tfds.core.Version(path.name), default=None)
+
+
+def copy_advice(dataset: str, data_dir: str | Path) -> str:
+    """Returns how a data set that was built on disk comes into object storage."""
+    return f"copy it there: `gcloud storage cp --recursive data/{dataset} {data_dir}/`"
 
 
 def open_split(dataset: str, data_dir: str | Path, split: str | None) -> PreparedSplit:
@@ -175,10 +182,12 @@ def open_split(dataset: str, data_dir: str | Path, split: str | None) -> Prepare
     """
     directory = prepared_directory(dataset, data_dir)
     if directory is None:
-        folder = (Path(data_dir).expanduser() / dataset).absolute()
+        folder = absolute(as_path(data_dir) / dataset)
+        command = f"python -m rgbd_jax data build {dataset} --data_dir {'data' if is_remote(folder) else data_dir}"
+        advice = f"; then {copy_advice(dataset, data_dir)}" if is_remote(folder) else ""
         raise FileNotFoundError(
-            f"{dataset} is not prepared: there is no prepared data in {folder}; build it with "
-            f"`python -m rgbd_jax data build {dataset} --data_dir {data_dir}` (and --raw_dir, where it has raw clips)"
+            f"{dataset} is not prepared: there is no prepared data in {folder}; build it with `{command}` (and "
+            f"--raw_dir, where it has raw clips){advice}"
         )
     builder = tfds.builder_from_directory(directory)
     info, metadata = builder.info, builder.info.metadata or {}
@@ -188,7 +197,7 @@ def open_split(dataset: str, data_dir: str | Path, split: str | None) -> Prepare
     modalities = tuple(modality for modality in MODALITIES if modality in info.features)
     try:
         base_splits, classes = resolve(split, protocols, set(info.splits), len(class_names))
-        records = builder.as_data_source(base_splits, decoders={modality: KeepEncoded() for modality in modalities})
+        records = builder.as_data_source(base_splits, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         parts = tfds.core.ReadInstruction.from_spec(base_splits).to_absolute(info.splits)
     except ValueError as error:
         known = ", ".join(sorted(info.splits))
@@ -208,9 +217,10 @@ def open_split(dataset: str, data_dir: str | Path, split: str | None) -> Prepare
                 f"{stored} of {', '.join(modalities)} are stored; {_rebuild_advice(directory)}"
             )
         clips += index[part.from_ : part.to]
-    cropped = bool(metadata.get("person_cropped", False))
+    fast_depth, cropped = metadata.get("depth_storage") == "fast", bool(metadata.get("person_cropped", False))
     names = tuple(class_names[:classes])
-    return PreparedSplit(directory, split, names, modalities, cropped, clips, range(len(clips)), records)
+    rows = range(len(clips))
+    return PreparedSplit(directory, split, names, modalities, fast_depth, cropped, clips, rows, records)
 
 
 def resolve(

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from rgbd_jax.config import NVGESTURE_CENTRE
+from rgbd_jax.config_rules import NVGESTURE_CENTRE
 from rgbd_jax.data.frames import Coloured, Depth
+from rgbd_jax.data.scratch import Scratch
 
 _NVGESTURE_MARGIN = 10  # smallest left and top of its training crops
 _BLUR_PROBABILITY = 0.5
@@ -46,27 +47,34 @@ class ClipTransform:
         frame: Depth | Coloured,
         out: UInt8[np.ndarray, "size size 3"],
         colour: Callable[[np.ndarray], Coloured] = lambda part: part,
+        scratch: Scratch | None = None,
     ) -> None:
         """Transforms one frame into `out`, which must be contiguous.
 
-        `colour` maps the visible part of the frame to RGB, pixel by pixel, before it is warped.
+        `colour` maps the visible part of the frame to colours, pixel by pixel, before it is warped; `scratch` holds
+        what lies between the steps.
         """
+        scratch = scratch or Scratch()
         height, width = frame.shape[:2]
         if (self.rotation, self.resize, self.crop_size) == (0, (width, height), self.size):  # nothing is interpolated
             window = colour(frame[self.top : self.top + self.size, self.left : self.left + self.size])
+            if window.shape[2] == 4:
+                dropped = scratch.array("window", out.shape) if self.flip else out
+                window = cv2.cvtColor(window, cv2.COLOR_RGBA2RGB, dst=dropped)
             if self.flip:
                 cv2.flip(window, 1, dst=out)  # ten times as fast as a copy of the mirrored view
-            else:
+            elif window is not out:
                 out[...] = window
         else:
-            rows, columns, matrix, scale = _plan(self, width, height)
-            part = colour(frame[rows, columns])
-            smooth = _smooth(part, scale)
-            matrix = matrix @ np.diag([part.shape[1] / smooth.shape[1], part.shape[0] / smooth.shape[0], 1.0])
-            with_alpha = cv2.cvtColor(smooth, cv2.COLOR_RGB2RGBA)  # four channels are warped in a third of the time
+            plan = _plan(self, width, height)
+            smooth = plan.smoothed(colour(frame[plan.rows, plan.columns]), scratch)
+            if smooth.shape[2] == 3:  # four channels are warped in a third of the time
+                with_alpha = scratch.array("with alpha", (*smooth.shape[:2], 4))
+                smooth = cv2.cvtColor(smooth, cv2.COLOR_RGB2RGBA, dst=with_alpha)
             border = cv2.BORDER_CONSTANT if self.rotation else cv2.BORDER_REPLICATE
-            matrix = (_PIXEL_TO_INDEX @ matrix @ _INDEX_TO_PIXEL)[:2]
-            warped = cv2.warpAffine(with_alpha, matrix, out.shape[1::-1], flags=cv2.INTER_LINEAR, borderMode=border)
+            warped = scratch.array("warped", (self.size, self.size, 4))
+            shape = self.size, self.size
+            cv2.warpAffine(smooth, plan.matrix, shape, dst=warped, flags=cv2.INTER_LINEAR, borderMode=border)
             cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
         if self.blur_radius is not None:
             sigma = self.blur_radius * self.size / self.crop_size
@@ -131,32 +139,49 @@ def evaluation_transforms(config: ConfigDict) -> tuple[ClipTransform, ...]:
     return tuple(dataclasses.replace(transform, left=x, top=y) for x, y in corners)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What a transform does to every frame of one size: select, shrink, smooth, warp."""
+
+    rows: slice  # that are visible
+    columns: slice
+    shrunk: tuple[int, int] | None  # width, height
+    kernel: tuple[int, int]  # of the Gaussian, pixels in x and y; 1 leaves an axis as it is
+    sigma: tuple[float, float]
+    matrix: np.ndarray  # 2 3, from indices in the smoothed part to indices in the result
+
+    def smoothed(self, part: Coloured, scratch: Scratch) -> Coloured:
+        """Removes the detail of the visible part that would alias when it is warped; may shrink it."""
+        channels = part.shape[2]
+        if self.shrunk:
+            shrunk = scratch.array("shrunk", (*self.shrunk[::-1], channels))
+            part = cv2.resize(part, self.shrunk, dst=shrunk, interpolation=cv2.INTER_AREA)
+        if self.kernel == (1, 1):
+            return part
+        smooth, (x, y) = scratch.array("smooth", part.shape), self.sigma
+        return cv2.GaussianBlur(part, self.kernel, sigmaX=x, sigmaY=y, dst=smooth, borderType=cv2.BORDER_REPLICATE)
+
+
 @functools.lru_cache(maxsize=64)  # the frames of a clip are of one size
-def _plan(transform: ClipTransform, width: int, height: int) -> tuple[slice, slice, np.ndarray, np.ndarray]:
-    """Returns the visible rows and columns of a frame, the matrix from them to the result, and its scale in x and y."""
+def _plan(transform: ClipTransform, width: int, height: int) -> _Plan:
     matrix = transform.matrix(width, height)
-    scale = np.hypot(matrix[0, :2], matrix[1, :2])
-    if scale.min() < _SMALLEST_SCALE:  # areas are averaged, whose borders must not move
-        return slice(0, height), slice(0, width), matrix, scale
-    size = transform.size
-    corners = np.linalg.inv(matrix) @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
+    scale = np.hypot(matrix[0, :2], matrix[1, :2])  # in x and y
     length = np.array([width, height])
-    first = np.clip(np.floor(corners[:2].min(axis=1)).astype(int) - _MARGIN, 0, length - 1)
-    last = np.clip(np.ceil(corners[:2].max(axis=1)).astype(int) + _MARGIN, first + 1, length)
-    shift = np.array([[1.0, 0, first[0]], [0, 1.0, first[1]], [0, 0, 1]])
-    return slice(first[1], last[1]), slice(first[0], last[0]), matrix @ shift, scale
-
-
-def _smooth(frame: Coloured, scale: np.ndarray) -> Coloured:
-    """Removes the detail that would alias when the axes are scaled by `scale` (x, y); may shrink the frame."""
-    if scale.min() < _SMALLEST_SCALE:
-        length = np.array([frame.shape[1], frame.shape[0]])
+    first, last, shrunk = np.zeros(2, int), length, None
+    if scale.min() < _SMALLEST_SCALE:  # areas are averaged, whose borders must not move: the whole frame
         shrunk = np.clip(np.rint(length * scale / _REMAINING_SCALE).astype(int), 1, length)
-        frame = cv2.resize(frame, shrunk.tolist(), interpolation=cv2.INTER_AREA)
+        matrix = matrix @ np.diag([*(length / shrunk), 1.0])
         scale = scale * length / shrunk
+    else:
+        size = transform.size
+        corners = np.linalg.inv(matrix) @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
+        first = np.clip(np.floor(corners[:2].min(axis=1)).astype(int) - _MARGIN, 0, length - 1)
+        last = np.clip(np.ceil(corners[:2].max(axis=1)).astype(int) + _MARGIN, first + 1, length)
+        matrix = matrix @ np.array([[1.0, 0, first[0]], [0, 1.0, first[1]], [0, 0, 1]])
     sigma = _SMOOTHING * np.sqrt(np.maximum(1 / scale**2 - 1, 0))
-    sizes = np.where(sigma < _LEAST_SIGMA, 1, np.where(sigma < 0.8, 3, 5))  # pixels; 1 leaves an axis as it is
-    if (sizes == 1).all():
-        return frame
-    x, y = np.maximum(sigma, _LEAST_SIGMA)
-    return cv2.GaussianBlur(frame, sizes.tolist(), sigmaX=x, sigmaY=y, borderType=cv2.BORDER_REPLICATE)
+    kernel = np.where(sigma < _LEAST_SIGMA, 1, np.where(sigma < 0.8, 3, 5))
+    columns, rows = (slice(*edges) for edges in zip(first.tolist(), last.tolist(), strict=True))
+    matrix = (_PIXEL_TO_INDEX @ matrix @ _INDEX_TO_PIXEL)[:2]
+    sigma = np.maximum(sigma, _LEAST_SIGMA)
+    size_after = None if shrunk is None else tuple(shrunk.tolist())
+    return _Plan(rows, columns, size_after, tuple(kernel.tolist()), tuple(sigma.tolist()), matrix)

@@ -1,7 +1,8 @@
 """Clips and streams as users name them (videos, folders of frames, lists of these, cameras), read for a model."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -16,30 +17,30 @@ from rgbd_jax.data.source import ClipRecord
 from rgbd_jax.ingest.clip_files import (
     FRAME_SUFFIXES,
     GREY_SPREAD,
-    VIDEO_SUFFIXES,
+    MAX_FRAMES,
     FrameRange,
     clip_kind,
     colour_spread,
     frame_bounds,
     frame_files,
-    is_video,
     natural_key,
-    open_video,
     read_clip,
+    read_frame_file,
 )
 from rgbd_jax.ingest.problems import RawDataError
+from rgbd_jax.ingest.split_lists import read_lines
+from rgbd_jax.ingest.videos import STANDARD_INPUT, VIDEO_SUFFIXES, decoded_frames, is_video, open_video
 
 LIST_SUFFIXES = (".lst", ".txt")
-CAMERA, STANDARD_INPUT = "camera:", "-"
-MAX_FRAMES = 20_000  # of a clip, whose encoded frames lie in memory together
+CAMERA = "camera:"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UserClip:
-    """A clip by its name in results and its paths: modality -> a folder of frames, or a video."""
+    """A clip by its name in results, and its source by modality: a folder of frames, a video, or the frames."""
 
     name: str
-    paths: Mapping[str, Path]
+    sources: Mapping[str, Path | np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def find_clips(given: Mapping[str, Sequence[str]], modalities: Sequence[str]) ->
 
 
 def _clips_at(text: str) -> list[Path]:
-    path = Path(text).expanduser()
+    path = _expanded(text)
     if not path.exists():
         raise ValueError(f"{text}: no such file or folder")
     if path.is_dir():
@@ -82,48 +83,76 @@ def _clips_at(text: str) -> list[Path]:
         return [entry for entry in entries if entry.is_dir() or is_video(entry)] or [path]
     if path.suffix.lower() not in LIST_SUFFIXES:
         return [path]
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text; expected a list of clips, a path a line") from error
     clips = []
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if line and not line.startswith("#"):
-            clips.append(path.parent / Path(line).expanduser())
-            if not clips[-1].exists():
-                raise ValueError(f"{path}:{number}: {clips[-1]}: no such file or folder")
+    for where, line in read_lines(path):
+        if not line.startswith("#"):
+            clips.append(path.parent / _expanded(line))
+            try:
+                clips[-1].stat()
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{where}: {line!r}: no such file or folder ({error})") from error
     if not clips:
         raise ValueError(f"{path} names no clip; expected a path a line")
     return clips
+
+
+def _expanded(text: str) -> Path:
+    """Returns a path with the home directory in place of "~"; a file may also be named "~clip"."""
+    with contextlib.suppress(RuntimeError, ValueError):  # no such user, or no name at all
+        return Path(text).expanduser()
+    return Path(text)
 
 
 def read_user_clip(clip: UserClip) -> ClipRecord:
     """Reads all frames of a clip; the label of the record is 0 and means nothing.
 
     Raises:
-        ValueError: a file is of another kind, damaged, empty or too long, or the modalities differ in length.
+        ValueError: a file is of another kind, damaged, empty or too long, an array is none of frames, or the modalities
+            differ in length.
     """
-    frames = {}
-    for modality, path in clip.paths.items():
-        if path.is_dir():
-            count = sum(entry.suffix.lower() in FRAME_SUFFIXES for entry in path.iterdir())
-        elif not is_video(path):
-            raise ValueError(f"{path} is neither a folder of frames nor a video ({', '.join(VIDEO_SUFFIXES)})")
-        elif not path.stat().st_size:
-            raise ValueError(f"{path} is empty")
-        else:
-            count, _ = frame_bounds(path)
-        if count > MAX_FRAMES:
-            advice = "cut it to one motion, or use --stream"
-            raise ValueError(f"{path} has {count} frames, more than {MAX_FRAMES}: {advice}")
+    frames: dict[str, Sequence[bytes | np.ndarray]] = {}
+    for modality, path in clip.sources.items():
+        if isinstance(path, np.ndarray):
+            frames[modality] = [checked_frame(frame, modality) for frame in path]
+            continue
         try:
-            frames[modality] = read_clip(FrameRange(path), clip_kind(FrameRange(path), modality))
+            frames[modality] = _read_path(path, modality)
         except RawDataError as error:  # its message advises how to build a data set
             raise ValueError("; ".join(map(str, error.problems))) from error
     if len({len(encoded) for encoded in frames.values()}) > 1:
         counts = " and ".join(f"{len(encoded)} {modality}" for modality, encoded in frames.items())
         raise ValueError(f"{clip.name}: found {counts} frames; expected as many of each")
     return ClipRecord(clip.name, 0, frames)
+
+
+def _read_path(path: Path, modality: str) -> list[bytes]:
+    if path.is_dir():
+        count = sum(entry.suffix.lower() in FRAME_SUFFIXES for entry in path.iterdir())
+    elif not is_video(path):
+        raise ValueError(f"{path} is neither a folder of frames nor a video ({', '.join(VIDEO_SUFFIXES)})")
+    else:
+        count, _ = frame_bounds(path)
+    if count > MAX_FRAMES:
+        advice = "cut it to one motion, or use `rgbd stream`"
+        raise ValueError(f"{path} has {count} frames, more than {MAX_FRAMES}: {advice}")
+    return read_clip(FrameRange(path), clip_kind(FrameRange(path), modality))
+
+
+def checked_frame(frame: np.ndarray, modality: str) -> np.ndarray:
+    """Returns a decoded frame as `decode_frame` would, h w 3 or h w; depth may come as h w 1.
+
+    Raises:
+        ValueError: its type or shape is another one.
+    """
+    frame = np.asarray(frame)
+    if modality == "depth" and frame.shape[2:] == (1,):
+        frame = frame[..., 0]
+    coloured = frame.dtype == np.uint8 and frame.shape[2:] == (3,)
+    grey = modality == "depth" and frame.dtype in (np.uint8, np.uint16) and frame.ndim == 2
+    if not (coloured or grey) or not frame.size:
+        expected = "uint8 h w 3" + (", or uint8 or uint16 h w" if modality == "depth" else "")
+        raise ValueError(f"a {modality} frame is {frame.dtype} of shape {frame.shape}; expected {expected}")
+    return frame
 
 
 def load_clips(clips: Sequence[UserClip], config: ConfigDict) -> Iterator[LoadedClip]:
@@ -153,30 +182,39 @@ def encoded_frames(source: str, modality: str) -> Iterator[bytes]:
     Raises:
         ValueError: the source cannot be opened.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        try:
-            files = frame_files(FrameRange(path))
-        except RawDataError as error:
-            raise ValueError("; ".join(map(str, error.problems))) from error
-        yield from (file.read_bytes() for file in files)
-        return
-    if source.startswith(CAMERA):
-        number = source.removeprefix(CAMERA)
-        if not number.isdigit():
-            raise ValueError(f"{source}: expected a number after {CAMERA!r}, such as {CAMERA}0")
-        capture = cv2.VideoCapture(int(number))
-    else:
+    path = _expanded(source)
+    try:
+        if path.is_dir():
+            yield from map(read_frame_file, frame_files(FrameRange(path)))
+            return
+        with contextlib.closing(_images(source, path)) as images:
+            coloured = modality == "rgb"
+            for image in images:
+                coloured = coloured or colour_spread(image) > GREY_SPREAD
+                yield encode_jpeg(image if coloured else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+    except RawDataError as error:
+        raise ValueError("; ".join(map(str, error.problems))) from error
+
+
+def _images(source: str, path: Path) -> Generator[UInt8[np.ndarray, "h w 3"], None, None]:
+    """Yields the BGR images of a camera or video as they come."""
+    if not source.startswith(CAMERA):
         if source != STANDARD_INPUT and not path.exists():
             raise ValueError(f"{source}: no such file, folder or pipe")
-        capture = open_video(Path("pipe:0") if source == STANDARD_INPUT else path)
+        with open_video(path, live=True) as video:
+            try:
+                yield from decoded_frames(video)
+            except ValueError as error:
+                raise ValueError(f"{source}: a frame {error}") from error
+        return
+    number = source.removeprefix(CAMERA)
+    if not number.isdigit():
+        raise ValueError(f"{source}: expected a number after {CAMERA!r}, such as {CAMERA}0")
+    capture = cv2.VideoCapture(int(number))
     try:
         if not capture.isOpened():
-            raise ValueError(f"{source} cannot be opened: expected a camera, a pipe or file with video, or frames")
-        coloured = modality == "rgb"
+            raise ValueError(f"{source} cannot be opened: expected the number of a camera that is free")
         while (read := capture.read())[0]:
-            frame = read[1]  # h w 3, BGR
-            coloured = coloured or colour_spread(frame) > GREY_SPREAD
-            yield encode_jpeg(frame if coloured else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY))
+            yield read[1]
     finally:
         capture.release()

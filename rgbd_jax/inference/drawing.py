@@ -95,7 +95,7 @@ def tinted(frame: Picture, activation: Float[np.ndarray, "h2 w2"], view: np.ndar
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     strength = cv2.warpAffine(padded, matrix[:2], (width, height), flags=flags).clip(0, 1)  # h w
     colours = _coloured(np.rint(strength * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
-    opacity = MAX_OPACITY * strength[..., None]
+    opacity = MAX_OPACITY * np.sqrt(strength[..., None])  # weak evidence is seen too; its colours are linear
     return np.rint(frame * (1 - opacity) + colours * opacity).astype(np.uint8)
 
 

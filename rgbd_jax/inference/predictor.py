@@ -14,13 +14,11 @@ from jaxtyping import Array, Float, UInt8
 
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import ClipRecord
-from rgbd_jax.inference.clips import encoded_frames
 from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.metrics import average_views, softmax
 from rgbd_jax.models.family import Output, Tree
 
-# Few clips are explained: less optimised machine code is ready in half the time.
-EXPLAINED_ON_CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+SMALL_CLIP = 1 << 17  # pixels in all frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +51,14 @@ class Predictor:
         self._weights = jax.device_put((trained.params, trained.batch_stats))
         self._step = jax.jit(
             self._explain if explained else self._predict,
-            compiler_options=EXPLAINED_ON_CPU if explained and jax.default_backend() == "cpu" else None,
+            compiler_options=self._cpu_options() if explained and jax.default_backend() == "cpu" else None,
         )
+
+    def _cpu_options(self) -> dict[str, bool | int]:
+        """Few clips are explained. Unoptimised code is ready in a third of the time; small clips need no faster one."""
+        clip = self.trained.config.clip
+        level = 0 if clip.frames * clip.size**2 <= SMALL_CLIP else 1
+        return {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": level}
 
     def __call__(self, frames: Mapping[str, UInt8[np.ndarray, "n *v t h w 3"]]) -> Prediction:
         """Returns the prediction for clips (modality -> frames); logits are averaged over the views of a clip.
@@ -96,28 +100,24 @@ class Predictor:
         return self._outputs(output)
 
     def _explain(self, weights: tuple[Tree, Tree], frames: Mapping[str, Array]) -> dict[str, Any]:
-        """Adds heat maps and Grad-CAM (Selvaraju et al. 2017) at the last spatial features, frame by frame.
-
-        The network reads only the mean of these features over a frame's positions, so that they share its gradient.
-        """
+        """Adds heat maps and Grad-CAM (Selvaraju et al. 2017), frame by frame, at the block that the family names."""
         model = self.trained.model
         inputs = model.inputs({"frames": frames})
         apply = functools.partial(model.apply, *weights, inputs, self.trained.schedule)
-        layers = {modality: model.family.explained(modality) for modality in model.modalities}
-        pooled_names = [pooled for _, pooled in layers.values()]
-        names = {*self._intermediates, *(features for features, _ in layers.values())}
+        layers = {modality: model.family.explained(model.config, modality) for modality in model.modalities}
+        names = {*self._intermediates, *layers.values()}
 
         def score(perturbations: Mapping[str, Array]) -> tuple[Float[Array, ""], Output]:
             output, _ = apply(intermediates=tuple(names), perturbations=perturbations)
             return jnp.sum(jnp.max(output.logits, axis=-1)), output  # logits of the predicted classes
 
-        shapes = jax.eval_shape(lambda: apply(intermediates=pooled_names)[0].intermediates)
+        shapes = jax.eval_shape(lambda: apply(intermediates=tuple(layers.values()))[0].intermediates)
         zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
         gradients, output = jax.grad(score, has_aux=True)(zeros)
         maps, heat = {}, {}
-        for modality, (features_name, pooled_name) in layers.items():
-            features = output.intermediates[features_name].astype(jnp.float32)  # b t h2 w2 c
-            importance = gradients[pooled_name].astype(jnp.float32)  # b t c
+        for modality, layer in layers.items():
+            features = output.intermediates[layer].astype(jnp.float32)  # b t h2 w2 c
+            importance = gradients[layer].astype(jnp.float32).mean((2, 3))  # b t c
             maps[modality] = jax.nn.relu(jnp.einsum("bthwc,btc->bthw", features, importance))
             if (heat_map := inputs[modality].heat) is not None:
                 heat[modality] = heat_map[..., 0].astype(jnp.float32)  # b t h w
@@ -138,36 +138,51 @@ class StreamPrediction:
     """The prediction for the latest frames of a stream."""
 
     frame: int  # number of the last frame, counted from 0
+    class_names: Sequence[str]  # by label
     probabilities: Float[np.ndarray, "k"]
     latency: float  # seconds from this frame to its prediction
 
+    @property
+    def class_name(self) -> str:
+        """The name of the predicted class."""
+        return self.class_names[int(self.probabilities.argmax())]
 
-def stream(predictor: Predictor, sources: Mapping[str, str], *, window: int, hop: int) -> Iterator[StreamPrediction]:
+
+def stream(
+    predictor: Predictor, readers: Mapping[str, Iterator[Any]], *, window: int, hop: int
+) -> Iterator[StreamPrediction]:
     """Yields a prediction for the latest `window` frames, first when there are as many, then every `hop` frames.
 
-    A stream that ends earlier gives one prediction, for all of its frames. `sources` are those of `encoded_frames`, by
-    modality.
+    A stream that ends earlier gives one prediction, for all of its frames.
+
+    Args:
+        predictor: the compiled network.
+        readers: modality -> encoded frames, or arrays.
+        window: frames of a prediction, at least 1.
+        hop: frames between predictions, at least 1.
 
     Raises:
-        ValueError: a source cannot be read, or has no frame.
+        ValueError: a reader cannot read, or there is no frame.
     """
+    if min(window, hop) < 1:
+        raise ValueError(f"window={window}, hop={hop}: expected at least 1")
     modalities, config = predictor.trained.model.modalities, predictor.trained.config
-    latest: collections.deque[tuple[bytes, ...]] = collections.deque(maxlen=window)
+    latest: collections.deque[tuple[Any, ...]] = collections.deque(maxlen=window)
 
     def predict(arrived: float) -> StreamPrediction:
         frames = dict(zip(modalities, zip(*latest, strict=True), strict=True))
         clip = loader.load_clip(ClipRecord(f"frames up to {count - 1}", 0, frames), config)  # modality -> *v t h w 3
         probabilities = predictor({modality: x[None] for modality, x in clip.items()}).probabilities[0]
-        return StreamPrediction(count - 1, probabilities, time.perf_counter() - arrived)
+        names = predictor.trained.class_names
+        return StreamPrediction(count - 1, names, probabilities, time.perf_counter() - arrived)
 
     count = 0
-    readers = [encoded_frames(sources[modality], modality) for modality in modalities]
-    for count, frames in enumerate(zip(*readers, strict=False), 1):
+    for count, frames in enumerate(zip(*(readers[modality] for modality in modalities), strict=False), 1):
         arrived = time.perf_counter()
         latest.append(frames)
         if count >= window and (count - window) % hop == 0:
             yield predict(arrived)
     if not count:
-        raise ValueError(f"{', '.join(sources[modality] for modality in modalities)}: no frame can be decoded")
+        raise ValueError(f"the {' or the '.join(modalities)} stream has no frame that can be decoded")
     if count < window:
         yield predict(time.perf_counter())

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rgbd_jax.checkpoint.workdir import check_workdir, read_class_names, read_config
+from rgbd_jax.checkpoint.workdir import check_workdir, read_config
+from rgbd_jax.config import load_config, recorded_config
 from rgbd_jax.data.source import open_split, prepared_directory
+from rgbd_jax.inference.registry import resolve
 from rgbd_jax.initial_state import matching_weights
 from rgbd_jax.model import Model, evaluation_schedule
 from rgbd_jax.models.family import ScheduleValues, Tree
-from rgbd_jax.pytorch.weights import is_workdir, read_weights
+from rgbd_jax.pytorch.weights import TrainedWeights, is_workdir, read_weights
 
 log = logging.getLogger("rgbd_jax")
 
@@ -36,21 +38,26 @@ class TrainedModel:
 
 
 def load_trained(path: str | Path, which: str = "best", config: ConfigDict | None = None) -> TrainedModel:
-    """Loads a workdir (its "best" or "latest" checkpoint), a converted checkpoint or a file of PyTorch or safetensors.
+    """Loads the weights that a path, a registered name or a URL with a checksum names (see `registry.resolve`).
 
-    A workdir records its config; the others need one.
+    A path is a workdir (its "best" or "latest" checkpoint), a converted checkpoint or a file of PyTorch or safetensors.
+    A workdir records its config, as does what was converted from one, but for files of PyTorch; others need one.
 
     Raises:
-        FileNotFoundError: there is no such path, or no checkpoint yet.
-        ValueError: the checkpoint is damaged, belongs to another network than the config's, or needs a config.
+        FileNotFoundError: there is no such path or name, or no checkpoint yet.
+        ValueError: it is damaged, cannot be fetched, is of another network than the config's, or needs a config.
     """
-    path = Path(path).expanduser()
+    path, named = resolve(path)
     weights = read_weights(path, which)
     if is_workdir(path):
         if config is not None:
             check_workdir(path, config, new_allowed=False)
         else:
             config = read_config(path)
+    elif config is None and weights.config is not None:
+        config = recorded_config(weights.config)
+    elif config is None and named:
+        config = load_config(named)
     elif config is None:
         raise ValueError(
             f"{path}: a converted checkpoint does not record its input settings; pass --config, such as "
@@ -60,16 +67,16 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
     model = Model(config, num_classes)
     params, batch_stats = matching_weights(model, weights)
     epochs = config.train.epochs if weights.epoch is None else weights.epoch
-    schedule, class_names = evaluation_schedule(config, max(epochs - 1, 0)), _class_names(path, config, num_classes)
+    schedule, class_names = evaluation_schedule(config, max(epochs - 1, 0)), _class_names(weights, config, num_classes)
     return TrainedModel(path, model, params, batch_stats, schedule, class_names, weights.epoch, weights.steps)
 
 
-def _class_names(path: Path, config: ConfigDict, count: int) -> tuple[str, ...]:
+def _class_names(weights: TrainedWeights, config: ConfigDict, count: int) -> tuple[str, ...]:
     """Returns the names that the run or, failing that, the prepared data set records; "class 7" where neither does."""
-    names = read_class_names(path)
+    names = weights.class_names
     if not names and prepared_directory(config.data.dataset, config.data.data_dir) is not None:
         names = open_split(config.data.dataset, config.data.data_dir, config.data.train_split).class_names
     if not names or len(names) > count:
-        log.warning("%s: the names of the classes are unknown; classes are reported by number", path)
+        log.warning("%s: the names of the classes are unknown; classes are reported by number", weights.source)
         names = ()
     return (*names, *(f"class {label}" for label in range(len(names), count)))

@@ -15,7 +15,7 @@ from rgbd_jax.inference.clips import LoadedClip, UserClip
 from rgbd_jax.inference.drawing import Picture, overlay, resized
 from rgbd_jax.inference.predictor import Prediction
 from rgbd_jax.inference.trained import TrainedModel
-from rgbd_jax.ingest.clip_files import is_video, open_video
+from rgbd_jax.ingest.videos import is_video, open_video, recorded_rate
 
 QUALITY = {"crf": "18", "preset": "medium"}  # of x264: visually lossless
 DEFAULT_FRAME_RATE = 15.0  # of folders of frames, which record none: slow enough to look at
@@ -32,7 +32,8 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], frame_
         OSError: the file cannot be written; names it.
     """
     options = {"movflags": "+faststart"}
-    with atomic_write(path) as unfinished, av.open(str(unfinished), "w", format="mp4", options=options) as container:
+    # "12:30.mp4" alone would be a protocol named 12.
+    with atomic_write(path) as part, av.open(f"file:{part}", "w", format="mp4", options=options) as container:
         stream = container.add_stream("libx264", Fraction(frame_rate).limit_denominator(1001), options=QUALITY)
         stream.pix_fmt = "yuv420p"
         # Untagged, players guess the colour space from the size of the frame, and not all of them alike.
@@ -69,9 +70,10 @@ def write_overlay(path: Path, loaded: LoadedClip, trained: TrainedModel, predict
 
 def frame_rate(clip: UserClip) -> float:
     """Returns the frame rate that the clip's video records, 15 if none is plausible."""
-    for path in filter(is_video, clip.paths.values()):
-        if 1 <= (rate := open_video(path).get(cv2.CAP_PROP_FPS)) <= 240:
-            return rate
+    for path in (source for source in clip.sources.values() if isinstance(source, Path) and is_video(source)):
+        with open_video(path) as video:
+            if 1 <= (rate := recorded_rate(video)) <= 240:
+                return rate
     return DEFAULT_FRAME_RATE
 
 

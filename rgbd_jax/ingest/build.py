@@ -20,10 +20,12 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from rgbd_jax.data.source import prepared_directory
-from rgbd_jax.ingest.builder import RawClipsBuilder
+from rgbd_jax.data.source import copy_advice, prepared_directory
+from rgbd_jax.ingest.builder import DEPTH_STORAGES, RawClipsBuilder
 from rgbd_jax.ingest.shards import Runner, run_locally, run_on_beam
 from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.printable import printable
+from rgbd_jax.storage import as_path, is_remote
 
 log = logging.getLogger("rgbd_jax")
 
@@ -70,18 +72,21 @@ def builder_class(dataset: str) -> type[tfds.core.DatasetBuilder]:
 def prepare(
     dataset: str,
     *,
-    data_dir: str | os.PathLike,
+    data_dir: str | Path,
     raw_dir: str | os.PathLike | None = None,
     skip_bad_clips: bool = False,
+    depth_storage: str | None = None,
     runner: Runner = run_locally,
 ) -> PreparedInfo:
     """Builds a data set as `data_dir/DATASET/VERSION`, unless it is there already; resumes an earlier build.
 
     `raw_dir` is None or "" for a data set that is generated. With `skip_bad_clips`, bad clips are left out and listed
-    in the log, instead of refused. `runner` reads clips and writes shards, by default on all cores of this machine.
+    in the log, instead of refused. `depth_storage` is "compact", the default, or "fast": larger, read several times as
+    fast. `runner` reads clips and writes shards, by default on all cores of this machine.
 
     Raises:
-        ValueError: there is no such data set, or `raw_dir` is missing, superfluous or not that of what is prepared.
+        ValueError: there is no such data set; `raw_dir` is missing or superfluous; it or `depth_storage` is not that
+            of what is prepared; or there is no depth to be stored for speed.
         FileNotFoundError: there are no raw clips.
         RawDataError: something is wrong with the raw clips.
         OSError: the prepared data cannot be written.
@@ -91,11 +96,16 @@ def prepare(
         raise ValueError(f"{dataset} is built from raw clips: raw_dir must name the folder that holds them")
     if raw_dir and not issubclass(cls, RawClipsBuilder):
         raise ValueError(f"{dataset} is generated: it takes no raw_dir, found {str(raw_dir)!r}")
-    data_dir, raw = Path(data_dir).expanduser(), Path(raw_dir).expanduser() if raw_dir else None
+    if depth_storage and not issubclass(cls, RawClipsBuilder):
+        raise ValueError(f"{dataset} is generated: it takes no depth_storage, found {depth_storage!r}")
+    data_dir, raw = as_path(data_dir), Path(raw_dir).expanduser() if raw_dir else None
+    if is_remote(data_dir):
+        raise ValueError(f"--data_dir={data_dir}: a data set is built on disk; then {copy_advice(dataset, data_dir)}")
     directory = data_dir / dataset / str(cls.VERSION)
     built = not (directory / "dataset_info.json").exists()
     if built and raw:
-        cls(data_dir=data_dir, raw_dir=raw, skip_bad_clips=skip_bad_clips, runner=runner).download_and_prepare()
+        options = {"skip_bad_clips": skip_bad_clips, "depth_storage": depth_storage or DEPTH_STORAGES[0]}
+        cls(data_dir=data_dir, raw_dir=raw, runner=runner, **options).download_and_prepare()
     elif built:
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as no_downloads:
@@ -108,6 +118,12 @@ def prepare(
             f"{directory} was built from {info.metadata['raw_dir']}, not from {raw.resolve()}: "
             "name another data_dir, or delete that folder to build it anew"
         )
+    stored_as = info.metadata.get("depth_storage", DEPTH_STORAGES[0])
+    if depth_storage not in (None, stored_as):
+        raise ValueError(
+            f"{directory} was built with depth_storage={stored_as}, not {depth_storage}: "
+            "name another data_dir, or delete that folder to build it anew"
+        )
     if left_out and not built and not skip_bad_clips:
         log.warning("%s leaves out %d bad clips; delete it to build it anew", directory, len(left_out))
     stored = {split: info.splits[split].num_examples for split in info.splits}
@@ -118,8 +134,13 @@ def prepare(
 
 
 def prepare_for(config: ConfigDict) -> None:
-    """Builds the data set of a config from its raw clips, if it names some; the demo, which is rendered, if missing."""
+    """Builds the data set of a config from its raw clips, if it names some; the demo, which is rendered, if missing.
+
+    In object storage nothing is built.
+    """
     data = config.data
+    if is_remote(as_path(data.data_dir)):
+        return
     rendered = data.dataset == "rgbd_demo" and prepared_directory(data.dataset, data.data_dir) is None
     if data.raw_dir or rendered:
         info = prepare(
@@ -132,8 +153,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `data build`."""
     parser.add_argument("dataset", choices=dataset_names())
     parser.add_argument("--raw_dir", type=Path, help="where the raw clips lie (a generated data set has none)")
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="for prepared data sets (%(default)s)")
+    parser.add_argument("--data_dir", default="data", help="for prepared data sets (%(default)s)")
     parser.add_argument("--skip_bad_clips", action="store_true", help="list bad clips and leave them out")
+    storage = "depth in the shards, or uncompressed beside them: larger, loads several times as fast (default: compact)"
+    parser.add_argument("--depth_storage", choices=DEPTH_STORAGES, help=storage)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, help="shards that are written at a time (default: one a core)")
     beam = "read raw clips with Apache Beam: '--runner=FlinkRunner --flink_master=HOST:PORT'"
@@ -148,5 +171,6 @@ def run(args: argparse.Namespace) -> None:
     if args.beam is not None:
         runner = functools.partial(run_on_beam, options=shlex.split(args.beam))
     where = {"data_dir": args.data_dir, "raw_dir": args.raw_dir}
-    info = prepare(args.dataset, **where, skip_bad_clips=args.skip_bad_clips, runner=runner)
-    print(info)
+    options = {"skip_bad_clips": args.skip_bad_clips, "depth_storage": args.depth_storage, "runner": runner}
+    info = prepare(args.dataset, **where, **options)
+    print(printable(str(info)))

@@ -18,6 +18,8 @@ from rgbd_jax.ingest.discovery import RawClips
 from rgbd_jax.ingest.problems import Problem, RawDataError, bad_data
 from rgbd_jax.ingest.shards import REPORTS, Runner, ShardTask, build_shards, cut, locked, run_locally
 
+DEPTH_STORAGES = ("compact", "fast")  # the first one by default
+
 log = logging.getLogger("rgbd_jax")
 
 
@@ -25,7 +27,9 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
     """Builds a data set from raw clips; a subclass finds them.
 
     A record holds `name`, `label` and the encoded frames of each modality; records are in the order of the raw data.
-    The frames of a modality are all of one kind, which the features state.
+    The frames of a modality are all of one kind, which the features state. With the `depth_storage` "fast", depth
+    frames lie in a file beside each shard, uncompressed unless the raw ones are of 8 bits, and records hold their
+    places (`data.frame_files`).
 
     `runner` writes the shards, by default on all cores of this machine. With `skip_bad_clips`, bad clips are left out
     and listed in the log instead of refused; `kwargs` are passed to TFDS (`data_dir`).
@@ -33,6 +37,7 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
     Raises:
         FileNotFoundError: there are no raw clips.
         RawDataError: something is wrong with a clip and bad clips are not skipped, or with all of the raw data.
+        ValueError: depth is to be stored for speed, but there is none.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -42,6 +47,7 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
         *,
         raw_dir: str | os.PathLike,
         skip_bad_clips: bool = False,
+        depth_storage: str = DEPTH_STORAGES[0],
         runner: Runner = run_locally,
         **kwargs: Any,
     ):
@@ -58,6 +64,9 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
         for note in self._raw.notes():
             log.warning("%s", note)
         self._kinds = frame_kinds(self._raw)
+        self._depth_storage = depth_storage
+        if depth_storage == "fast" and "depth" not in self._kinds:
+            raise ValueError(f"depth_storage='fast', but the clips in {self.raw_dir} have no depth: leave it out")
         super().__init__(file_format="array_record", **kwargs)
 
     @staticmethod
@@ -84,7 +93,9 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
             builder=self,
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,
-            metadata=tfds.core.MetadataDict(raw_dir=str(self.raw_dir.resolve()), **self._raw.metadata),
+            metadata=tfds.core.MetadataDict(
+                raw_dir=str(self.raw_dir.resolve()), depth_storage=self._depth_storage, **self._raw.metadata
+            ),
         )
 
     def download_and_prepare(self) -> None:
@@ -143,7 +154,7 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
         names = [
             Path(template.sharded_filepath(shard_index=i, num_shards=len(shards))).name for i in range(len(shards))
         ]
-        made_by = self._kinds, self.read_frames, self.info.features, str(self.version)
+        made_by = self._kinds, self.read_frames, self.info.features, str(self.version), self._depth_storage == "fast"
         return [ShardTask(split, clips, *made_by, folder / name) for clips, name in zip(shards, names, strict=True)]
 
 

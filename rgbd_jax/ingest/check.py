@@ -18,6 +18,7 @@ from rgbd_jax.ingest.clip_files import ClipSpec, check_headers
 from rgbd_jax.ingest.discovery import THREADS, RawClips, good_clips
 from rgbd_jax.ingest.problems import KINDS, RawDataError
 from rgbd_jax.ingest.shards import available_cores, read_example
+from rgbd_jax.printable import printable
 
 _SHORT_CLIPS_LISTED = 20
 
@@ -117,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `data check`."""
     parser.add_argument("dataset", choices=dataset_names())
     parser.add_argument("--raw_dir", type=Path, required=True, help="where the raw clips lie")
-    parser.add_argument("--data_dir", type=Path, help="compare with the data set that is prepared there")
+    parser.add_argument("--data_dir", help="compare with the data set that is prepared there")
     parser.add_argument("--decode", action="store_true", help="decode every frame; otherwise headers alone are read")
     parser.add_argument("--workers", type=int, help="threads that decode (default: one a core)")
     listed = f"list every short clip, not only the first {_SHORT_CLIPS_LISTED}"
@@ -127,13 +128,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints what is wrong with raw data; ends the program with status 1 if there is a problem or a difference."""
     raw = check_raw(args.dataset, args.raw_dir.expanduser(), decode=args.decode, workers=args.workers)
-    print("\n".join(report(raw, decoded=args.decode, every_short_clip=args.all)))
+    print(*map(printable, report(raw, decoded=args.decode, every_short_clip=args.all)), sep="\n")
     differences: list[str] = []
     if args.data_dir:
         directory = prepared_directory(args.dataset, args.data_dir)
         if directory is None:
             raise FileNotFoundError(f"{args.dataset} is not prepared in {args.data_dir}")
         differences, notes = compare(raw, directory)
-        print("\n".join([f"\n{directory}: {len(differences)} differences from the raw data", *differences, *notes]))
+        summary = f"{directory}: {len(differences)} differences from the raw data"
+        print("", *map(printable, [summary, *differences, *notes]), sep="\n")
     if raw.problems or differences:
         sys.exit(1)

@@ -5,6 +5,7 @@ video JPEG of quality 95. Every frame is decoded once: nothing else shows that i
 """
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -13,12 +14,17 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from rgbd_jax.data.frames import encode_depth, encode_jpeg
+from rgbd_jax.data.frames import check_header, decode_image, encode_depth, encode_jpeg, image_size
+from rgbd_jax.ingest.matrices import is_matrix, matrix_frame_count, read_matrix
 from rgbd_jax.ingest.problems import bad_clip
+from rgbd_jax.ingest.videos import VIDEO_SUFFIXES, announced_frames, decoded_frames, is_video, open_video
+from rgbd_jax.regular_files import check_regular, read_file
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
-VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
+# Of a clip, whose encoded frames lie in memory, and in a record, together; of the file of a frame.
+MAX_FRAMES, MAX_CLIP_BYTES, MAX_FRAME_BYTES = 20_000, (1 << 31) - 1, 1 << 28
 
+_HEAD = 1 << 12  # bytes of a frame that nearly always hold its header
 _IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 # Colour maps spread the channels by 30 and more; compressing grey frames as a video spreads them by up to 3.
 GREY_SPREAD = 8.0
@@ -47,8 +53,8 @@ _KINDS = {"rgb": (COLOUR,), "depth": (DEPTH_16_BIT, GREY, COLOUR)}
 class FrameRange:
     """The frames of a clip in one modality."""
 
-    path: Path  # folder of frames, or video
-    first: int | None = None  # number of the first frame that is used; None: 0 in a video, any in a folder
+    path: Path  # folder of frames, video, or MATLAB file
+    first: int | None = None  # number of the first frame that is used; None: 0 in a file, any in a folder
     count: int | None = None  # how many frames are used; all that follow if None
 
     @property
@@ -66,11 +72,6 @@ class ClipSpec:
     where: str = dataclasses.field(repr=False)  # what names the clip: a line of a list ("file:line") or its folder
     frame_count: int | None = None  # how many frames are used, from the first one; all if None
     frames: Mapping[str, FrameRange] = dataclasses.field(default_factory=dict)  # by modality, once found on disk
-
-
-def is_video(path: Path) -> bool:
-    """Returns whether `path` is named as a video."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def clip_name(path: str) -> str:
@@ -125,11 +126,10 @@ def _missing_number(numbers: list[int], first: int | None) -> int | None:
     """Returns the first number that is missing, None if none is; without `first` they need not count by ones."""
     if first is not None:
         return next((expected for expected, number in enumerate(numbers, first) if number != expected), None)
-    steps = np.diff(numbers)
-    gaps = np.flatnonzero(steps > 1)
-    if -1 in numbers or len(gaps) == 0 or 2 * len(gaps) > len(steps):
+    gaps = [before for before, after in itertools.pairwise(numbers) if after - before > 1]
+    if -1 in numbers or not gaps or 2 * len(gaps) > len(numbers) - 1:
         return None
-    return numbers[gaps[0]] + 1
+    return gaps[0] + 1
 
 
 def check_headers(frames: FrameRange) -> int:
@@ -137,16 +137,18 @@ def check_headers(frames: FrameRange) -> int:
 
     Returns the number of frames that are used; 0 where the header of a video does not give it.
     """
+    if is_matrix(frames.path):
+        return frames.count or matrix_frame_count(frames.path)
     if not is_video(frames.path):
         files = frame_files(frames)
         for file in files:
+            check_regular(file, bad_clip)
             with file.open("rb") as stream:
-                _check_signature(file, stream.read(8))
+                head = stream.read(_HEAD)
+                _check_header(file, head if image_size(head) else head + stream.read(MAX_FRAME_BYTES))
         return len(files)
-    video = open_video(frames.path)
-    if not video.isOpened():
-        raise bad_clip(frames.path, "cannot be opened as a video: truncated or damaged")
-    announced = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    with open_video(frames.path) as video:
+        announced = announced_frames(video)
     if announced < 1:
         return frames.count or 0
     if frames.stop is not None and announced < frames.stop:
@@ -154,13 +156,27 @@ def check_headers(frames: FrameRange) -> int:
     return frames.count or announced - (frames.first or 0)
 
 
-def _check_signature(file: Path, content: bytes) -> None:
+def announced_count(path: Path) -> int:
+    """Returns how many frames a video or MATLAB file has by its header; 0 if a video does not say so."""
+    if is_matrix(path):
+        return matrix_frame_count(path)
+    with open_video(path) as video:
+        return announced_frames(video)
+
+
+def _check_header(file: Path, content: bytes) -> None:
     if not content.startswith(_IMAGE_SIGNATURES):
         raise bad_clip(file, "is neither JPEG nor PNG" if content else "is empty")
+    try:
+        check_header(content)
+    except ValueError as error:
+        raise bad_clip(file, str(error)) from error
 
 
 def clip_kind(frames: FrameRange, modality: str) -> FrameKind:
     """Returns the kind of a clip's frames: of the first one in a folder, of all in a video."""
+    if is_matrix(frames.path):
+        return DEPTH_16_BIT
     if is_video(frames.path):
         coloured = modality == "rgb" or any(colour_spread(frame) > GREY_SPREAD for frame in video_frames(frames))
         return COLOUR if coloured else GREY
@@ -175,11 +191,27 @@ def clip_kind(frames: FrameRange, modality: str) -> FrameKind:
 def read_clip(frames: FrameRange, kind: FrameKind) -> list[bytes]:
     """Returns the encoded frames (JPEG or PNG) of a clip; raises RawDataError unless each decodes to `kind`."""
     encoded: list[bytes] = []
+    size = 0
+    for content in _encoded(frames, kind):
+        encoded.append(content)
+        size += len(content)
+        if len(encoded) > MAX_FRAMES or size > MAX_CLIP_BYTES:
+            most = f"{MAX_FRAMES:,} frames, or {MAX_CLIP_BYTES:,} bytes of them"
+            raise bad_clip(frames.path, f"has more than {most}: cut it to one motion")
+    return encoded
+
+
+def _encoded(frames: FrameRange, kind: FrameKind) -> Iterator[bytes]:
+    if is_matrix(frames.path):
+        if kind != DEPTH_16_BIT:
+            raise bad_clip(frames.path, f"is {DEPTH_16_BIT}; the data set's frames are {kind}")
+        yield from map(encode_depth, read_matrix(frames.path)[frames.first or 0 : frames.stop])
+        return
     if not is_video(frames.path):
         for file in frame_files(frames):
             content, image = read_frame(file, kind)
-            encoded.append(encode_depth(image) if kind == DEPTH_16_BIT else content)
-        return encoded
+            yield encode_depth(image) if kind == DEPTH_16_BIT else content
+        return
     if kind.dtype != "uint8":
         raise bad_clip(frames.path, f"is a video of 8 bits; the data set's frames are {kind}")
     for number, frame in enumerate(video_frames(frames), frames.first or 0):
@@ -187,17 +219,23 @@ def read_clip(frames: FrameRange, kind: FrameKind) -> list[bytes]:
             if colour_spread(frame) > GREY_SPREAD:
                 raise bad_clip(frames.path, f"frame {number} is coloured; the data set's are {kind}")
             frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        encoded.append(encode_jpeg(frame))
-    return encoded
+        yield encode_jpeg(frame)
+
+
+def read_frame_file(file: Path) -> bytes:
+    """Returns what a file holds; raises RawDataError unless it starts as JPEG or PNG of a size that is read."""
+    content = read_file(file, MAX_FRAME_BYTES, bad_clip)
+    _check_header(file, content)
+    return content
 
 
 def read_frame(file: Path, kind: FrameKind | None = None) -> tuple[bytes, np.ndarray]:
     """Returns a file and its image, h w or h w 3 (BGR); raises RawDataError unless the image is of `kind`."""
-    content = file.read_bytes()
-    _check_signature(file, content)
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise bad_clip(file, f"cannot be decoded: truncated or damaged ({len(content)} bytes)")
+    content = read_frame_file(file)
+    try:
+        image = decode_image(content)
+    except ValueError as error:
+        raise bad_clip(file, str(error)) from error
     if kind and _kind_of(image) != kind:
         raise bad_clip(file, f"is {_kind_of(image)}; the data set's frames are {kind}")
     return content, image
@@ -209,30 +247,31 @@ def _kind_of(image: np.ndarray) -> FrameKind:
 
 def video_frames(frames: FrameRange) -> Iterator[np.ndarray]:
     """Yields the frames of a video that are used (h w 3, BGR); raises RawDataError if the video ends too early."""
-    capture = open_video(frames.path)
-    announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    count = 0
-    while count != frames.stop and (read := capture.read())[0]:
-        if count >= (frames.first or 0):
-            yield read[1]
-        count += 1
+    count, damage = 0, ""
+    with open_video(frames.path) as video:
+        announced = announced_frames(video)
+        try:
+            for count, frame in enumerate(itertools.islice(decoded_frames(video), frames.stop), 1):
+                if count > (frames.first or 0):
+                    yield frame
+        except ValueError as error:
+            damage = f"frame {count} {error}"
     if count == 0:
-        raise bad_clip(frames.path, "holds no frame that can be decoded")
+        raise bad_clip(frames.path, damage or "holds no frame that can be decoded")
     if frames.stop is not None and count < frames.stop:
-        raise bad_clip(frames.path, f"expected {frames.stop} frames, found {count}", "missing")
+        found = f"{count}; {damage}" if damage else count
+        raise bad_clip(frames.path, f"expected {frames.stop} frames, found {found}", "missing")
     if frames.stop is None and count < announced - _tolerance(announced):
-        raise bad_clip(frames.path, f"ends after {count} of {announced:.0f} frames: truncated or damaged")
-
-
-def open_video(path: Path) -> cv2.VideoCapture:
-    """Opens a video without OpenCV's own messages; `isOpened()` of the result is False if that failed."""
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        what = f"ends after {count} of {announced} frames: {damage or 'truncated or damaged'}"
+        raise bad_clip(frames.path, what)
+    if damage and not announced:
+        raise bad_clip(frames.path, damage)
 
 
 def frame_bounds(video: Path) -> tuple[int, float]:
     """Returns the least and largest number of frames a video may have by its header; 0 and infinity if unknown."""
-    announced = open_video(video).get(cv2.CAP_PROP_FRAME_COUNT)
+    with open_video(video) as opened:
+        announced = announced_frames(opened)
     if announced < 1:
         return 0, float("inf")
     return max(0, int(announced - _tolerance(announced))), announced + _tolerance(announced)

@@ -8,8 +8,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rgbd_jax.ingest.clip_files import ClipSpec, FrameRange, find_clip, frame_files, is_video
+from rgbd_jax.ingest.clip_files import ClipSpec, FrameRange, find_clip, frame_files
 from rgbd_jax.ingest.problems import Problem, RawDataError, bad_clip, clip_problems
+from rgbd_jax.ingest.videos import is_video
+from rgbd_jax.printable import is_utf8
 
 THREADS = 16  # they wait for the file system
 
@@ -114,8 +116,10 @@ def check_clips(
     """Finds clips on disk and counts their frames, as `good_clips`; whole videos are counted when they are read."""
 
     def check(clip: ClipSpec) -> ClipSpec:
+        if not is_utf8(clip.name):  # the prepared data set stores the name
+            raise bad_clip(clip.where, "has a name that is not UTF-8: rename it")
         frames = locate(clip)
-        counts = {m: each.count if is_video(each.path) else len(frame_files(each)) for m, each in frames.items()}
+        counts = {m: len(frame_files(each)) if each.path.is_dir() else each.count for m, each in frames.items()}
         check_frame_counts(clip.where, {modality: count for modality, count in counts.items() if count is not None})
         return dataclasses.replace(clip, frames=frames)
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+from rgbd_jax.printable import printable
+
 Kind = Literal["missing", "unreadable", "unpaired", "mislabelled", "duplicated"]
 KINDS: tuple[Kind, ...] = get_args(Kind)  # in the order of the columns of tables
 
@@ -22,7 +24,7 @@ class Problem:
     split: str = ""  # of the clip, "" if that is not known
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
+        return printable(f"{self.where}: {self.what}")
 
 
 class LabelError(ValueError):

@@ -25,6 +25,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tqdm import tqdm
 
 from rgbd_jax.atomic_write import atomic_write
+from rgbd_jax.data.frame_files import append_frame
 from rgbd_jax.ingest.clip_files import ClipSpec, FrameKind
 from rgbd_jax.ingest.discovery import THREADS, check_frame_counts
 from rgbd_jax.ingest.problems import Problem, RawDataError, clip_problems
@@ -48,7 +49,18 @@ class ShardTask:
     read_frames: ReadFrames  # can be imported by its name
     features: tfds.features.FeaturesDict
     version: str  # of the data set
+    fast_depth: bool  # whether depth frames go to `depth_file`, and their places into the records
     file: Path
+
+    @property
+    def depth_file(self) -> Path:
+        """The shard's depth frames, where they are stored for speed."""
+        return self.file.with_name(f"{self.file.name}.depth")
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold clips."""
+        return [self.file, self.depth_file] if self.fast_depth else [self.file]
 
     @property
     def report_file(self) -> Path:
@@ -64,7 +76,8 @@ class ShardTask:
                 files += [(name, status.st_size, status.st_mtime_ns) for name, status in found]
         reader = f"{self.read_frames.__module__}.{self.read_frames.__qualname__}"
         features = json.dumps(self.features.to_json(), sort_keys=True)  # the order of fields is random otherwise
-        made_of = [self.version, self.split, self.file.name, reader, features, self.kinds, self.clips, files]
+        storage = reader, features, self.fast_depth
+        made_of = [self.version, self.split, self.file.name, *storage, self.kinds, self.clips, files]
         return hashlib.sha256(repr(made_of).encode()).hexdigest()
 
 
@@ -74,6 +87,7 @@ class ShardReport:
 
     fingerprint: str  # of the task and its raw files, before they were read
     record_bytes: int = 0
+    depth_bytes: int = 0  # of the depth file
     clips: list[tuple[str, int, dict[str, int]]] = dataclasses.field(default_factory=list)  # name, label, frame counts
     problems: list[Problem] = dataclasses.field(default_factory=list)  # with the clips that are left out
 
@@ -102,8 +116,10 @@ def write_shard(task: ShardTask) -> None:
     report = ShardReport(task.fingerprint())
     serializer = ExampleSerializer(task.features.get_serialized_info())
     try:
-        with atomic_write(task.file) as unfinished:
-            writer = ArrayRecordWriter(str(unfinished), "group_size:1")  # every clip can be read alone
+        with contextlib.ExitStack() as files:
+            shard, *beside = [files.enter_context(atomic_write(file)) for file in task.files]
+            depth = files.enter_context(beside[0].open("wb")) if beside else None
+            writer = ArrayRecordWriter(str(shard), "group_size:1")  # every clip can be read alone
             for clip in task.clips:
                 try:
                     example = read_example(clip, task.kinds, task.read_frames)
@@ -112,11 +128,14 @@ def write_shard(task: ShardTask) -> None:
                     report.problems += problems
                     log.warning("bad clip: %s", "; ".join(map(str, problems)))
                     continue
+                counts = {modality: len(example[modality]) for modality in task.kinds}
+                if depth:
+                    places = [append_frame(depth, task.depth_file.name, frame) for frame in example["depth"]]
+                    example["depth"], report.depth_bytes = places, depth.tell()
                 encoded = serializer.get_tf_example(task.features.encode_example(example))
                 record = encoded.SerializeToString(deterministic=True)  # the order of fields is random otherwise
                 writer.write(record)
                 report.record_bytes += len(record)
-                counts = {modality: len(example[modality]) for modality in task.kinds}
                 report.clips.append((clip.name, clip.label, counts))
             writer.close()
     except RuntimeError as error:
@@ -146,9 +165,13 @@ def check_shard(task: ShardTask) -> ShardReport:
             reader = ArrayRecordReader(str(task.file))
             records = reader.num_records()  # a shard that is cut off reads as an empty one
             reader.close()
-        if records == len(report.clips):
+        depth = task.depth_file.stat().st_size if task.fast_depth and task.depth_file.exists() else 0
+        if records == len(report.clips) and depth == report.depth_bytes:
             return report
-    expected = f"expected {len(report.clips)} records in the shard" if report else "the shard is not finished"
+    expected = "the shard is not finished"
+    if report:
+        expected = f"expected {len(report.clips)} records in the shard"
+        expected += f" and {report.depth_bytes} bytes of depth beside it" if task.fast_depth else ""
     task.report_file.unlink(missing_ok=True)
     raise OSError(errno.EIO, f"the shard was lost or damaged: {expected}; build again", str(task.file))
 
@@ -218,7 +241,7 @@ def _write_missing(name: str, folder: Path, tasks: Sequence[ShardTask], runner: 
 def _space(folder: Path, tasks: Sequence[ShardTask], finished: Sequence[ShardTask]) -> tuple[str, bool]:
     """Describes the space that is free and, by the size of finished shards, needed; returns whether it is enough."""
     free = shutil.disk_usage(folder).free
-    size = sum(task.file.stat().st_size for task in finished if task.file.exists())
+    size = sum(file.stat().st_size for task in finished for file in task.files if file.exists())
     done, clips = (sum(len(task.clips) for task in each) for each in (finished, tasks))
     if not done:
         return f"{free / 1e9:.3g} GB free", True
@@ -228,7 +251,7 @@ def _space(folder: Path, tasks: Sequence[ShardTask], finished: Sequence[ShardTas
 
 def _remove_others(folder: Path, tasks: Sequence[ShardTask]) -> None:
     """Removes what a killed build was writing, and shards of one that cut the data set in another way."""
-    kept = {path for task in tasks for path in (task.file, task.report_file)}
+    kept = {path for task in tasks for path in (*task.files, task.report_file)}
     for file in [*folder.glob("*"), *(folder / REPORTS).glob("*")]:
         if file not in kept and file.is_file():
             file.unlink()

@@ -4,11 +4,15 @@ import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from rgbd_jax.ingest.clip_files import ClipSpec, clip_name, natural_key
+from rgbd_jax.ingest.clip_files import MAX_FRAMES, ClipSpec, clip_name, natural_key
 from rgbd_jax.ingest.problems import Kind, LabelError, Problem, RawDataError, bad_data
 from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.regular_files import read_file
 
 LISTS_FOLDER = "dataset_splits"  # where users of the reference keep its lists
+MAX_CLASSES = 1 << 16  # of which each has a name in the prepared data set
+_MAX_BYTES, _MAX_LINE_BYTES = 1 << 28, 1 << 13  # of a list and of its lines
+_NUMBER = "-?[0-9]{1,4000}"  # Python converts no more digits
 _ALIASES = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 SPLIT_NAMES = tuple(alias for aliases in _ALIASES.values() for alias in aliases)
 """What the list or the folder of a split may be called."""
@@ -18,13 +22,17 @@ def read_lines(file: Path) -> list[tuple[str, str]]:
     """Returns the lines of a text file that are not blank, stripped, each after its place ("file:line").
 
     Raises:
-        RawDataError: there is no such file, it is not UTF-8, or all lines are blank.
+        RawDataError: there is no such file, it is no regular one, too large, not
+            UTF-8, or all lines are blank.
     """
-    if not file.is_file():
+    if not file.exists():
         raise bad_data(file, "no such file")
     lines = []
-    for number, content in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+    content_of_file = read_file(file, _MAX_BYTES, bad_data).removeprefix(b"\xef\xbb\xbf")
+    for number, content in enumerate(content_of_file.splitlines(), start=1):
         where = f"{file}:{number}"
+        if len(content) > _MAX_LINE_BYTES:
+            raise bad_data(where, f"has {len(content):,} bytes in a line; expected at most {_MAX_LINE_BYTES:,}")
         try:
             line = content.decode().strip()
         except UnicodeDecodeError as error:
@@ -68,7 +76,7 @@ def relative_path(text: str) -> PurePosixPath:
 
 def label_from_1(text: str, num_classes: int) -> int:
     """Returns a label that a list counts from 1, counted from 0; raises LabelError if there is no such class."""
-    if not re.fullmatch("[0-9]+", text) or not 1 <= int(text) <= num_classes:
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= num_classes:
         raise LabelError(f"expected a label from 1 to {num_classes}, found {text!r}")
     return int(text) - 1
 
@@ -82,20 +90,20 @@ def read_split_list(
 ) -> list[ClipSpec]:
     """Reads a split list in the reference's format, as `read_clips` does.
 
-    Labels must lie below `num_classes`; `name_of` gives the clip that a path of the list stands for, or ValueError.
+    Labels must lie below `num_classes` or `MAX_CLASSES`; `name_of` gives the clip that a path of the list stands for,
+    or ValueError.
     """
 
     def parse(line: str, where: str) -> ClipSpec:
-        fields = line.split()
-        text = " ".join(fields)
-        if len(fields) != 3 or not all(re.fullmatch("-?[0-9]+", field) for field in fields[1:]):
-            raise ValueError(f"expected `path frame_count label` with two whole numbers, found {text!r}")
+        fields = line.rsplit(maxsplit=2)  # there may be blanks in the path
+        if len(fields) != 3 or not all(re.fullmatch(_NUMBER, field) for field in fields[1:]):
+            raise ValueError(f"expected `path frame_count label` with two whole numbers, found {line!r}")
         path, frame_count, label = relative_path(fields[0]), int(fields[1]), int(fields[2])
-        if frame_count < 1:
-            raise ValueError(f"expected a frame count of at least 1, found {frame_count} in {text!r}")
-        if label < 0 or (num_classes is not None and label >= num_classes):
-            expected = "0 or more" if num_classes is None else f"from 0 to {num_classes - 1}"
-            raise LabelError(f"expected a label {expected}, found {label} in {text!r}")
+        if not 1 <= frame_count <= MAX_FRAMES:
+            raise ValueError(f"expected a frame count from 1 to {MAX_FRAMES}, found {frame_count} in {line!r}")
+        if not 0 <= label < (num_classes or MAX_CLASSES):
+            expected = f"from 0 to {(num_classes or MAX_CLASSES) - 1}"
+            raise LabelError(f"expected a label {expected}, found {label} in {line!r}")
         return ClipSpec(name_of(str(path)), label, where, frame_count)
 
     return read_clips(file, parse, split, problems)

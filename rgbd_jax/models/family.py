@@ -15,6 +15,10 @@ Tree = Mapping[str, Any]
 Labels = Int[Array, "b"] | Float[Array, "b k"]  # true classes, or a distribution over the classes for mixed clips
 
 
+class Frozen(nnx.BatchStat):
+    """A weight of a part that is not trained: it is among the batch statistics, without gradient or optimizer state."""
+
+
 @struct.dataclass
 class ClipInput:
     """What a network sees of the clips in one modality.
@@ -94,6 +98,7 @@ class ScheduleValues:
     learning_rate: Float[Array, ""] | float
     distillation_weight: Float[Array, ""] | float
     temperature: Float[Array, ""] | float
+    mixup_limit: Float[Array, ""] | float = 0.5  # see `mixing.mixup_limit`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +110,8 @@ class Family:
 
     Attributes:
         name: name of the family.
+        network: `config.network` of its networks.
+        modalities: the values of `config.modality` that it is for.
         module: (config, number of classes) -> the network, holding zeros and ones.
         losses: (output, labels, config, schedule) -> losses of each clip by name; `loss` is minimised.
         schedule: (config, epoch) -> (distillation weight, temperature of the logits).
@@ -112,14 +119,19 @@ class Family:
         heads: name of a head -> its title for readers; "logits" comes first.
         head_sums: metric -> the heads whose summed logits it is the top-1 accuracy of.
         reference_protocol: the sums of heads of which the reference reports the highest accuracy.
-        init_fields: config field of a checkpoint to start from -> the part of the parameters it is for, "" for all.
-        explained: modality -> (features, pooled features), names of the intermediate values that Grad-CAM reads.
+        init_fields: config field of a checkpoint to start from -> the part of the network it is for, "" for all.
+        explained: (config, modality) -> name of the intermediate value, b t h w c, that Grad-CAM is of.
+        features: modality -> (features of the frames, b t c, and of the clip, b c), names of intermediate values.
         name_table: the weights' names in PyTorch.
         attention: modality -> title -> name of an intermediate value, layers b heads n+1 n+1, the class token first.
         frame_weights: (config, modality) -> title -> name of an intermediate value, b t c, weights of the features.
+        frozen: the parts of the network, of `init_fields`, that are not trained (see `Frozen`); their checkpoints must
+            have all of their weights. Such a network has no batch statistics that a step changes.
     """
 
     name: str
+    network: str
+    modalities: tuple[str, ...]
     module: Callable[[ConfigDict, int], nnx.Module]
     losses: Callable[[Output, Labels, ConfigDict, ScheduleValues], Mapping[str, Float[Array, "b"]]]
     schedule: Callable[[ConfigDict, float], tuple[float, float]]
@@ -128,10 +140,12 @@ class Family:
     head_sums: Mapping[str, tuple[str, ...]]
     reference_protocol: tuple[tuple[str, ...], ...]
     init_fields: Mapping[str, str]
-    explained: Callable[[str], tuple[str, str]]
+    explained: Callable[[ConfigDict, str], str]
+    features: Callable[[str], tuple[str, str]]
     name_table: NameTable
     attention: Callable[[str], Mapping[str, str]]
     frame_weights: Callable[[ConfigDict, str], Mapping[str, str]]
+    frozen: tuple[str, ...] = ()
 
     @property
     def metric_names(self) -> tuple[str, ...]:

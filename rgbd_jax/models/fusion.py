@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from rgbd_jax.modalities import MODALITIES
 from rgbd_jax.models.family import Intermediates, Output, ScheduleValues, Tree
-from rgbd_jax.models.layers import BatchNorm, ClipRngs, Dropout, Linear, at_least_float32, dtypes_of, head_dtypes
+from rgbd_jax.models.layers import BatchNormReLU, ClipRngs, Dropout, Linear, at_least_float32, dtypes_of, head_dtypes
 from rgbd_jax.models.unimodal import ClassHead, Trunk, feature_count
 
 
@@ -18,11 +18,11 @@ class DenseUnit(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, config: ConfigDict):
         self.linear = Linear(inputs, outputs, dtypes_of(config), use_bias=False)
-        self.norm = BatchNorm(outputs, config, epsilon=1e-5, momentum=0.1)
+        self.norm = BatchNormReLU(outputs, config, epsilon=1e-5, momentum=0.1)
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
         """Applies the unit to the last axis; batch statistics are taken over all others."""
-        return jax.nn.relu(self.norm(self.linear(x)))
+        return self.norm(self.linear(x))
 
 
 class CrossModalFusion(nnx.Module):
@@ -122,6 +122,6 @@ class FusionNetwork(nnx.Module):
         pooled = {name: feature + residual for name, feature in pooled.items()}  # b c
         logits, features["decoded"] = self.autoencoder(pooled["rgb"], pooled["depth"])
         for name, feature in pooled.items():
-            features[f"feature_{name}"] = feature
+            features[f"feature_{name}"] = parts[name].sow("class_feature", feature)
             features[f"modality_logit_{name}"] = self.modality(self.modality_dropout(feature, rngs))[:, 0]  # b
         return Output({"logits": logits, **heads}, features, intermediates.collected())

@@ -18,7 +18,7 @@ def initial_values(params: Tree, batch_stats: Tree, seed: int) -> tuple[dict, di
     them, uniform in +-1/sqrt(fan in); class tokens and position embeddings standard normal; scales 1, biases of
     normalisations 0; running mean 0 and variance 1; the FRP mixture (1, 0).
     """
-    flat = traverse_util.flatten_dict(params)
+    flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(batch_stats)  # which frozen kernels are in
 
     def value(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         rng = np.random.default_rng([seed, zlib.crc32(".".join(path).encode())])

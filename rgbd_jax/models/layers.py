@@ -4,7 +4,7 @@ BatchNorm uses the statistics of the batch after `nnx.Module.train()`, the runni
 """
 
 import functools
-import math
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -16,13 +16,17 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from rgbd_jax.models.ops import Window, convolve, max_pool
+from rgbd_jax.models.ops import operations
+from rgbd_jax.models.ops.convolution import PRODUCT
+from rgbd_jax.models.ops.normalisation import STATISTICS, Normalised, NormalisedAndPooled, values_per_channel
+from rgbd_jax.models.ops.pooling import POOLED
+from rgbd_jax.models.ops.windows import Window
 
 Function = TypeVar("Function", bound=Callable)
+Result = TypeVar("Result", Normalised, NormalisedAndPooled)
 
-PRODUCT, STATISTICS = "product", "batch_statistics"  # names of values that rematerialisation may store
 # Batch statistics are always stored: they are small, and recomputing them would repeat an all-reduce.
-STORED = {"cheap": (PRODUCT, STATISTICS), "all": (STATISTICS,)}
+STORED = {"cheap": (PRODUCT, POOLED, STATISTICS), "all": (STATISTICS,)}
 
 
 def remat(policy: str, function: Function) -> Function:
@@ -92,15 +96,24 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
         """Applies the map in the compute dtype."""
         y = checkpoint_name(x.astype(self.dtype) @ self.kernel[...].astype(self.dtype), PRODUCT)
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        # Added in the parameters' dtype, in which the gradient of the bias is then summed.
+        return y if self.bias is None else (y.astype(self.bias.dtype) + self.bias[...]).astype(self.dtype)
 
 
-def layer_norm(features: int, dtypes: DTypes) -> nnx.LayerNorm:
-    """Returns a normalisation of the last axis with PyTorch's epsilon; its statistics are float32 or wider."""
-    compute, param = dtypes
-    return nnx.LayerNorm(
-        features, epsilon=1e-5, dtype=compute, param_dtype=param, use_fast_variance=False, rngs=nnx.Rngs(0)
-    )
+class LayerNorm(nnx.LayerNorm):
+    """Normalises the last axis with PyTorch's epsilon, in the parameters' dtype; the result has the compute dtype."""
+
+    def __init__(self, features: int, dtypes: DTypes):
+        param = dtypes.param
+        super().__init__(
+            features, epsilon=1e-5, dtype=param, param_dtype=param, use_fast_variance=False, rngs=nnx.Rngs(0)
+        )
+        self.compute_dtype = dtypes.compute
+
+    def __call__(self, x: Float[Array, "*batch c"], *, mask: Array | None = None) -> Float[Array, "*batch c"]:
+        """Returns the normalised values."""
+        options = {} if mask is None else {"mask": mask}  # an export replaces Flax's call by one without a mask
+        return super().__call__(x, **options).astype(self.compute_dtype)
 
 
 class Dropout(nnx.Module):
@@ -117,8 +130,8 @@ class Dropout(nnx.Module):
         return jnp.where(kept, x / (1 - self.rate), 0)
 
 
-class BatchNorm(nnx.Module):
-    """Batch normalisation over all axes but the last, with PyTorch's running statistics (unbiased variance).
+class BatchNormReLU(nnx.Module):
+    """Batch normalisation over all axes but the last, with PyTorch's running statistics (unbiased variance), and ReLU.
 
     Statistics are computed in the parameters' dtype. Inside `jax.shard_map` they are those of the whole batch over all
     devices, or of each device's part (`config.model.sync_batch_norm`). `momentum` is the fraction of a batch's
@@ -132,77 +145,45 @@ class BatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros(features, dtype))
         self.variance = nnx.BatchStat(jnp.ones(features, dtype))
         self.epsilon, self.momentum, self.sync = epsilon, momentum, config.model.sync_batch_norm
+        self.ops = operations(config)
         self.use_running_average = True
 
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
         """Normalises x; in training by the batch's own statistics, which also update the running ones."""
-        scale, bias = self.scale[...], self.bias[...]
         if self.use_running_average:
-            factor = scale * jax.lax.rsqrt(self.variance[...] + self.epsilon)  # c
-            offset = bias - self.mean[...] * factor  # c
-            return x * factor.astype(x.dtype) + offset.astype(x.dtype)
-        axes = jax.sharding.get_abstract_mesh().manual_axes if self.sync else ()
-        y, mean, variance = normalise_batch(x, scale, bias, self.mean[...], self.epsilon, axes)
-        count = _count(x, axes)
+            factor, offset = self.folded()
+            return jax.nn.relu(x * factor.astype(x.dtype) + offset.astype(x.dtype))
+        return normalise_together([self], self.ops.batch_norm_relu, x).values
+
+    def folded(self) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
+        """Returns factor and offset of each channel in evaluation; a convolution may take them into its kernel."""
+        factor = self.scale[...] * jax.lax.rsqrt(self.variance[...] + self.epsilon)  # c
+        return factor, self.bias[...] - self.mean[...] * factor
+
+    def update(self, mean: Float[Array, "c"], variance: Float[Array, "c"], count: int) -> None:
+        """Updates the running statistics by those of a batch; `count` is the number of values in a channel."""
         unbiased = variance * (count / max(count - 1, 1))
         self.mean[...] += self.momentum * (mean - self.mean[...])
         self.variance[...] += self.momentum * (unbiased - self.variance[...])
-        return y
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def normalise_batch(
-    x: Float[Array, "*batch c"],
-    scale: Float[Array, "c"],
-    bias: Float[Array, "c"],
-    shift: Float[Array, "c"],
-    epsilon: float,
-    axes: tuple[str, ...],
-) -> tuple[Float[Array, "*batch c"], Float[Array, "c"], Float[Array, "c"]]:
-    """Returns x normalised by its own statistics, and the statistics: mean and biased variance (without gradients).
-
-    With mesh axes, over which x is split, the statistics are those of x on all devices, from one all-reduce; the
-    gradient takes another. `shift` is a value near the mean, such as the running mean: it keeps the sums over devices
-    small and precise. The gradient is written out because autodiff of the two passes reads x three times more often.
-    """
-    return _normalise_batch_forward(x, scale, bias, shift, epsilon, axes)[0]
-
-
-def _normalise_batch_forward(x, scale, bias, shift, epsilon, axes):
-    exact = x.astype(scale.dtype)
-    reduced = tuple(range(x.ndim - 1))
-    mean = exact.mean(reduced)  # c
-    # Two passes, since E[x^2] - E[x]^2 cancels in float32.
-    variance = jnp.square(exact - mean).mean(reduced)  # c
-    if axes:
-        offset = mean - shift
-        offset, square = jax.lax.pmean(jnp.stack([offset, variance + jnp.square(offset)]), axes)  # c, c
-        mean, variance = shift + offset, jnp.maximum(square - jnp.square(offset), 0)
-    mean, variance = checkpoint_name(mean, STATISTICS), checkpoint_name(variance, STATISTICS)
-    inverse = jax.lax.rsqrt(variance + epsilon)  # c
-    y = ((exact - mean) * (inverse * scale) + bias).astype(x.dtype)
-    return (y, mean, variance), (x, scale, mean, inverse, shift)
-
-
-def _normalise_batch_backward(epsilon, axes, residuals, cotangents):
-    del epsilon
-    x, scale, mean, inverse, shift = residuals
-    gradient = cotangents[0].astype(scale.dtype)
-    normal = (x.astype(scale.dtype) - mean) * inverse
-    reduced = tuple(range(x.ndim - 1))
-    sums = jnp.stack([gradient.sum(reduced), (gradient * normal).sum(reduced)])  # 2 c
-    bias_mean, scale_mean = (jax.lax.psum(sums, axes) if axes else sums) / _count(x, axes)  # c, c
-    x_gradient = (scale * inverse) * (gradient - bias_mean - normal * scale_mean)
-    # The gradients of scale and bias are those of this device's clips, as for every other parameter.
-    return x_gradient.astype(x.dtype), sums[1], sums[0], jnp.zeros_like(shift)
-
-
-def _count(x: Array, axes: tuple[str, ...]) -> int:
-    """Returns the number of values in a channel over all devices."""
-    return x.size // x.shape[-1] * math.prod(jax.lax.axis_size(axis) for axis in axes)
-
-
-normalise_batch.defvjp(_normalise_batch_forward, _normalise_batch_backward)
+def normalise_together(
+    norms: Sequence[BatchNormReLU], operation: Callable[..., Result], x: Float[Array, "*batch c"]
+) -> Result:
+    """Applies layers in training, of which each has its part of the channels, by one operation (see `Operations`)."""
+    first = norms[0]
+    axes = jax.sharding.get_abstract_mesh().manual_axes if first.sync else ()
+    scale, bias, shift = (
+        jnp.concatenate([getattr(norm, name)[...] for norm in norms]) for name in ("scale", "bias", "mean")
+    )
+    normalised = operation(x, scale, bias, shift, first.epsilon, axes)
+    ends = list(itertools.accumulate(norm.scale[...].size for norm in norms))[:-1]
+    count = values_per_channel(normalised.values, axes)
+    for norm, mean, variance in zip(
+        norms, jnp.split(normalised.mean, ends), jnp.split(normalised.variance, ends), strict=True
+    ):
+        norm.update(mean, variance, count)
+    return normalised
 
 
 class ConvUnit(nnx.Module):
@@ -213,14 +194,73 @@ class ConvUnit(nnx.Module):
     ):
         dtypes = dtypes_of(config)
         self.kernel = nnx.Param(jnp.zeros((*kernel_shape, inputs, outputs), dtypes.param))  # t h w i o
-        self.norm = BatchNorm(outputs, config, epsilon=1e-3, momentum=config.model.batch_norm_momentum)
+        self.norm = BatchNormReLU(outputs, config, epsilon=1e-3, momentum=config.model.batch_norm_momentum)
         self.spatial_stride = spatial_stride
         self.dtype = dtypes.compute
+        self.ops = operations(config)
 
     def __call__(self, x: Float[Array, "b t h w i"]) -> Float[Array, "b t h2 w2 o"]:
         """Applies the unit; h2 and w2 are h and w divided by the stride, rounded up."""
-        y = convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.spatial_stride)
-        return jax.nn.relu(self.norm(checkpoint_name(y, PRODUCT)))
+        if not self.norm.use_running_average:
+            return self._normalised(self.ops.convolve_batch_norm_relu, x).values
+        offset = self.norm.folded()[1].astype(self.dtype)  # o
+        return self.ops.convolve_relu(x.astype(self.dtype), self.effective_kernel(), offset, self.spatial_stride)
+
+    def before_max_pool(
+        self, x: Float[Array, "b t h w i"], window: Window, stride: Window
+    ) -> tuple[Float[Array, "b t h2 w2 o"], Float[Array, "b t3 h3 w3 o"]]:
+        """Applies the unit and pools the result; returns both."""
+        if self.norm.use_running_average:
+            y = self(x)
+            return y, self.ops.max_pool(y, window, stride)
+        result = self._normalised(self.ops.convolve_batch_norm_relu_max_pool, x, window=window, stride=stride)
+        return result.values, result.pooled
+
+    def after_max_pool(self, x: Float[Array, "b t h w i"], window: Window, frames: int) -> Float[Array, "b t h w o"]:
+        """Pools x, clips of so many frames, with a stride of 1, and applies the unit."""
+
+        def max_pool(x: Array) -> Array:
+            return self.ops.max_pool(x.reshape(-1, frames, *x.shape[2:]), window).reshape(x.shape)
+
+        if self.norm.use_running_average or not self.ops.pooled_again:
+            return self(max_pool(x))
+
+        def convolved(unit: ConvUnit, x: Array) -> Array:
+            return unit.convolved(max_pool(x))
+
+        return self.norm(checkpoint_name(remat("cheap", convolved)(self, x), PRODUCT))
+
+    def effective_kernel(self) -> Float[Array, "t h w i o"]:
+        """Returns the kernel in the compute dtype; in evaluation with BatchNorm's factor in it."""
+        kernel = self.kernel[...]
+        if self.norm.use_running_average:
+            kernel *= self.norm.folded()[0]
+        return kernel.astype(self.dtype)
+
+    def _normalised(self, operation: Callable[..., Result], x: Float[Array, "b t h w i"], **pooling: Window) -> Result:
+        """Applies an operation for training that begins with the convolution."""
+        sizes = {"kernel": self.effective_kernel(), "spatial_stride": self.spatial_stride, **pooling}
+        return normalise_together([self.norm], functools.partial(operation, **sizes), x.astype(self.dtype))
+
+    def convolved(self, x: Float[Array, "b t h w i"]) -> Float[Array, "b t h2 w2 o"]:
+        """Applies the convolution alone, with `effective_kernel`."""
+        return self.ops.convolve(x.astype(self.dtype), self.effective_kernel(), self.spatial_stride)
+
+
+def apply_side_by_side(units: Sequence[ConvUnit], x: Float[Array, "b t h w i"]) -> list[Float[Array, "b t h w o"]]:
+    """Applies pointwise units to the same input; on some platforms by one convolution and one normalisation."""
+    first, norms = units[0], [unit.norm for unit in units]
+    if not first.ops.joined_convolutions:
+        return [unit(x) for unit in units]
+    kernel = jnp.concatenate([unit.effective_kernel() for unit in units], axis=-1)  # 1 1 1 i sum(o)
+    y = first.ops.convolve(x.astype(first.dtype), kernel)  # b t h w sum(o)
+    if first.norm.use_running_average:
+        offset = jnp.concatenate([norm.folded()[1] for norm in norms])
+        y = jax.nn.relu(y + offset.astype(y.dtype))
+    else:
+        y = normalise_together(norms, first.ops.batch_norm_relu, checkpoint_name(y, PRODUCT)).values
+    ends = list(itertools.accumulate(norm.scale[...].size for norm in norms))[:-1]
+    return jnp.split(y, ends, axis=-1)
 
 
 class Inception(nnx.Module):
@@ -249,15 +289,23 @@ class Inception(nnx.Module):
         self.branch3 = ConvUnit(inputs, f, config)
         self.pool_window, self.pool_before = pool_window, pool_before
         self.outputs = a + c + e + f
+        self.ops = operations(config)
 
-    def __call__(self, x: Float[Array, "b t h w i"]) -> Float[Array, "b t h2 w2 o"]:
-        """Applies the four paths to x and concatenates their channels."""
+    def __call__(self, x: Float[Array, "b t h w i"], frames: int | None = None) -> Float[Array, "b t h2 w2 o"]:
+        """Applies the four paths to x and concatenates their channels.
+
+        Args:
+            x: the clips, or those of one network one after the other as one clip, which has one layout on TPUs.
+            frames: number of frames of a clip, over whose ends no pool reaches; t by default.
+        """
         if self.pool_before is not None:
-            x = max_pool(x, self.pool_before, (1, 2, 2))
+            x = self.ops.max_pool(x, self.pool_before, (1, 2, 2))
+        reduced = apply_side_by_side([self.branch0, self.branch1_reduce, self.branch2_reduce], x)
+
         paths = [
-            self.branch0(x),
-            self.branch1(self.branch1_reduce(x)),
-            self.branch2(self.branch2_reduce(x)),
-            self.branch3(max_pool(x, self.pool_window)),
+            reduced[0],
+            self.branch1(reduced[1]),
+            self.branch2(reduced[2]),
+            self.branch3.after_max_pool(x, self.pool_window, frames or x.shape[1]),
         ]
         return jnp.concatenate(paths, axis=-1)  # b t h2 w2 o

@@ -2,8 +2,11 @@
 
 Clip i of a batch of b is mixed with clip b - 1 - i, on any number of devices and processes; the whole batch and both
 modalities share one draw. Mixup (Zhang et al., 2018) blends the frames of both; ShuffleMix (Zhou et al., "A Unified
-Multimodal De- and Re-coupling Framework for RGB-D Motion Recognition") replaces random frames by the partner's.
+Multimodal De- and Re-coupling Framework for RGB-D Motion Recognition") replaces random frames by the partner's. The
+other modes of ShuffleMix are those of the reference of UMDR, which only published results with the first.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +22,22 @@ class Mixture:
     """How the clips of one batch are mixed.
 
     Attributes:
-        frames: weight of the clip's own frame in each frame, from 0 to 1; the rest is its partner's same frame.
+        frames: weight of the clip's own frame in each frame, from 0 to 1.
         label: weight of the clip's own label.
+        partner: weight of the partner's frame in each frame; None: the rest to 1.
+        source: number of the partner's frame; None: the same.
     """
 
     frames: Float[Array, "t"]
     label: Float[Array, ""]
+    partner: Float[Array, "t"] | None = None
+    source: Int[Array, "t"] | None = None
+
+    def complete(self) -> "Mixture":
+        """Returns the same mixture without None."""
+        partner = 1 - self.frames if self.partner is None else self.partner
+        source = jnp.arange(len(self.frames)) if self.source is None else self.source
+        return Mixture(self.frames, self.label, partner, source)
 
     def blend(
         self, own: Num[Array, "b n h w c"], partner: Num[Array, "b n h w c"], first: int = 0
@@ -33,8 +46,14 @@ class Mixture:
 
         The values are of n frames from `first` on.
         """
-        weight = self.frames[first : first + own.shape[1], None, None, None]  # n 1 1 1
-        return weight * own.astype(jnp.float32) + (1 - weight) * partner.astype(jnp.float32)
+        part = slice(first, first + own.shape[1])
+        weight = self.frames[part, None, None, None]  # n 1 1 1
+        other = 1 - weight if self.partner is None else self.partner[part, None, None, None]
+        if self.source is not None:
+            source = self.source[part] - first
+            other = jnp.where(source[:, None, None, None] < 0, 0, other)  # of frames before the first there is nothing
+            partner = jnp.take(partner, jnp.maximum(source, 0), axis=1)
+        return weight * own.astype(jnp.float32) + other * partner.astype(jnp.float32)
 
     def labels(self, own: Int[Array, "b"], partner: Int[Array, "b"], num_classes: int) -> Float[Array, "b k"]:
         """Returns the class distributions of the mixed clips, float32."""
@@ -52,38 +71,97 @@ def enabled(mixing: ConfigDict) -> bool:
     return mixing.mixup_alpha > 0 or mixing.shufflemix_alpha > 0
 
 
-def draw(mixing: ConfigDict, frames: int, seed: Array | int, step: Int[Array, ""] | int) -> Mixture:
+def mixup_limit(mixing: ConfigDict, epoch: float, epochs: int) -> float:
+    """Returns the largest weight of mixup with `mixup_dynamic`: from 0 in the first epoch to 0.5 in the last."""
+    return 0.5 * int(epoch) / max(epochs - 1, 1) if mixing.mixup_dynamic else 0.5
+
+
+def draw(
+    mixing: ConfigDict, frames: int, seed: Array | int, step: Int[Array, ""] | int, limit: Array | float = 0.5
+) -> Mixture:
     """Samples how the clips of a batch, of `frames` frames each, are mixed: a function of the seed and the step.
 
     ShuffleMix is applied with `shufflemix_probability`, else mixup with `mixup_probability`, else nothing; an alpha of
     0 turns a method off. Weights follow a symmetric beta distribution with the method's alpha; ShuffleMix rounds its
-    weight to whole frames.
+    weight to whole frames. With `mixup_dynamic` mixup's weight is uniform from 0 to `limit` (see `mixup_limit`), with
+    `mixup_per_frame` each frame has its own, and the label their mean.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _STREAM), step)
     choice, mixup_key, shufflemix_key = jax.random.split(key, 3)
     mixup_chance, shufflemix_chance = jax.random.uniform(choice, (2,))
     mixture = Mixture(jnp.ones(frames), jnp.ones(()))
     if mixing.mixup_alpha > 0:
-        mixup = _mixup(mixing.mixup_alpha, frames, mixup_key)
+        mixup = _mixup(mixing, frames, mixup_key, limit)
         mixture = _either(mixup_chance < mixing.mixup_probability, mixup, mixture)
     if mixing.shufflemix_alpha > 0:
-        shufflemix = _shufflemix(mixing.shufflemix_alpha, frames, shufflemix_key)
+        shufflemix = _shufflemix(mixing, frames, shufflemix_key)
         mixture = _either(shufflemix_chance < mixing.shufflemix_probability, shufflemix, mixture)
     return mixture
 
 
-def _mixup(alpha: float, frames: int, key: PRNGKeyArray) -> Mixture:
-    weight = jax.random.beta(key, alpha, alpha, dtype=jnp.float32)
-    return Mixture(jnp.broadcast_to(weight, (frames,)), weight)
+def _mixup(mixing: ConfigDict, frames: int, key: PRNGKeyArray, limit: Array | float) -> Mixture:
+    alpha, shape = mixing.mixup_alpha, (frames,) if mixing.mixup_per_frame else ()
+    if mixing.mixup_dynamic:
+        weight = limit * jax.random.uniform(key, shape)
+    else:
+        weight = jax.random.beta(key, alpha, alpha, shape, dtype=jnp.float32)
+    return Mixture(jnp.broadcast_to(weight, (frames,)), weight.mean())
 
 
-def _shufflemix(alpha: float, frames: int, key: PRNGKeyArray) -> Mixture:
+def _shufflemix(mixing: ConfigDict, frames: int, key: PRNGKeyArray) -> Mixture:
     weight_key, order_key = jax.random.split(key)
-    kept = jnp.round(jax.random.beta(weight_key, alpha, alpha, dtype=jnp.float32) * frames)
-    # The label follows the frames that remain; the authors' code uses the weight before rounding.
-    own = jax.random.permutation(order_key, frames) < kept
-    return Mixture(own.astype(jnp.float32), kept / frames)
+    alpha = mixing.shufflemix_alpha
+    weight = jax.random.beta(weight_key, alpha, alpha, dtype=jnp.float32)
+    if mixing.shufflemix_mode in ("random", "mixup"):
+        order = jax.random.permutation(order_key, frames)
+        mixture = shuffled(weight, order) if mixing.shufflemix_mode == "random" else overwritten(weight, order)
+    else:
+        first, chance = jax.random.uniform(order_key, (2,))
+        strided_mode = mixing.shufflemix_mode == "strided"
+        mixture = strided(weight, frames, first < 0.5, chance) if strided_mode else trailing(weight, frames, chance)
+    return mixture if mixing.reference_label else with_counted_label(mixture)
+
+
+def with_counted_label(mixture: Mixture) -> Mixture:
+    """Returns a mixture whose label follows its frames, not the weight before it was rounded to whole frames."""
+    partner = 1 - mixture.frames if mixture.partner is None else mixture.partner
+    return dataclasses.replace(mixture, label=mixture.frames.sum() / (mixture.frames + partner).sum())
+
+
+def shuffled(weight: Float[Array, ""], order: Int[Array, "t"]) -> Mixture:
+    """Returns ShuffleMix ("random", the reference's "sm") with the order in which frames remain the clip's own."""
+    return Mixture((order < jnp.round(weight * len(order))).astype(jnp.float32), weight)
+
+
+def overwritten(weight: Float[Array, ""], order: Int[Array, "t"]) -> Mixture:
+    """Returns "mixup" ("mu_sm"): mixup, then some frames are the partner's alone, as dark as they are in the rest."""
+    kept = len(order) - jnp.floor((1 - weight) * len(order))
+    return Mixture(jnp.where(order < kept, weight, 0), weight, jnp.full(len(order), 1 - weight))
+
+
+def strided(weight: Float[Array, ""], frames: int, odd: Array | bool, chance: Array | float) -> Mixture:
+    """Returns "strided" ("sm_v1"): every second frame of a stretch is of the one clip, all others of the other.
+
+    `chance`, from 0 to 1, is where the stretch begins.
+    """
+    replaced, first, number = jnp.floor((1 - weight) * frames), jnp.asarray(odd, int), jnp.arange(frames)
+    count = jnp.minimum(replaced, frames - replaced)
+    start = jnp.floor(chance * jnp.maximum((frames - first + 1) // 2 - count, 0))
+    place = (number - first) / 2
+    chosen = (place == jnp.floor(place)) & (place >= start) & (place < start + count)
+    return Mixture((chosen == (replaced > count)).astype(jnp.float32), weight)
+
+
+def trailing(weight: Float[Array, ""], frames: int, chance: Array | float) -> Mixture:
+    """Returns "trailing" ("sm_v2"): the last frames are a stretch of the partner's, which begins by `chance`."""
+    number, replaced = jnp.arange(frames), jnp.maximum(jnp.floor((1 - weight) * frames), 1).astype(int)
+    kept = frames - replaced
+    own = (number < kept) | (kept == 0)  # if all were the partner's, nothing changes
+    start = jnp.floor(chance * kept).astype(int)
+    return Mixture(own.astype(jnp.float32), weight, source=jnp.where(own, number, number - kept + start))
 
 
 def _either(condition: Array, one: Mixture, other: Mixture) -> Mixture:
+    if any((getattr(one, name) is None) != (getattr(other, name) is None) for name in ("partner", "source")):
+        one, other = one.complete(), other.complete()
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)

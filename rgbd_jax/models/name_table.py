@@ -30,6 +30,7 @@ class DetectedNetwork(NamedTuple):
     family: str
     model: Mapping[str, Any]  # `num_classes` and fields of `config.model`
     frames: int | None  # `config.clip.frames`; None if any number will do
+    fusion: Mapping[str, Any] = {}  # fields of `config.fusion`
 
 
 class Match(NamedTuple):
@@ -178,6 +179,15 @@ class NameTable:
 def parameter_names(tensors: Mapping[str, Any]) -> list[str]:
     """Returns the parameters of a state dict in its order, by which PyTorch numbers the optimizer's state."""
     return [name for name in tensors if not name.endswith(BUFFERS)]
+
+
+def parameter_groups(tensors: Mapping[str, Any], *, decay_vectors: bool) -> list[list[str]]:
+    """Returns the parameters in the groups of PyTorch's optimizer: one, or first those without weight decay."""
+    names = parameter_names(tensors)
+    if decay_vectors:
+        return [names]
+    vectors = [name for name in names if tensors[name].ndim <= 1 or name.endswith(".bias")]
+    return [vectors, [name for name in names if name not in set(vectors)]]
 
 
 def _lines(lines: Sequence[str], count: int) -> str:

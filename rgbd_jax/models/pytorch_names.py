@@ -124,8 +124,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def family(names: Iterable[str]) -> str | None:
     """Returns "fusion" or "unimodal" by the names of a state dict; None if it is of another program."""
+    names = list(names)
     if any(name.startswith("Modalit_rgb.") for name in names):
-        return "fusion"
+        return None if any(name.startswith("Modalit_rgb.stem.") for name in names) else "fusion"  # of UMDR
     return "unimodal" if any(name.endswith("Conv3d_1a_7x7.conv3d.weight") for name in names) else None
 
 
@@ -133,46 +134,49 @@ def detect(shapes: Shapes, preferred: Mapping[str, Any]) -> DetectedNetwork:
     """See `NameTable.detect`; of a fusion network the RGB stream is looked at."""
     found = family(shapes) or ""
     stream, head = ("Modalit_rgb.", "classifier1") if found == "fusion" else ("", "dtn.mlp_head_small")
-    classes = _shape(shapes, f"{head}.1.weight", 2)[0]
+    classes = shape_of(shapes, f"{head}.1.weight", 2)[0]
     shapes = {name.removeprefix(stream): shape for name, shape in shapes.items() if name.startswith(stream)}
     branches, transformers = WORDS["branch"].values(), "dtn.multi_scale_transformers."
-    queries, _ = _shape(shapes, f"{transformers}0.transformer_enc_small.layers.0.0.fn.to_qkv.weight", 2)
-    width = _width(shapes, preferred.get("width", 1.0))
+    queries, _ = shape_of(shapes, f"{transformers}0.transformer_enc_small.layers.0.0.fn.to_qkv.weight", 2)
+    width = width_of(shapes, CHANNELS, preferred.get("width", 1.0))
     model: dict[str, Any] = {
         "num_classes": classes,
         "width": width,
-        "branch_frames": tuple(_shape(shapes, f"dtn.pos_embedding_{branch}", 3)[1] - 1 for branch in branches),
+        "branch_frames": tuple(shape_of(shapes, f"dtn.pos_embedding_{branch}", 3)[1] - 1 for branch in branches),
         "temporal_blocks": len({name.split(".")[2] for name in shapes if name.startswith(transformers)}),
         "attention_heads": queries // (3 * scaled(HEAD_FEATURES, width)),
         "frp": "frp_module.rpconv1d.weight" in shapes,
-        "recoupling": "dtn.rcm.q.weight" in shapes,
+        "recoupling": any(name.startswith("dtn.rcm.") for name in shapes),
     }
     frames = None
     if model["recoupling"]:
-        outputs, frames = _shape(shapes, "dtn.rcm.q.weight", 2)
+        outputs, frames = shape_of(shapes, "dtn.rcm.q.weight", 2)
         model["recoupling_heads"] = outputs // QUERY_FEATURES
-        model["recoupling_hidden"] = _shape(shapes, "dtn.rcm.project.0.weight", 2)[0]
+        model["recoupling_hidden"] = shape_of(shapes, "dtn.rcm.project.0.weight", 2)[0]
     return DetectedNetwork(found, model, frames)
 
 
-def _width(shapes: Shapes, preferred: float) -> float:
+def width_of(shapes: Shapes, channels: Mapping[str, int], preferred: float) -> float:
     """Returns the width with which most channel counts agree, so that one misshapen tensor is seen as such.
+
+    `channels` are those at width 1 of tensors whose first axis follows the width.
 
     Channels are rounded, so that a range of widths gives the same network: the preferred one of it is returned, else 1,
     else the plainest fraction.
     """
-    found = [(shapes[name][0], channels) for name, channels in CHANNELS.items() if shapes.get(name)]
-    exact = {Fraction(count + step, channels) for count, channels in found for step in (-1, 0, 1)}
+    found = [(shapes[name][0], count) for name, count in channels.items() if shapes.get(name)]
+    exact = {Fraction(count + step, whole) for count, whole in found for step in (-1, 0, 1)}
     fractions = exact | {width.limit_denominator(most) for width in exact for most in range(1, 101)}
     plainest = sorted(fractions, key=lambda width: (width.denominator, width))
 
     def agreeing(width: float) -> int:
-        return sum(scaled(channels, width) == count for count, channels in found)
+        return sum(scaled(whole, width) == count for count, whole in found)
 
     return max((preferred, 1.0, *map(float, plainest)), key=agreeing)
 
 
-def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+def shape_of(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+    """Returns the shape of a tensor, which a whole network has with so many axes."""
     if len(shapes.get(name, ())) != dimensions:
         found = f"has shape {shapes[name]}; expected {dimensions} axes" if name in shapes else "is missing"
         raise ConversionError(f"not a whole network: {name} {found}")

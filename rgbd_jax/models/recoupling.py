@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from rgbd_jax.models.layers import ClipRngs, Dropout, Linear, dtypes_of, layer_norm
+from rgbd_jax.models.layers import ClipRngs, Dropout, LayerNorm, Linear, dtypes_of
 
 QUERY_FEATURES = 64
 
@@ -25,12 +25,12 @@ class Recoupling(nnx.Module):
         self.key = Linear(frames, QUERY_FEATURES * self.heads, dtypes, use_bias=False)
         self.frame_hidden = Linear(frames, model.recoupling_hidden, dtypes, use_bias=False)
         self.frame_output = Linear(model.recoupling_hidden, frames, dtypes, use_bias=False)
-        self.frame_norm = layer_norm(frames, dtypes)
+        self.frame_norm = LayerNorm(frames, dtypes)
         self.spatial = Linear(frames, features, dtypes)
         if self.heads > 1:
             self.merge_dropout = Dropout(model.recoupling_dropout)
             self.merge = Linear(features * self.heads, features, dtypes, use_bias=False)
-            self.merge_norm = layer_norm(features, dtypes)
+            self.merge_norm = LayerNorm(features, dtypes)
 
     def __call__(
         self, x: Float[Array, "b t c"], rngs: ClipRngs | None = None

@@ -1,15 +1,17 @@
 """Temporal network (the paper's DTN): recoupling, then three transformer branches that see increasingly many frames."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from rgbd_jax.models.attention import TransformerStack
+from rgbd_jax.models.attention import Encoded, TransformerStack, encode, layer_keys
 from rgbd_jax.models.family import Intermediates
 from rgbd_jax.models.layers import ClipRngs, Inception, dtypes_of, scaled
-from rgbd_jax.models.ops import max_pool
+from rgbd_jax.models.ops import operations
 from rgbd_jax.models.recoupling import Recoupling
 from rgbd_jax.sampling import intervals, sample_frames
 
@@ -18,38 +20,81 @@ INCEPTION_CHANNELS = (160, 112, 224, 24, 64, 64)
 
 
 class TemporalBranch(nnx.Module):
-    """One branch: a subset of the frames, a class token, a temporal inception block and N transformer layers."""
+    """One branch: a subset of the frames, a class token, a temporal inception block and N transformer layers.
 
-    def __init__(self, frames: int, features: int, config: ConfigDict):
+    The layers are applied by `encode`.
+    """
+
+    def __init__(self, frames: int, features: int, config: ConfigDict, *, kernel: int = 3):
         param_dtype = dtypes_of(config).param
         self.frames = frames
         self.class_token = nnx.Param(jnp.zeros(features, param_dtype))  # c
         self.position_embedding = nnx.Param(jnp.zeros((frames + 1, features), param_dtype))  # n+1 c
         channels = [scaled(c, config.model.width) for c in INCEPTION_CHANNELS]
         channels[-1] = features - channels[0] - channels[2] - channels[4]  # the sum is `features` despite rounding
-        self.inception = Inception(features, channels, config, kernel_shape=(3, 1, 1), pool_window=(3, 1, 1))
+        window = (kernel, 1, 1)
+        self.inception = Inception(features, channels, config, kernel_shape=window, pool_window=window)
         self.transformer = TransformerStack(features, config)
+        self.ops = operations(config)
 
-    def __call__(
-        self, x: Float[Array, "b n c"], rngs: ClipRngs | None
-    ) -> tuple[Float[Array, "b c"], Float[Array, "depth b n+1 c"], Float[Array, "depth b heads n+1 n+1"]]:
-        """Returns, for the frames that it sees, the class feature and every layer's tokens and attention weights."""
-        token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))  # b 1 c
-        tokens = jnp.concatenate([token, x], axis=1) + self.position_embedding[...].astype(x.dtype)  # b n+1 c
-        local = self.inception(tokens[:, 1:, None, None])  # b n 1 1 c
-        local = max_pool(local, (3, 1, 1))[:, :, 0, 0]  # b n c
-        tokens, all_tokens, all_attention = self.transformer(jnp.concatenate([tokens[:, :1], local], axis=1), rngs)
-        return tokens[:, 0], all_tokens, all_attention
+    def __call__(self, x: Float[Array, "b n c"]) -> tuple[Float[Array, "b n+1 c"], Float[Array, "b n c"]]:
+        """Returns the transformer's tokens, the class token first, for the frames that the branch sees, and `local`."""
+        tokens = self.with_class_token(x)  # b n+1 c
+        local = self.local(tokens[:, 1:])  # b n c
+        return jnp.concatenate([tokens[:, :1], local], axis=1), local
+
+    def with_class_token(self, x: Float[Array, "b n c"]) -> Float[Array, "b n+1 c"]:
+        """Returns the tokens after the class token, each plus its position embedding."""
+        token, position = self.class_token[...], self.position_embedding[...]  # c, n+1 c
+        # Added in the parameters' dtype, in which their gradients are then summed.
+        token = jnp.broadcast_to(token, (x.shape[0], 1, x.shape[2]))  # b 1 c
+        return (jnp.concatenate([token, x.astype(token.dtype)], axis=1) + position).astype(x.dtype)
+
+    def local(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        """Applies the inception block and the pooling, which see neighbouring frames."""
+        return self.ops.max_pool(self.inception(x[:, :, None, None]), (3, 1, 1))[:, :, 0, 0]
 
 
-class TemporalNetwork(nnx.Module):
+class Branches(nnx.Module):
+    """The three decoupled branches; each sees another number of frames.
+
+    Args:
+        features: c.
+        config: the experiment's config.
+        branch: (number of frames, c, config) -> a branch.
+    """
+
+    def __init__(self, features: int, config: ConfigDict, branch: Callable[..., TemporalBranch] = TemporalBranch):
+        self.random_frames = config.model.random_branch_frames
+        for name, frames in zip(BRANCHES, config.model.branch_frames, strict=True):
+            setattr(self, name, branch(frames, features, config))
+
+    def encode(
+        self, x: Float[Array, "b t c"], rngs: ClipRngs | None, intermediates: Intermediates
+    ) -> dict[str, Encoded]:
+        """Returns what the transformer of each branch makes of the frames that it sees."""
+        branches = {name: getattr(self, name) for name in BRANCHES}
+        tokens, keys = {}, {}
+        for name, branch in branches.items():
+            chosen = choose_frames(x.shape[0], x.shape[1], branch.frames, rngs if self.random_frames else None)  # b n
+            seen = jnp.take_along_axis(x, chosen[:, :, None], axis=1)  # b n c
+            with jax.named_scope(f"branch_{name}"):
+                tokens[name], local = branch(seen)  # b n+1 c, b n c
+            intermediates.sow(f"{name}_local", local)
+            keys[name] = layer_keys(rngs, branch.transformer.depth)  # depth b
+        encoded = encode({name: branch.transformer for name, branch in branches.items()}, tokens, keys)
+        for name, each in encoded.items():
+            intermediates.sow(f"{name}_tokens", each.all_tokens)  # depth b n+1 c
+            intermediates.sow(f"{name}_attention", each.all_attention)  # depth b heads n+1 n+1
+        return encoded
+
+
+class TemporalNetwork(Branches):
     """Recoupling and the three decoupled branches."""
 
     def __init__(self, features: int, config: ConfigDict):
+        super().__init__(features, config)
         self.recoupling = Recoupling(features, config) if config.model.recoupling else None
-        self.random_frames = config.model.random_branch_frames
-        for name, frames in zip(BRANCHES, config.model.branch_frames, strict=True):
-            setattr(self, name, TemporalBranch(frames, features, config))
 
     def __call__(
         self, x: Float[Array, "b t c"], rngs: ClipRngs | None, intermediates: Intermediates
@@ -62,16 +107,8 @@ class TemporalNetwork(nnx.Module):
             intermediates.sow("recoupled", x)  # b t c
             intermediates.sow("recoupling_weights", weights)  # b t c
             intermediates.sow("recoupling_spatial", spatial)  # b c
-        features = {}
-        for name in BRANCHES:
-            branch = getattr(self, name)
-            chosen = choose_frames(x.shape[0], x.shape[1], branch.frames, rngs if self.random_frames else None)  # b n
-            seen = jnp.take_along_axis(x, chosen[:, :, None], axis=1)  # b n c
-            with jax.named_scope(f"branch_{name}"):
-                features[name], tokens, attention = branch(seen, rngs)
-            intermediates.sow(f"{name}_tokens", tokens)  # depth b n+1 c
-            intermediates.sow(f"{name}_attention", attention)  # depth b heads n+1 n+1
-        return features, spatial
+        encoded = self.encode(x, rngs, intermediates)
+        return {name: each.tokens[:, 0] for name, each in encoded.items()}, spatial
 
 
 def choose_frames(clips: int, frames: int, count: int, rngs: ClipRngs | None) -> Int[Array, "b n"]:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from rgbd_jax.models.family import Intermediates, Output, ScheduleValues, Tree
-from rgbd_jax.models.layers import ClipRngs, Linear, head_dtypes, layer_norm, scaled
+from rgbd_jax.models.layers import ClipRngs, LayerNorm, Linear, head_dtypes, scaled
 from rgbd_jax.models.spatial import SpatialNetwork
 from rgbd_jax.models.temporal import BRANCHES, TemporalNetwork
 
@@ -34,7 +34,7 @@ class ClassHead(nnx.Module):
     """LayerNorm and a linear map from a class feature to logits, in float32 or wider whatever the compute dtype."""
 
     def __init__(self, config: ConfigDict, classes: int):
-        self.norm = layer_norm(feature_count(config), head_dtypes(config))
+        self.norm = LayerNorm(feature_count(config), head_dtypes(config))
         self.linear = Linear(feature_count(config), classes, head_dtypes(config))
 
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b k"]:
@@ -64,6 +64,7 @@ class UnimodalNetwork(Trunk):
         with jax.named_scope("heads"):
             logits = {name: getattr(self, f"head_{name}")(features[name]) / schedule.temperature for name in BRANCHES}
         teacher = jnp.mean(jnp.stack(list(features.values())), axis=0)  # b c
+        intermediates.sow("class_feature", teacher)
         return Output(
             heads={"logits": jnp.max(jnp.stack(list(logits.values())), axis=0), **logits},
             features={"teacher": teacher} if student is None else {"teacher": teacher, "student": student},

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint.multihost import get_barrier_sync_fn
+
+from rgbd_jax.parallel.preemption import PreemptedError
 
 FAILED = 1
 _WEEK_MS = 7 * 24 * 3600 * 1000
@@ -45,6 +49,9 @@ class DistributedConfig:
     heartbeat_timeout: int = 60
 
 
+ALONE = DistributedConfig()  # but under the launchers that JAX recognises
+
+
 @contextlib.contextmanager
 def group(config: DistributedConfig) -> Iterator[None]:
     """Joins the processes that train together, if there are several, and leaves them at the end.
@@ -60,7 +67,7 @@ def group(config: DistributedConfig) -> Iterator[None]:
     initialize(config)
     try:
         yield
-    except SystemExit:
+    except PreemptedError:  # all processes have stopped together
         _leave()
         raise
     except Exception as error:
@@ -117,6 +124,14 @@ def is_primary() -> bool:
 def barrier(name: str) -> None:
     """Waits, without a timeout, until all processes have reached the barrier of this name, which is used once."""
     get_barrier_sync_fn()(key=f"rgbd_jax: {name}", timeout_ms=_WEEK_MS)
+
+
+def gather(value: float) -> dict[str, float]:
+    """Returns the value of every process by its index and host name; all processes call this together."""
+    name = np.frombuffer(socket.gethostname().encode()[:64].ljust(64, b"\0"), np.uint8)
+    names, values = multihost_utils.process_allgather((name[None], np.array([value], np.float32)), tiled=True)
+    hosts = [bytes(name).rstrip(b"\0").decode(errors="replace") for name in names]
+    return {f"process {index} ({hosts[index]})": float(values[index]) for index in range(len(hosts))}
 
 
 def compiled(function: Any, name: str) -> Callable[..., Any]:

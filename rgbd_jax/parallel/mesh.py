@@ -59,7 +59,8 @@ def state_specs(shapes: Any, shards: int) -> Any:
         return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, FSDP)
 
     specs = jax.tree.map(lambda leaf: PartitionSpec(), shapes)
-    return specs.replace(params=jax.tree.map(spec, shapes.params), opt_state=jax.tree.map(spec, shapes.opt_state))
+    split = ("params", "opt_state", "ema_params")
+    return specs.replace(**{name: jax.tree.map(spec, getattr(shapes, name)) for name in split})
 
 
 def state_sharding(shapes: Any, mesh: Mesh) -> Any:
@@ -80,9 +81,13 @@ def shard(tree: Any, sharding: Any) -> Any:
     return jax.tree.map(place, tree, jax.tree.broadcast(sharding, tree))
 
 
-def local_batch_size(batch_size: int) -> int:
-    """Returns how many clips of a global batch this process reads."""
-    return batch_size // jax.device_count() * jax.local_device_count()
+def share_of_process(batch_size: int) -> dict[str, int]:
+    """Returns which clips of a global batch this process reads, as arguments of the loader."""
+    return {
+        "batch_size": batch_size // jax.device_count() * jax.local_device_count(),
+        "shard_index": jax.process_index(),
+        "shard_count": jax.process_count(),
+    }
 
 
 def global_batch(batch: Any, mesh: Mesh) -> Any:

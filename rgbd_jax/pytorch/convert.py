@@ -9,9 +9,10 @@ Example:
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import logging
-import math
+import tempfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,14 @@ from safetensors.numpy import save_file
 from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.checkpoint.model_card import ModelCardData, render_model_card, write_model_card
 from rgbd_jax.config import default_config
-from rgbd_jax.modalities import STREAMS
-from rgbd_jax.model import Model, family_of
-from rgbd_jax.models.name_table import COUNTER, ConversionError, parameter_names
+from rgbd_jax.modalities import MODALITIES
+from rgbd_jax.model import FAMILIES, Model, family_of
+from rgbd_jax.models.name_table import COUNTER, ConversionError, parameter_groups
 from rgbd_jax.pytorch.torch_file import write_torch
 from rgbd_jax.pytorch.weights import MOMENTUM_PREFIX, RECORD, TrainedWeights, read_weights
+from rgbd_jax.storage import disk_path
+
+log = logging.getLogger("rgbd_jax")
 
 TORCH_SUFFIXES, SAFETENSORS_SUFFIX = (".pth.tar", ".pth", ".pt"), ".safetensors"
 
@@ -40,14 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="IN",
-        type=Path,
         help="a *.pth.tar of the reference (zip or older format), safetensors, a converted checkpoint, or a workdir; "
         "recognised by its content",
     )
     parser.add_argument(
         "target",
         metavar="OUT",
-        type=Path,
+        type=disk_path,
         help="NAME.pth.tar (also .pth, .pt), NAME.safetensors, or a name without suffix: a converted checkpoint, for "
         "--config.init_from, --config.continue_from and --mode=eval",
     )
@@ -56,6 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("best", "latest"),
         default="best",
         help="which one of a workdir (default: %(default)s)",
+    )
+    for name in MODALITIES:
+        parser.add_argument(
+            f"--{name}",
+            metavar="FILE",
+            type=Path,
+            help=f"the frozen {name} network, which the reference's files of UMDR's fusion do not hold",
+        )
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        help="matrices and kernels in float16, no momentum: for inference, a quarter of the size or less",
     )
 
 
@@ -67,8 +82,47 @@ def run(args: argparse.Namespace) -> None:
     """
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what it is meant to do: read only
     trained = read_weights(args.source, args.checkpoint)
+    for name in MODALITIES:
+        if path := vars(args)[name]:
+            trained = with_frozen(trained, name, read_weights(path, args.checkpoint))
+    if args.half:
+        trained = halved(trained)
     print(write_weights(args.target, trained))
     print(f"written to {args.target}")
+
+
+def with_frozen(trained: TrainedWeights, part: str, network: TrainedWeights) -> TrainedWeights:
+    """Returns the weights of a fusion network with those of one of its frozen parts, a network of one modality.
+
+    Raises:
+        ConversionError: the fusion network has no such part, has its weights already, or they are of another network.
+    """
+    family = FAMILIES.get(trained.family or "")
+    if family is None or part not in family.frozen:
+        raise ConversionError(f"{trained.source} has no frozen {part} network: leave out --{part}")
+    expected, prefix = family_of(family.network, part).name, f"{family.name_table.words['modality'][part]}."
+    if network.family != expected:
+        raise ConversionError(f"--{part}={network.source}: a {network.family} network, expected a {expected} one")
+    if any(name.startswith(prefix) for name in trained.tensors):
+        raise ConversionError(f"{trained.source} has its frozen {part} network: leave out --{part}")
+    tensors = {f"{prefix}{name}": tensor for name, tensor in network.tensors.items()}
+    return dataclasses.replace(trained, tensors={**trained.tensors, **tensors})
+
+
+def halved(trained: TrainedWeights) -> TrainedWeights:
+    """Returns weights for inference alone: matrices and kernels in float16, without momentum.
+
+    Raises:
+        ConversionError: a weight is too large for float16; names it.
+    """
+    tensors = dict(trained.tensors)
+    for name, tensor in tensors.items():
+        if tensor.ndim > 1 and np.issubdtype(tensor.dtype, np.floating):
+            with np.errstate(over="ignore"):
+                tensors[name] = tensor.astype(np.float16)
+            if np.isinf(tensors[name]).any() and not np.isinf(tensor).any():
+                raise ConversionError(f"{trained.source}: {name} has values that float16 cannot hold: leave out --half")
+    return dataclasses.replace(trained, tensors=tensors, momentum={}, optimizer={})
 
 
 def write_weights(path: str | Path, trained: TrainedWeights) -> str:
@@ -86,9 +140,11 @@ def write_weights(path: str | Path, trained: TrainedWeights) -> str:
     if path.exists():
         raise FileExistsError(f"{path} exists already: give another name, or remove it")
     detected = trained.detect()
-    modalities = [modality for modality in STREAMS if family_of(modality).name == detected.family]
-    config = default_config(modalities[0])
+    family = FAMILIES[detected.family]
+    config = default_config(family.modalities[0])
+    config.network = family.network
     config.model.update(detected.model)
+    config.fusion.update(detected.fusion)
     config.clip.frames = detected.frames or config.clip.frames
     model = Model(config, detected.model["num_classes"])
     match, table = trained.match(model), model.family.name_table
@@ -99,7 +155,8 @@ def write_weights(path: str | Path, trained: TrainedWeights) -> str:
     )
     known: dict[str, Any] = {"epoch": trained.epoch, "best_accuracy": trained.best_accuracy}
     record = {
-        "modality": modalities[0] if len(modalities) == 1 else None,
+        "network": family.network,
+        "modality": family.modalities[0] if len(family.modalities) == 1 else None,
         "clip": {"frames": detected.frames},
         "model": detected.model,
         "fusion": {"reference_layout": trained.reference_layout},
@@ -107,22 +164,46 @@ def write_weights(path: str | Path, trained: TrainedWeights) -> str:
     card = dataclasses.replace(
         trained.card or ModelCardData(record, optimizer=trained.optimizer, **known),
         num_classes=model.num_classes,
-        num_parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.shapes()[0])),
+        num_parameters=model.num_parameters,
         converted_from=trained.source,
     )
+    if not_finite := trained.not_finite(match.loaded):
+        log.warning("%s; they are converted, but cannot be used for predictions", not_finite)
     if path.name.endswith(TORCH_SUFFIXES):
-        write_torch(path, _torch_contents(fitting))
+        write_torch(path, _torch_contents(_without_frozen(fitting)))
     elif path.name.endswith(SAFETENSORS_SUFFIX):
         _write_safetensors(path, fitting, card)
     elif path.suffix and not path.suffix[1:].isdigit():
         suffixes = ", ".join((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX))
         raise ConversionError(f"{path}: the suffix {path.suffix!r} is of no kind of checkpoint; use {suffixes} or none")
     else:
-        _write_converted(path, fitting, model)
-        write_model_card(path, card)
-    settings = {**detected.model, "clip.frames": detected.frames, **known, "momentum buffers": len(fitting.momentum)}
+        _write_converted(path, fitting, model, card)
+    blocks = {f"fusion.{name}": value for name, value in detected.fusion.items()}
+    settings = {**detected.model, **blocks, "clip.frames": detected.frames, **known}
+    settings["momentum buffers"] = len(fitting.momentum)
     shown = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
-    return f"{trained.source}: {detected.family} network, {shown}\n{table.report(match, trained.left_out)}"
+    for part in [name for name, value in detected.model.items() if value is False]:
+        config.model[part] = True
+        missing = table.match(trained.tensors, *Model(config, model.num_classes).shapes()).missing
+        if not missing:  # the network of this family has no such part
+            continue
+        name, *more = missing
+        others = f" and {len(more)} more" if more else ""
+        shown += f"\nwithout {part}: there is no {name}{others}; the file is incomplete if it was trained with {part}"
+    left_out = trained.left_out
+    if family.frozen and path.name.endswith(TORCH_SUFFIXES):
+        left_out += (
+            "the frozen networks: the reference reads them from files of their own, so convert their runs too",
+        )
+    return f"{trained.source}: {detected.family} network, {shown}\n{table.report(match, left_out)}"
+
+
+def _without_frozen(trained: TrainedWeights) -> TrainedWeights:
+    """Returns the weights without those of the frozen networks, which the reference keeps in files of their own."""
+    family = FAMILIES[trained.detect().family]
+    prefixes = tuple(f"{family.name_table.words['modality'][part]}." for part in family.frozen)
+    kept = {name: tensor for name, tensor in trained.tensors.items() if not name.startswith(prefixes)}
+    return dataclasses.replace(trained, tensors=kept)
 
 
 def _torch_contents(trained: TrainedWeights) -> dict[str, Any]:
@@ -134,12 +215,19 @@ def _torch_contents(trained: TrainedWeights) -> dict[str, Any]:
         )
     contents: dict[str, Any] = {"model": OrderedDict(trained.tensors)}
     if trained.optimizer:
-        names = parameter_names(trained.tensors)
-        buffers = {number: trained.momentum[name] for number, name in enumerate(names) if name in trained.momentum}
-        contents["optimizer"] = {
-            "state": {number: {"momentum_buffer": buffer} for number, buffer in buffers.items()},
-            "param_groups": [{**trained.optimizer, "params": list(range(len(names)))}],
-        }
+        settings = dict(trained.optimizer)
+        named = parameter_groups(trained.tensors, decay_vectors=bool(settings.pop("decay_vectors", True)))
+        groups = [settings] if len(named) == 1 else [{**settings, "weight_decay": 0.0}, settings]
+        numbers = itertools.count()
+        contents["optimizer"] = {"state": {}, "param_groups": []}
+        for group, names in zip(groups, named, strict=True):
+            by_number = dict(zip(itertools.islice(numbers, len(names)), names, strict=True))
+            contents["optimizer"]["param_groups"].append({**group, "params": list(by_number)})
+            contents["optimizer"]["state"] |= {
+                number: {"momentum_buffer": trained.momentum[name]}
+                for number, name in by_number.items()
+                if name in trained.momentum
+            }
     known = {"epoch": trained.epoch, "bestacc": trained.best_accuracy}
     return contents | {name: value for name, value in known.items() if value is not None}
 
@@ -151,8 +239,8 @@ def _write_safetensors(path: Path, trained: TrainedWeights, card: ModelCardData)
         save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, unfinished, metadata)
 
 
-def _write_converted(path: Path, trained: TrainedWeights, model: Model) -> None:
-    """Writes a converted checkpoint, a folder of Orbax that appears whole.
+def _write_converted(path: Path, trained: TrainedWeights, model: Model, card: ModelCardData) -> None:
+    """Writes a converted checkpoint, a folder of Orbax with its model card, that appears whole.
 
     weights    "params" and "batch_stats", numbers of the type that holds all of the source's, and "momentum" by
                PyTorch's names
@@ -169,6 +257,10 @@ def _write_converted(path: Path, trained: TrainedWeights, model: Model) -> None:
     # Weights hardly shrink when compressed.
     weights = ocp.PyTreeCheckpointHandler(use_compression=False)
     handler = ocp.CompositeCheckpointHandler(weights=weights, network=ocp.JsonCheckpointHandler())
-    with ocp.Checkpointer(handler) as checkpointer:
-        items = ocp.args.Composite(weights=ocp.args.PyTreeSave(tree), network=ocp.args.JsonSave(record))
-        checkpointer.save(path.absolute(), args=items)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as unfinished:
+        folder = Path(unfinished).absolute() / path.name
+        with ocp.Checkpointer(handler) as checkpointer:
+            items = ocp.args.Composite(weights=ocp.args.PyTreeSave(tree), network=ocp.args.JsonSave(record))
+            checkpointer.save(folder, args=items)
+        write_model_card(folder, card)
+        folder.rename(path)

@@ -4,9 +4,9 @@ Both of PyTorch's formats, the zip archive and the older stream, hold a pickle o
 the memory that tensors are views of.
 """
 
+import functools
 import io
 import math
-import mmap
 import os
 import pickle
 import re
@@ -200,11 +200,11 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
     """Returns what a file written by `torch.save` holds, in the zip format or the older one.
 
     Containers, text, bytes, numbers, truth values and None come as they are (an OrderedDict as a dict), tensors and
-    parameters as arrays of the same shape and type (bfloat16 of ml_dtypes). The arrays of a zip file are read-only and
-    look into the file: they cost no memory until used, and the file must not be overwritten in place meanwhile.
+    parameters as arrays of the same shape and type (bfloat16 of ml_dtypes). The file is read, not mapped: if it shrinks
+    meanwhile, or its disk goes away, that is an error, where a mapped file would end the process.
 
-    The entries of a zip file are checked against their CRC-32. The older format has no checksum: there a changed byte
-    is noticed where it breaks the structure, not in the values of a tensor, a number or a text.
+    What is read of a zip file is checked against its CRC-32. The older format has no checksum: there a changed byte is
+    noticed where it breaks the structure, not in the values of a tensor, a number or a text.
 
     Raises:
         Exception: it is damaged, or (ConversionError) holds anything else.
@@ -214,7 +214,6 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
 
 
 def _read_zip(file: BinaryIO) -> Any:
-    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         root = min(entries, default="").split("/")[0]
@@ -229,22 +228,24 @@ def _read_zip(file: BinaryIO) -> Any:
                 f"its entry {packed[0]!r} is compressed, which PyTorch never does: unpack the archive and pack it "
                 "again uncompressed (zip -0 -r)"
             )
-        if damaged := archive.testzip():
-            raise ConversionError(f"its entry {damaged!r} does not match its checksum (CRC-32); {INCOMPLETE}")
+        if sum(entry.file_size for entry in entries.values()) > os.fstat(file.fileno()).st_size:
+            raise ConversionError(f"its entries are larger than the file; {INCOMPLETE}")
         _check_byte_order(f"{root}/byteorder" not in entries or archive.read(f"{root}/byteorder") == b"little")
         if entries[f"{root}/data.pkl"].file_size > MAX_PICKLE_BYTES:
             raise ConversionError(f"its data.pkl has more than {MAX_PICKLE_BYTES} bytes")
-        stream = io.BytesIO(archive.read(f"{root}/data.pkl"))
 
-    def load_storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
-        entry = entries.get(f"{root}/data/{key}")
-        if entry is None or entry.file_size != numel * dtype.itemsize:
-            found = f"has {entry.file_size} bytes" if entry else "is missing"
-            raise ConversionError(f"storage {key[:40]!r} {found}, expected {numel} x {dtype}; {INCOMPLETE}")
-        lengths = struct.unpack_from("<HH", mapped, entry.header_offset + 26)  # of the name and what follows it
-        return np.frombuffer(mapped, np.uint8, entry.file_size, entry.header_offset + 30 + sum(lengths))
+        @functools.cache
+        def content(name: str) -> np.ndarray:
+            return np.frombuffer(archive.read(name), np.uint8)
 
-    return _Unpickler(stream, load_storage).load()
+        def load_storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
+            entry = entries.get(name := f"{root}/data/{key}")
+            if entry is None or entry.file_size != numel * dtype.itemsize:
+                found = f"has {entry.file_size} bytes" if entry else "is missing"
+                raise ConversionError(f"storage {key[:40]!r} {found}, expected {numel} x {dtype}; {INCOMPLETE}")
+            return content(name)
+
+        return _Unpickler(io.BytesIO(archive.read(f"{root}/data.pkl")), load_storage).load()
 
 
 def _read_legacy(file: BinaryIO) -> Any:

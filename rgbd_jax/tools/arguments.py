@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from rgbd_jax.inference.trained import TrainedModel
 
 
+NOT_FINITE = "the prediction is NaN: the weights are so large that the network overflows; use an earlier checkpoint"
+
+
 def positive(text: str) -> int:
     """Parses a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
@@ -16,13 +19,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_trained_model(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
-    """Adds the arguments that name a trained model."""
-    kinds = "a run, a converted checkpoint, or a PyTorch or safetensors file"
+def add_trained_model(parser: argparse.ArgumentParser, *, positional: bool = False, default: str | None = None) -> None:
+    """Adds the arguments that name a trained model; without a `default` it has to be named."""
+    kinds = "a run, a converted checkpoint, a PyTorch or safetensors file, a registered name, "
+    kinds += "or a URL with a checksum (https://...#sha256=...)"
     if positional:
-        parser.add_argument("workdir", metavar="WORKDIR", help=kinds)
+        parser.add_argument("weights", metavar="WEIGHTS", help=kinds)
     else:
-        parser.add_argument("--workdir", required=True, metavar="PATH", help=kinds)
+        kinds += f" (default: {default})" if default else ""
+        parser.add_argument("--weights", required=default is None, default=default, metavar="WEIGHTS", help=kinds)
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="of a run (default: best)")
     config = "the experiment's config, which a run records and other files do not"
     parser.add_argument("--config", metavar="FILE[:MODALITY]", help=config)
@@ -41,4 +46,4 @@ def load_trained_model(args: argparse.Namespace) -> "TrainedModel":
     """Loads the model that the arguments name; errors are those of `load_trained`."""
     from rgbd_jax.inference.trained import load_trained
 
-    return load_trained(args.workdir, args.checkpoint, load_given_config(args))
+    return load_trained(args.weights, args.checkpoint, load_given_config(args))

@@ -37,6 +37,7 @@ from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.inference.trained import TrainedModel
 from rgbd_jax.model import Model
 from rgbd_jax.pytorch.weights import is_workdir
+from rgbd_jax.storage import disk_path
 from rgbd_jax.tools.arguments import add_trained_model, load_trained_model
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -80,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `python -m rgbd_jax export`."""
     add_trained_model(parser, positional=True)
     add = parser.add_argument
-    add("out", type=Path, metavar="OUT", help="file to write: *.onnx is ONNX, any other name StableHLO")
+    add("out", type=disk_path, metavar="OUT", help="file to write: *.onnx is ONNX, any other name StableHLO")
     add("--platforms", nargs="+", choices=PLATFORMS, default=["cpu", "cuda", "tpu"], help="that StableHLO is for")
     add("--no-check", dest="check", action="store_false", help="do not compare the outputs with the model's first")
 
@@ -172,7 +173,7 @@ def metadata(trained: TrainedModel, checkpoint: str) -> dict[str, Any]:
         },
         "network": {
             "modality": config.modality,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.params)),
+            "parameters": trained.model.num_parameters,
             "dtype": config.model.dtype,
             "temperature": float(trained.schedule.temperature),
         },

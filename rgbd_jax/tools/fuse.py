@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 
 from rgbd_jax.metrics import accuracies, softmax
 from rgbd_jax.scores import Scores, scores_file
+from rgbd_jax.storage import as_path
 
 GRIDS = (1000, 40, 15, 10, 5, 2, 1)  # steps from weight 0 to 1: the finest grid of at most GRID_POINTS is searched
 GRID_POINTS = 1001
@@ -44,7 +45,7 @@ class Runs:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `python -m rgbd_jax fuse`."""
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="two or more evaluated runs")
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="two or more evaluated runs")
     parser.add_argument("--split", default="validation", help="clips to report (default: %(default)s)")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--tune_split", metavar="SPLIT", help="other clips, on which the weights are tuned")
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> None:
         weights = [float(number) for number in args.weights.split(",")] if args.weights else None
     except ValueError:
         raise ValueError(f"--weights={args.weights}: expected numbers separated by commas, such as 1,1.5") from None
-    result = fuse(args.workdirs, args.split, tune_split=args.tune_split, weights=weights)
+    workdirs = [as_path(workdir) for workdir in args.workdirs]
+    result = fuse(workdirs, args.split, tune_split=args.tune_split, weights=weights)
     print(table(result))
     print(json.dumps({"mode": "fuse", **result}))
 

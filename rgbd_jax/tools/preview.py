@@ -7,7 +7,6 @@ python -m rgbd_jax data preview ntu_rgbd --out sheet.png --config configs/ntu_cs
 import argparse
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,6 +20,7 @@ from rgbd_jax.data.source import ClipRecord, PreparedSplit, open_split
 from rgbd_jax.inference.drawing import Picture, film, heat_picture
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.models.heat_map import heat_maps
+from rgbd_jax.storage import disk_path
 
 GAP, RULE, SMALLEST = 4, 6, 112  # pixels between pictures and below a clip; smaller frames are enlarged to the third
 TEXT_WIDTH, TEXT_SIZE, LINE_HEIGHT, LINE_LENGTH = 190, 14, 19, 25  # pixels, the last one letters
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("dataset", help="name of a prepared data set")
     add("--data_dir", default="data", help="where prepared data sets lie (default: %(default)s)")
-    add("--out", type=Path, required=True, help="the picture: .png or .jpg")
+    add("--out", type=disk_path, required=True, help="the picture: .png or .jpg")
     add("--split", help="the split or a part of it (default: train, or the first protocol's)")
     add("--clips", type=int, default=6, help="number of clips (default: %(default)s)")
     add("--frames", type=int, default=8, help="frames shown of a clip (default: %(default)s)")

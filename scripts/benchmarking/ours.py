@@ -16,17 +16,12 @@ from ml_collections import ConfigDict
 from benchmarking.sides import peak_of_process
 from rgbd_jax.model import Model
 from rgbd_jax.models.family import ScheduleValues
-from rgbd_jax.models.pytorch_names import DECOUPLED
-from rgbd_jax.models.spatial import INCEPTION_CHANNELS
-from rgbd_jax.models.temporal import BRANCHES
 from rgbd_jax.parallel.mesh import by_clip_sharding, global_batch, make_mesh, replicated, shard, state_sharding
-from rgbd_jax.step import compile_train_step, new_state, state_shapes
+from rgbd_jax.step import compile_evaluation_step, compile_train_step, new_state, state_shapes
+from rgbd_jax.tools.plan.compilation import estimates
+from rgbd_jax.tools.plan.stages import STAGES, stage_of
+from rgbd_jax.tools.plan.targets import kind_of
 
-# Scopes that the network and the training step name their operations by (`jax.named_scope`), in the order of the data.
-_OF_BRANCHES = [f"branch_{name}" for name in BRANCHES]
-BLOCKS = ["inputs", "stem", *INCEPTION_CHANNELS, "frp", "projection", "recoupling", *_OF_BRANCHES, "heads", "losses"]
-BLOCKS += ["optimizer", "other"]
-_SCOPE = re.compile(r"\b(" + "|".join(BLOCKS[:-1]) + r")\b")
 _INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*op_name="([^"]*)"', re.MULTILINE)
 _CALLERS = ("while", "conditional", "call")  # their time is that of the operations within, which are listed too
 
@@ -39,6 +34,7 @@ class Ours:
         self._model = Model(config, num_classes)
         rng = np.random.default_rng(0)
         shape = (clips, config.clip.frames, config.clip.size, config.clip.size, 3)  # b t h w c
+        self._clips = clips
         self._batch = {
             "frames": {config.modality: rng.integers(0, 256, shape, np.uint8)},
             "label": rng.integers(0, num_classes, clips),
@@ -53,8 +49,9 @@ class Ours:
         return jax.devices()[0].device_kind
 
     def prepare(self, part: str) -> float:
-        """Compiles the program of a part, "train" or "infer"; returns the seconds."""
-        function, self._arguments[part] = self._training() if part == "train" else self._inference()
+        """Compiles the program of a part, "train", "eval" or "infer"; returns the seconds."""
+        make = {"train": self._training, "eval": self._evaluation, "infer": self._inference}[part]
+        function, self._arguments[part] = make()
         started = time.perf_counter()
         self._programs[part] = function.lower(*self._arguments[part]).compile()
         return time.perf_counter() - started
@@ -66,9 +63,13 @@ class Ours:
         seconds = time.perf_counter() - started
         if part == "train":
             self._arguments[part] = (result[0], *self._arguments[part][1:])
-        else:
+        elif part == "infer":
             self._logits = result
         return seconds
+
+    def estimates(self, part: str) -> dict[str, Any]:
+        """Returns the compiler's estimates of a program, of its time only for devices that the plan knows."""
+        return estimates(self._programs[part], kind_of(jax.devices()[0]), self._clips // jax.device_count())
 
     def logits(self) -> np.ndarray:
         """Returns the logits of the last inference."""
@@ -98,15 +99,18 @@ class Ours:
                 for event in (event for line in plane.lines for event in line.events):
                     operation = str(dict(event.stats).get("hlo_op", ""))
                     if operation and not operation.startswith(_CALLERS):
-                        seconds[block_of(scopes.get(operation, ""))] += event.duration_ns / 1e9
+                        seconds[stage_of(scopes.get(operation, ""))] += event.duration_ns / 1e9
         if not seconds:
             raise RuntimeError("this platform's profile names no operation of the program")
-        in_order = [f"{block}, {way}" for block in BLOCKS for way in ("forward", "backward")]
+        in_order = [f"{block}, {way}" for block in STAGES for way in ("forward", "backward")]
         return {block: seconds[block] for block in in_order if block in seconds}
 
     def save_inputs(self, file: Path) -> None:
         """Writes frames and heat maps as the network sees them, labels, and the weights by PyTorch's names."""
-        arrays = {f"weights/{name}": tensor for name, tensor in DECOUPLED.to_pytorch(*self._model.init(0)).items()}
+        arrays = {
+            f"weights/{name}": tensor
+            for name, tensor in self._model.family.name_table.to_pytorch(*self._model.init(0)).items()
+        }
         (inputs,) = jax.jit(self._model.inputs)(self._batch).values()
         arrays |= {"clip": np.asarray(inputs.clip, np.float32), "label": np.asarray(self._batch["label"])}
         if inputs.heat is not None:
@@ -119,6 +123,11 @@ class Ours:
         batch = global_batch(self._batch, self._mesh)
         return compile_train_step(self._model, self._mesh), (state, batch, self._schedule)
 
+    def _evaluation(self) -> tuple[Any, tuple]:
+        _, (state, batch, schedule) = self._training()
+        batch = {**batch, "mask": shard(np.ones(self._clips, bool), by_clip_sharding(self._mesh))}
+        return compile_evaluation_step(self._model, self._mesh), (state.params, state.batch_stats, batch, schedule)
+
     def _inference(self) -> tuple[Any, tuple]:
         """The network alone, as the reference is measured: normalised frames and heat maps go in."""
         inputs = jax.device_put(jax.jit(self._model.inputs)(self._batch), by_clip_sharding(self._mesh))
@@ -129,9 +138,3 @@ class Ours:
             return output.logits.astype(jnp.float32)
 
         return jax.jit(logits, out_shardings=replicated(self._mesh)), (*weights, inputs)
-
-
-def block_of(scope: str) -> str:
-    """Returns the block that an operation's scope names, and whether it is part of the gradient."""
-    found = _SCOPE.search(scope)
-    return f"{found[1] if found else 'other'}, {'backward' if 'transpose(' in scope else 'forward'}"

@@ -22,7 +22,9 @@ from benchmarking.sides import peak_of_process
 _NOT_NEEDED = ("torchvision", "visdom", "sklearn", "seaborn", "matplotlib", "pandas", "PIL", "yaml", "cv2")
 
 
-class _StandIn(types.ModuleType):
+class StandIn(types.ModuleType):
+    """A module whose names are all classes that do nothing."""
+
     __path__ = ()  # type: ignore[assignment]  # it has submodules
 
     def __getattr__(self, name: str) -> type:
@@ -39,10 +41,22 @@ class _StandIns:
         return importlib.machinery.ModuleSpec(name, self, is_package=True) if wanted else None  # type: ignore[arg-type]
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _StandIn(spec.name)
+        return StandIn(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
         pass
+
+
+def import_from(checkout: str, *names: str) -> list[types.ModuleType]:
+    """Imports modules of the checkout, with stand-ins for what is not installed and not needed."""
+    stand_ins: Any = _StandIns()
+    sys.meta_path.append(stand_ins)
+    sys.path.insert(0, checkout)
+    modules = [importlib.import_module(name) for name in names]
+    sys.meta_path.remove(stand_ins)  # what PyTorch itself imports later is to be missing where it is missing
+    # It puts lists on the path, which Triton's search for its backends does not take.
+    sys.path[:] = [entry for entry in sys.path if isinstance(entry, str)]
+    return modules
 
 
 class Reference:
@@ -52,15 +66,8 @@ class Reference:
     """
 
     def __init__(self, checkout: str, config: ConfigDict, num_classes: int, inputs: Path):
-        stand_ins: Any = _StandIns()
-        sys.meta_path.append(stand_ins)
-        sys.path.insert(0, checkout)
-        network = importlib.import_module("lib.model.DSN").DSNNet
-        temporal = importlib.import_module("lib.model.DTN")
-        smoothed = importlib.import_module("utils.build").LabelSmoothingCrossEntropy
-        sys.meta_path.remove(stand_ins)  # what PyTorch itself imports later is to be missing where it is missing
-        # It puts lists on the path, which Triton's search for its backends does not take.
-        sys.path[:] = [entry for entry in sys.path if isinstance(entry, str)]
+        modules = import_from(checkout, "lib.model.DSN", "lib.model.DTN", "utils.build")
+        network, temporal, smoothed = modules[0].DSNNet, modules[1], modules[2].LabelSmoothingCrossEntropy
         torch.manual_seed(0)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self._device.type == "cpu":

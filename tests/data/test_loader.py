@@ -231,9 +231,9 @@ DEPTH_IN_COLOURS, WITH_ALPHA = encode(np.zeros((8, 8, 3), np.uint16)), encode(np
 @pytest.mark.parametrize(
     ("modality", "frames", "message"),
     [
-        ("rgb", {"rgb": [GOOD, b""]}, r"frame 1 \(counted from 0\): the rgb frame is not a readable.*\(0 bytes\)"),
+        ("rgb", {"rgb": [GOOD, b""]}, r"frame 1 \(counted from 0\): the rgb frame cannot be decoded.*\(0 bytes\)"),
         ("rgb", {"rgb": [GOOD, b"no picture"]}, "frame 1 .*restore the frame, or build the data set again"),
-        ("depth", {"depth": [GOOD, GOOD[: len(GOOD) // 2]]}, "frame 1 .*not a readable JPEG or PNG"),
+        ("depth", {"depth": [GOOD, GOOD[: len(GOOD) // 2]]}, "frame 1 .*cannot be decoded"),
         ("depth", {"depth": [GOOD, DEPTH_IN_COLOURS]}, r"frame 1 .* uint16\[8, 8, 3\]; expected one channel"),
         ("depth", {"depth": [GOOD, WITH_ALPHA]}, r"frame 1 .* uint8\[8, 8, 4\]; expected one channel"),
         ("depth", {"rgb": [GOOD]}, "no depth frames, which config.modality=depth needs"),

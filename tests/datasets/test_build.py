@@ -4,6 +4,7 @@ import argparse
 import errno
 import functools
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -71,9 +72,9 @@ def interrupt(raw: RawFolder, reads: list[str], stop_at: str, **options) -> None
     reads.clear()
 
 
-def prepared(raw: RawFolder, data_dir: Path, runner=ONE_WORKER) -> dict[str, bytes]:
+def prepared(raw: RawFolder, data_dir: Path, runner=ONE_WORKER, **options) -> dict[str, bytes]:
     """Builds, and returns the files of the prepared data set; no others are left."""
-    folder = prepare("rgbd_folder", raw_dir=raw.root, data_dir=data_dir, runner=runner).directory
+    folder = prepare("rgbd_folder", raw_dir=raw.root, data_dir=data_dir, runner=runner, **options).directory
     assert [path.name for path in folder.parent.iterdir()] == ["1.0.0"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -169,25 +170,21 @@ def test_the_index_lists_the_clips_of_every_split(eight_clips, small_demo):
 def test_a_killed_build_resumes_and_gives_the_same_bytes(eight_clips, reads, tmp_path):
     undisturbed = prepared(eight_clips, tmp_path / "undisturbed")
     reads.clear()
-    pipe = eight_clips.root / "rgb/c7/000001.jpg"  # reading stops at a pipe into which nobody writes
-    pipe.unlink()
-    os.mkfifo(pipe)
     folder = eight_clips.data_dir / "rgbd_folder/incomplete.1.0.0"
     end = time.monotonic() + 60
     process = building(eight_clips)
     try:
-        while len(list(folder.glob("reports/*.array_record-*.json"))) < 7:
+        while not list(folder.glob("reports/*.array_record-*.json")):
             assert time.monotonic() < end
-            time.sleep(0.02)
+            time.sleep(0.001)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert list(folder.glob(".*.tmp"))
+    done = len(list(folder.glob("reports/*.array_record-*.json")))
+    assert 1 <= done < 8
     assert prepared_directory("rgbd_folder", eight_clips.data_dir) is None
-    pipe.unlink()
-    pipe.write_bytes(frame("rgb/c7/1"))
     assert prepared(eight_clips, eight_clips.data_dir) == undisturbed
-    assert reads == ["c7"]
+    assert len(reads) == len(set(reads)) == 8 - done
 
 
 def test_two_workers_and_beam_write_the_same_bytes_as_one(eight_clips, tmp_path):
@@ -196,6 +193,55 @@ def test_two_workers_and_beam_write_the_same_bytes_as_one(eight_clips, tmp_path)
     assert prepared(eight_clips, tmp_path / "two", TWO_WORKERS) == one
     beam = functools.partial(run_on_beam, options=["--runner=DirectRunner"])
     assert prepared(eight_clips, tmp_path / "beam", beam) == one
+
+
+def test_depth_stored_for_speed_gives_the_same_clips(eight_clips, tmp_path):
+    fast = prepared(eight_clips, tmp_path / "fast", depth_storage="fast")
+    assert prepared(eight_clips, tmp_path / "two", TWO_WORKERS, depth_storage="fast") == fast
+    assert sum(name.endswith(".depth") for name in fast) == 8
+    compact = prepared(eight_clips, tmp_path / "compact")
+    assert not any(name.endswith(".depth") for name in compact)
+    for split in ("train", "validation"):
+        clips, expected = (open_split("rgbd_folder", tmp_path / name, split) for name in ("fast", "compact"))
+        assert clips.clips == expected.clips
+        for clip, other in zip(pickle.loads(pickle.dumps(clips)), expected, strict=True):
+            frames, others = ({m: list(f) for m, f in each.frames.items()} for each in (clip, other))
+            assert (clip.name, clip.label, frames) == (other.name, other.label, others)
+            assert list(clip.frames["depth"][1:3]) == frames["depth"][1:3]
+    (cut,) = (tmp_path / "fast").rglob("*validation*00002-of-00003.depth")
+    cut.write_bytes(cut.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=f"{cut} ends 1 bytes too early"):
+        list(open_split("rgbd_folder", tmp_path / "fast", "validation")[2].frames["depth"])
+
+
+def test_a_build_goes_on_with_shards_of_the_same_depth_storage_only(eight_clips, reads, tmp_path):
+    interrupt(eight_clips, reads, "c3", depth_storage="fast")
+    resumed = prepared(eight_clips, eight_clips.data_dir, depth_storage="fast")
+    assert reads == ["c3", "c4", "c5", "c6", "c7"]
+    shutil.rmtree(eight_clips.data_dir)
+    interrupt(eight_clips, reads, "c3", depth_storage="fast")
+    assert prepared(eight_clips, eight_clips.data_dir) == prepared(eight_clips, tmp_path / "compact")
+    assert reads[:8] == [f"c{i}" for i in range(8)]
+    shutil.rmtree(eight_clips.data_dir)
+    interrupt(eight_clips, reads, "c3")
+    assert prepared(eight_clips, eight_clips.data_dir, depth_storage="fast") == resumed
+
+
+@pytest.mark.parametrize("there", ["compact", "fast"])
+def test_what_is_prepared_is_not_taken_for_another_depth_storage(eight_clips, there):
+    eight_clips.build(depth_storage=there)
+    other = {"compact": "fast", "fast": "compact"}[there]
+    with pytest.raises(ValueError, match=f"was built with depth_storage={there}, not {other}: name another data_dir"):
+        run_command(eight_clips, f"--depth_storage={other}")
+    assert not eight_clips.build().built
+
+
+def test_depth_that_is_not_there_cannot_be_stored_for_speed(raw, tmp_path):
+    raw.clip("a", depth=None)
+    raw.lists(train=["a 4 0"])
+    raw.refused("the clips in .* have no depth: leave it out", error=ValueError, depth_storage="fast")
+    with pytest.raises(ValueError, match="rgbd_demo is generated: it takes no depth_storage, found 'fast'"):
+        prepare("rgbd_demo", data_dir=tmp_path, depth_storage="fast")
 
 
 def test_shards_are_small_and_not_too_many():
@@ -260,19 +306,20 @@ def overwrite(task) -> None:
         (lambda task: task.file.unlink(), "expected 1 records in the shard"),
         (cut_off, "expected 1 records in the shard"),
         (overwrite, "expected 1 records in the shard"),
+        (lambda task: task.depth_file.unlink(), "expected 1 records in the shard and [0-9]+ bytes of depth"),
     ],
-    ids=["report lost", "shard lost", "cut off", "overwritten"],
+    ids=["report lost", "shard lost", "cut off", "overwritten", "depth lost"],
 )
 def test_a_shard_that_is_lost_or_damaged_is_noticed(eight_clips, reads, damage, expected):
     def runner(tasks):
         yield from run_locally(tasks, workers=1)
         damage(tasks[3])
 
-    with pytest.raises(OSError, match=f"{expected}; build again.*00003-of-00005"):
-        eight_clips.build(runner=runner)
+    with pytest.raises(OSError, match=f"{expected}.*; build again.*00003-of-00005"):
+        eight_clips.build(runner=runner, depth_storage="fast")
     assert prepared_directory("rgbd_folder", eight_clips.data_dir) is None
     reads.clear()
-    eight_clips.build()
+    eight_clips.build(depth_storage="fast")
     assert reads == ["c3"]
     assert [clip.name for clip in eight_clips.records()] == [f"c{i}" for i in range(5)]
 

@@ -1,4 +1,4 @@
-"""The config of each data set of the paper builds it from raw clips and reads batches of every stream from it."""
+"""The config of each data set builds it from raw clips and reads batches of every stream from it."""
 
 import importlib
 
@@ -10,7 +10,14 @@ from rgbd_jax.data.source import open_splits
 from rgbd_jax.ingest.build import prepare
 from tests import made_raw_data
 
-RAW = {"nvgesture": "NVGESTURE", "jester": "JESTER", "thu_read": "THU_READ", "isogd": "ISOGD", "ntu_cs": "NTU"}
+RAW = {
+    "nvgesture": "NVGESTURE",
+    "jester": "JESTER",
+    "thu_read": "THU_READ",
+    "isogd": "ISOGD",
+    "ntu_cs": "NTU",
+    "utd_mhad": "UTD_MHAD",
+}
 FRAMES = 4  # 64 would only take longer
 
 
@@ -35,7 +42,7 @@ def test_a_data_set_is_built_once_for_all_its_streams(folder, name):
         modalities = ("rgb", "depth") if stream == "fusion" else (stream,)
         assert tuple(sorted(batch["frames"])) == tuple(sorted(modalities))
         for frames in batch["frames"].values():
-            assert frames.shape == (2, FRAMES, 224, 224, 3)
+            assert frames.shape == (2, FRAMES, config.clip.size, config.clip.size, 3)
             assert frames.dtype == np.uint8
             assert np.ptp(frames) > 0
         assert len(splits.training) >= 4

@@ -78,7 +78,7 @@ def test_blanks_and_line_ends_do_not_matter(tmp_path_factory, clips, before, gap
         ("b,5,1", "`path frame_count label`"),
         ("b 5 1.0", "two whole numbers"),
         ("b 5_0 1", "two whole numbers"),
-        ("b -3 1", "frame count of at least 1, found -3"),
+        ("b -3 1", "frame count from 1 to 20000, found -3"),
         ("b 5 -1", "label from 0 to 6, found -1"),
         ("b 5 7", "label from 0 to 6, found 7"),
         ("/b 5 1", "path below the folder"),

@@ -12,6 +12,7 @@ from rgbd_jax.data.transforms import draw_transform
 from rgbd_jax.inference.drawing import model_view, relative, tinted
 from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.inference.trained import load_trained
+from rgbd_jax.models.spatial import explained_block
 from rgbd_jax.pytorch.convert import write_weights
 from rgbd_jax.pytorch.weights import read_weights
 from tests.tiny import save_run, tiny_config
@@ -23,7 +24,9 @@ def frames_of(data_dir, config, indices):
     return {modality: np.stack([clip[modality] for clip in clips]) for modality in clips[0]}
 
 
-@pytest.mark.parametrize("modality", ["rgb", "fusion"])
+@pytest.mark.parametrize(
+    "modality", ["rgb", "fusion", *(pytest.param(x, marks=pytest.mark.slow) for x in ("umdr_depth", "umdr_fusion"))]
+)
 def test_grad_cam_weighs_features_by_the_derivative_of_the_predicted_logit(modality, small_demo, tmp_path):
     with jax.enable_x64(True):
         config = tiny_config(small_demo, modality)
@@ -31,28 +34,39 @@ def test_grad_cam_weighs_features_by_the_derivative_of_the_predicted_logit(modal
         trained = load_trained(save_run(config, tmp_path / "run"))
         frames = frames_of(small_demo, config, [3])
         modality = trained.model.modalities[-1]
-        features_name, pooled_name = trained.model.family.explained(modality)
-        predictor = Predictor(trained, batch_size=1, explained=True, intermediates=(features_name, pooled_name))
+        # At the last block, behind which no pooling makes the derivative jump at zeros.
+        family = trained.model.family
+        layers = {x: family.explained(config, x).replace("mixed_3c", "mixed_5c") for x in trained.model.modalities}
+        trained.model.family = dataclasses.replace(family, explained=lambda config, modality: layers[modality])
+        layer = layers[modality]
+        predictor = Predictor(trained, batch_size=1, explained=True, intermediates=(layer,))
         prediction = predictor(frames)
         label = int(prediction.heads["logits"][0].argmax())
         weights = trained.params, trained.batch_stats, trained.model.inputs({"frames": frames})
 
         @jax.jit
         def logit(perturbation):
-            output, _ = trained.model.apply(*weights, trained.schedule, perturbations={pooled_name: perturbation})
+            output, _ = trained.model.apply(*weights, trained.schedule, perturbations={layer: perturbation})
             return output.logits[0, label]
 
-        features = np.asarray(prediction.intermediates[features_name][0], np.float64)  # t h w c
+        features = np.asarray(prediction.intermediates[layer][0], np.float64)  # t h w c
         frame, step = 5, 1e-6
         slopes = []
         for channel in range(features.shape[-1]):
-            perturbation = np.zeros(prediction.intermediates[pooled_name].shape)
-            perturbation[0, frame, channel] = step
+            perturbation = np.zeros(prediction.intermediates[layer].shape)
+            perturbation[0, frame, :, :, channel] = step / features[0, :, :, 0].size
             slopes.append((float(logit(perturbation)) - float(logit(-perturbation))) / (2 * step))
         expected = np.maximum(features[frame] @ np.array(slopes), 0)  # h w
         scale = np.abs(features[frame] * np.array(slopes)).max()
         np.testing.assert_allclose(prediction.class_activation_map[modality][0, frame], expected, atol=1e-4 * scale)
         assert max(maps.max() for maps in prediction.class_activation_map.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "block"), [(224, "mixed_5c"), (192, "mixed_4c"), (112, "mixed_4c"), (64, "mixed_3c"), (32, "mixed_3c")]
+)
+def test_class_activation_maps_have_seven_positions_a_side_if_a_block_has(size, block):
+    assert explained_block(size) == block
 
 
 def test_several_batches_and_a_padded_one_give_the_same_predictions(small_demo, tmp_path):
@@ -80,12 +94,14 @@ def test_a_drawing_colours_the_positions_of_the_evidence(small_demo):
         np.testing.assert_array_equal(relative(np.full((2, 3, 3), value, np.float32)), np.full((2, 3, 3), expected))
 
 
-def test_a_run_records_its_config_and_a_converted_checkpoint_needs_one(small_demo, tmp_path):
+def test_a_run_and_what_is_converted_from_it_record_their_config_and_others_need_one(small_demo, tmp_path):
     config = tiny_config(small_demo)
     workdir, converted = save_run(config, tmp_path / "run"), tmp_path / "converted"
     trained = load_trained(workdir)
     assert (len(trained.class_names), trained.epoch, trained.step) == (12, 1, 3)
-    write_weights(converted, read_weights(workdir))
+    write_weights(tmp_path / "of_run", read_weights(workdir))
+    assert load_trained(tmp_path / "of_run").class_names == trained.class_names
+    write_weights(converted, dataclasses.replace(read_weights(workdir), config=None))
     with pytest.raises(ValueError, match="pass --config"):
         load_trained(converted)
     frames = frames_of(small_demo, config, [0])

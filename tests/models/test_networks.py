@@ -13,10 +13,12 @@ from rgbd_jax.losses import fusion_losses
 from rgbd_jax.model import Model, evaluation_schedule, normalise, schedule_at
 from rgbd_jax.models.family import Output, ScheduleValues
 from rgbd_jax.models.fusion import CrossModalFusion
-from rgbd_jax.step import state_shapes, train_step
+from rgbd_jax.models.ops import OPERATIONS
+from rgbd_jax.step import new_state, state_shapes, train_step
 from tests.tiny import tiny_config
 
 BRANCHES = ("small", "medium", "large")
+LONG_SUM = 4096  # values of bfloat16, of which a sum would lose more than half of the digits
 
 
 def model_of(modality="rgb", **fields):
@@ -183,3 +185,54 @@ def test_losses_of_fusion_against_a_computation_by_hand():
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-9)
+
+
+@pytest.mark.parametrize("operations", ["gpu", "tpu"])
+def test_every_product_of_a_training_step_has_the_precision_of_the_config(operations):
+    model = model_of(model__matmul_precision="highest", model__operations=operations)
+    arguments = state_shapes(model), batch_of(model), schedule_at(model.config, 0.0)
+    program = jax.jit(functools.partial(train_step, model)).lower(*arguments).as_text()
+    products = [line for line in program.splitlines() if "stablehlo.dot_general" in line or "convolution(" in line]
+    assert len(products) > 50
+    assert [line for line in products if line.count("HIGHEST") != 2] == []
+
+
+@pytest.mark.parametrize(
+    ("modality", "operations"),
+    [*(("rgb", name) for name in OPERATIONS), pytest.param("fusion", "gpu", marks=pytest.mark.slow)],
+)
+def test_no_long_sum_of_a_training_step_accumulates_in_bfloat16(modality, operations):
+    model = model_of(modality, model__dtype="bfloat16", model__operations=operations)
+    clips = 2 * LONG_SUM  # nothing is computed: the sum over clips alone is a long one
+    batch = jax.eval_shape(lambda: batch_of(model, 1))
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((clips, *x.shape[1:]), x.dtype), batch)
+    step = functools.partial(train_step, model)
+    sums = list(sums_of(jax.make_jaxpr(step)(state_shapes(model), batch, schedule_at(model.config, 0.0)).jaxpr))
+    assert max(length for _, length, _ in sums) > LONG_SUM
+    assert [(dtype, length, line) for dtype, length, line in sums if dtype == jnp.bfloat16 and length > LONG_SUM] == []
+
+
+def sums_of(jaxpr):
+    """Yields dtype, number of added values and source of every sum of a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("reduce_sum", "cumsum", "reduce_window_sum"):
+            (operand,), (result,) = equation.invars, equation.outvars
+            yield operand.aval.dtype, operand.aval.size // result.aval.size, str(equation.source_info.name_stack)
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from sums_of(inner)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operations", ["gpu", "tpu"])
+def test_training_steps_of_all_platforms_agree(operations):
+    with jax.enable_x64(True):
+        fields = {"model__dtype": "float64", "model__temporal_blocks": 2}
+        models = [model_of(model__operations=name, **fields) for name in ("cpu", operations)]
+        expected, found = (train_once(model) for model in models)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-12), found, expected)
+
+
+def train_once(model):
+    """Returns the state and the metrics after a step, with dropout and random branch frames."""
+    state = new_state(model, *jax.tree.map(lambda x: x.astype(np.float64), model.init(0)))
+    return jax.jit(functools.partial(train_step, model))(state, batch_of(model, 3), schedule_at(model.config, 1.0))

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rgbd_jax.model import Model
-from rgbd_jax.models.pytorch_names import DECOUPLED
+from rgbd_jax.models.name_table import parameter_groups
 from rgbd_jax.pytorch.convert import add_arguments, run
 from tests.parity import recipe
 from tests.tiny import tiny_config
@@ -20,9 +20,9 @@ GROUP = {"lr": 0.005, "momentum": 0.9, "dampening": 0, "weight_decay": 3e-4, "ne
 GROUP |= {"foreach": None, "initial_lr": 0.01}
 
 
-def small_config(modality: str = "rgb", **model: Any) -> ConfigDict:
+def small_config(stream: str = "rgb", **model: Any) -> ConfigDict:
     """Returns the tiny config with other settings of the network."""
-    config = tiny_config("unused", modality)
+    config = tiny_config("unused", stream)
     config.model.update(model)
     return config
 
@@ -30,7 +30,8 @@ def small_config(modality: str = "rgb", **model: Any) -> ConfigDict:
 def manifest_of(config: ConfigDict, classes: int) -> dict[str, tuple[int, ...]]:
     """Returns name -> shape of the PyTorch state dict of a network, step counters included."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, tensor in DECOUPLED.to_pytorch(*Model(config, classes).shapes()).items():
+    model = Model(config, classes)
+    for name, tensor in model.family.name_table.to_pytorch(*model.shapes()).items():
         shapes[name] = tensor.shape
         if name.endswith("running_var"):
             shapes[name.replace("running_var", "num_batches_tracked")] = ()
@@ -49,19 +50,27 @@ def random_state_dict(
 
 
 def checkpoint(
-    tensors: dict[str, np.ndarray], *, prefix: str = "", optimizer: bool = True, epoch: int = 7
+    tensors: dict[str, np.ndarray],
+    *,
+    prefix: str = "",
+    optimizer: bool = True,
+    epoch: int = 7,
+    decay_vectors: bool = True,
 ) -> dict[str, Any]:
     """Returns what the reference's training would save; every fifth parameter has no momentum buffer yet."""
     contents: dict[str, Any] = {"model": OrderedDict((prefix + name, tensor) for name, tensor in tensors.items())}
     if optimizer:
-        names = [name for name in tensors if not name.endswith(BUFFERS)]
+        groups = parameter_groups(tensors, decay_vectors=decay_vectors)
+        names = [name for group in groups for name in group]
         state = {
             number: {"momentum_buffer": momentum_buffer(tensors[name]) if number % 10 else None}
             for number, name in enumerate(names)
             if number % 5
         }
-        group = {**GROUP, "params": list(range(len(names)))}
-        contents["optimizer"] = {"state": state, "param_groups": [group]}
+        param_groups = [{**GROUP, "params": list(range(len(names)))[-len(groups[-1]) :]}]
+        if not decay_vectors:
+            param_groups.insert(0, {**GROUP, "weight_decay": 0.0, "params": list(range(len(groups[0])))})
+        contents["optimizer"] = {"state": state, "param_groups": param_groups}
     return {**contents, "epoch": epoch, "bestacc": 0.625}
 
 

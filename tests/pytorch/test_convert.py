@@ -1,14 +1,18 @@
 """`rgbd convert IN OUT` as a user meets it: round trips bit by bit, the table, the model card, and what is refused."""
 
 import functools
+import logging
+import os
 import re
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.pytorch.torch_file import read_torch, write_torch
 from rgbd_jax.pytorch.weights import read_weights
 from tests.pytorch.networks import checkpoint, convert, manifest_of, random_state_dict, small_config
@@ -18,6 +22,7 @@ from tests.tiny import save_run, tiny_config
 MANIFESTS = {
     "rgb": manifest_of(small_config("rgb", recoupling_heads=2, temporal_blocks=2), 3),
     "fusion": manifest_of(small_config("fusion", recoupling=False), 4),
+    "umdr_rgb": manifest_of(small_config("umdr_rgb"), 5),
 }
 
 
@@ -37,13 +42,19 @@ def rgb(tmp_path):
 
 @pytest.mark.parametrize(
     ("stream", "prefix", "optimizer", "dtype"),
-    [("rgb", "", True, "float32"), ("rgb", "module.", False, "float64"), ("fusion", "module.", True, "bfloat16")],
+    [
+        ("rgb", "", True, "float32"),
+        ("rgb", "module.", False, "float64"),
+        ("fusion", "module.", True, "bfloat16"),
+        ("umdr_rgb", "module.", True, "float16"),
+    ],
 )
 def test_round_trips_are_bit_exact(tmp_path, stream, prefix, optimizer, dtype):
     tensors = random_state_dict(MANIFESTS[stream], dtype)
     source = tmp_path / "source.pth.tar"
-    write_torch(source, checkpoint(tensors, prefix=prefix, optimizer=optimizer))
-    expected = checkpoint(tensors, optimizer=optimizer)
+    decay_vectors = not stream.startswith("umdr_")
+    write_torch(source, checkpoint(tensors, prefix=prefix, optimizer=optimizer, decay_vectors=decay_vectors))
+    expected = checkpoint(tensors, optimizer=optimizer, decay_vectors=decay_vectors)
     if optimizer:  # a buffer that is None is one that is not there
         state = expected["optimizer"]["state"]
         expected["optimizer"]["state"] = {n: kept for n, kept in state.items() if kept["momentum_buffer"] is not None}
@@ -63,6 +74,42 @@ def test_round_trips_are_bit_exact(tmp_path, stream, prefix, optimizer, dtype):
     assert len(found) - len(model) == (len(expected["optimizer"]["state"]) if optimizer else 0)
 
 
+def test_a_fusion_part_is_converted_with_its_frozen_networks(tmp_path, capsys):
+    """As UMDR's reference saves them: three files; the fusion's momentum is numbered without the frozen networks."""
+    whole = random_state_dict(manifest_of(small_config("umdr_fusion"), 5))
+    files = {"rgb": {}, "depth": {}, "fusion": {}}
+    for name, tensor in whole.items():
+        part = {"Modalit_rgb": "rgb", "Modalit_depth": "depth"}.get(name.split(".")[0], "fusion")
+        files[part][name.removeprefix(f"Modalit_{part}.")] = tensor
+    for name, tensors in files.items():
+        write_torch(tmp_path / f"{name}.pth.tar", checkpoint(tensors, decay_vectors=False))
+    fusion, rgb, depth = (tmp_path / f"{name}.pth.tar" for name in ("fusion", "rgb", "depth"))
+
+    refused("convert IN OUT --rgb RGB --depth DEPTH", fusion, tmp_path / "out")
+    refused(f"--rgb={fusion}: a umdr_fusion network, expected a umdr one", fusion, tmp_path / "out", f"--rgb={fusion}")
+    refused(f"{rgb} has no frozen depth network", rgb, tmp_path / "out", f"--depth={depth}")
+    together = tmp_path / "whole.safetensors"
+    convert(fusion, together, f"--rgb={rgb}", f"--depth={depth}")
+    printed = capsys.readouterr().out
+    assert "umdr_fusion network, num_classes 5, " in printed
+    assert (
+        ", temporal_blocks 3, attention_heads 8, frp False, fusion.spatial_blocks 1, fusion.temporal_blocks 2"
+        in printed
+    )
+    model = load_file(together)
+    assert flat({name: model[name] for name in whole}) == flat(whole)
+    refused("has its frozen rgb network: leave out --rgb", together, tmp_path / "out", f"--rgb={rgb}")
+
+    convert(together, tmp_path / "back.pth.tar")
+    assert "the frozen networks: the reference reads them from files of their own" in capsys.readouterr().out
+    expected = checkpoint(files["fusion"], decay_vectors=False)
+    state = expected["optimizer"]["state"]
+    expected["optimizer"]["state"] = {n: kept for n, kept in state.items() if kept["momentum_buffer"] is not None}
+    assert flat(read_torch(tmp_path / "back.pth.tar")) == flat(expected)
+    config = small_config("umdr_fusion")
+    assert load_trained(together, config=config).model.family.name == "umdr_fusion"
+
+
 def test_command_reports_what_it_did(rgb, tmp_path, capsys):
     source, tensors = rgb
     contents = checkpoint({**tensors, "total_ops": np.zeros(1, np.float32)}, optimizer=False)
@@ -78,7 +125,7 @@ def test_command_reports_what_it_did(rgb, tmp_path, capsys):
     at = lines.index("skipped: 4")
     assert lines[at + 1 :] == [
         "  args: not part of the network",
-        "  epoch: -1; expected a number of at least 0",
+        "  epoch: -1; expected a whole number of at least 0",
         "  best_accuracy: 'high'; expected a number of at least 0",
         "  total_ops: the network has no such tensor",
         "missing: nothing",
@@ -113,8 +160,8 @@ def test_optimizer_states_that_are_not_taken_over_leave_the_weights(rgb, capsys)
     source, tensors = rgb
     endless = functools.reduce(lambda inner, _: (inner, inner), range(60), ())  # for whoever hashes it
     for change, reason in (
-        (lambda o: o["param_groups"][0].update(nesterov=True), "only the state of SGD without nesterov"),
-        (lambda o: o["param_groups"][0].update(dampening=0.1), "only the state of SGD without nesterov"),
+        (lambda o: o["param_groups"][0].update(maximize=True), "only the state of SGD without dampening, maximize"),
+        (lambda o: o["param_groups"][0].update(dampening=0.1), "only the state of SGD without dampening, maximize"),
         (lambda o: o["param_groups"][0].pop("momentum"), "only the state of SGD"),
         (lambda o: o["param_groups"][0]["params"].pop(), "parameters, the model has"),
         (lambda o: o["param_groups"].append({}), "2 parameter groups"),
@@ -124,6 +171,9 @@ def test_optimizer_states_that_are_not_taken_over_leave_the_weights(rgb, capsys)
         (lambda o: o["param_groups"][0]["params"].__setitem__(0, endless), "other names than numbers"),
         (lambda o: o["state"][1].update(momentum_buffer=np.zeros(5)), "LinearMap.0.bias (5,), expected (128,)"),
         (lambda o: o["state"][1].update(momentum_buffer="x"), "LinearMap.0.bias str, expected (128,)"),
+        (lambda o: o["state"][1].update(momentum_buffer=np.zeros(128, bool)), "has numbers of type bool"),
+        (lambda o: o["state"][1].update(momentum_buffer=np.full(128, np.nan)), "has NaN or infinity"),
+        (lambda o: o.update(param_groups=np.zeros(1)), "not the state of an optimizer"),
     ):
         contents = checkpoint(tensors)
         change(contents["optimizer"])
@@ -136,7 +186,81 @@ def test_optimizer_states_that_are_not_taken_over_leave_the_weights(rgb, capsys)
         assert reason in line
 
 
-def test_what_cannot_be_used_is_refused_and_leaves_nothing(rgb, tmp_path):
+def test_an_optimizer_of_any_kind_leaves_the_weights(rgb):
+    source, tensors = rgb
+    for optimizer in ([], "x", 7, np.zeros(3), {"param_groups": [], "state": {}}, {"param_groups": [[]], "state": {}}):
+        write_torch(source, {**checkpoint(tensors), "optimizer": optimizer})
+        weights = read_weights(source)
+        assert flat(dict(weights.tensors)) == flat(tensors)
+        assert weights.left_out[0].startswith("optimizer: ")
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ('{"best_accuracy": 1%s}' % ("0" * 400), "best_accuracy: 1000"),
+        ('{"best_accuracy": NaN}', "best_accuracy: nan; expected a number of at least 0"),
+        ('{"epoch": true}', "epoch: True; expected a whole number"),
+        ('{"optimizer": {"lr": 1e999}}', "optimizer: {'lr': inf}; expected settings that are finite"),
+        ('{"class_names": 3}', "class_names: 3; expected texts"),
+        ('{"config": [1]}', "config: (1,); expected an object"),
+        ('{"reference_layout": 1}', "reference_layout: 1; expected true or false"),
+        ('{{"config": {}1{}}}'.format('{"a":' * 900, "}" * 900), "metadata rgbd_jax: nested deeper than 32"),
+        ("[" * 100_000, "metadata rgbd_jax: nested deeper than 32"),
+        ("[1]", "metadata rgbd_jax: a list; expected an object"),
+        ('{"epoch"', "metadata rgbd_jax: Expecting"),
+    ],
+)
+def test_an_odd_record_leaves_the_weights_and_is_not_passed_on(tmp_path, record, reason, capsys):
+    save_file(random_state_dict(MANIFESTS["rgb"]), tmp_path / "odd.safetensors", {"rgbd_jax": record})
+    convert(tmp_path / "odd.safetensors", tmp_path / "out.safetensors")
+    assert f"skipped: 1\n  {reason}" in capsys.readouterr().out
+    assert not read_weights(tmp_path / "out.safetensors").left_out
+
+
+def test_a_number_of_400_digits_in_a_file_of_pytorch(rgb, tmp_path, capsys):
+    write_torch(rgb[0], {**checkpoint(rgb[1]), "bestacc": 10**400, "epoch": 10**400})
+    convert(rgb[0], tmp_path / "converted")
+    assert "skipped: 2\n  epoch: 1000" in capsys.readouterr().out
+    assert read_weights(tmp_path / "converted").best_accuracy is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_converted_with_a_warning_and_predict_nothing(rgb, tmp_path, caplog, value):
+    source, tensors = rgb
+    write_torch(source, tensors | {"LinearMap.0.bias": np.full(128, value, np.float32)})
+    with caplog.at_level("WARNING", "rgbd_jax"):
+        logging.getLogger("rgbd_jax").propagate = True
+        convert(source, tmp_path / "converted")
+    problem = "NaN or infinity in 1 of 442 tensors: LinearMap.0.bias"
+    assert problem in caplog.text
+    config = small_config("rgb", recoupling_heads=2, temporal_blocks=2)
+    with pytest.raises(ValueError, match=problem):
+        load_trained(tmp_path / "converted", config=config)
+
+
+def test_a_missing_part_is_named(rgb, tmp_path, capsys):
+    """Without it the network can look like another one, which has no such part."""
+    source, tensors = rgb
+    write_torch(source, {name: tensor for name, tensor in tensors.items() if name != "dtn.rcm.q.weight"})
+    refused("not a whole network: dtn.rcm.q.weight is missing", source, tmp_path / "out")
+    write_torch(source, {name: tensor for name, tensor in tensors.items() if name != "frp_module.rpconv1d.weight"})
+    convert(source, tmp_path / "out.pth")
+    assert "without frp: there is no frp_module.rpconv1d.weight; the file is incomplete if" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"frp_module.rpconv1d.weight: missing, the config's network has"):
+        load_trained(source, config=small_config("rgb", recoupling_heads=2, temporal_blocks=2))
+
+
+def test_pipes_sockets_and_devices_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "converted" / "network").mkdir(parents=True)
+    (tmp_path / "converted" / "network" / "metadata").touch()
+    os.mkfifo(tmp_path / "converted" / "pipe")
+    for name, kind in {"pipe.pth": "named pipe", "converted": "named pipe", "/dev/zero": "device"}.items():
+        refused(f"is a {kind}; expected a file", tmp_path / name, tmp_path / "out")
+
+
+def test_what_cannot_be_used_is_refused_and_leaves_nothing(rgb, tmp_path, monkeypatch):
     source, tensors = rgb
     for change, message in (
         (lambda c: c["model"].update({"module.LinearMap.0.bias": np.zeros(64)}), "both with and without 'module.'"),
@@ -149,7 +273,13 @@ def test_what_cannot_be_used_is_refused_and_leaves_nothing(rgb, tmp_path):
         refused(message, source, tmp_path / "out")
     refused("absent", tmp_path / "absent", tmp_path / "out")
     refused("neither the workdir of a run nor a converted checkpoint", tmp_path, tmp_path / "out")
+    heads = {name: tensor[:0] for name, tensor in tensors.items() if "mlp_head" in name and ".1." in name}
+    write_torch(source, tensors | heads)
+    refused("tensors without a number: dtn.mlp_head_small.1.weight (0, ", source, tmp_path / "out")
     write_torch(source, checkpoint(tensors))
+    with monkeypatch.context() as patch:  # whatever happens in the middle
+        patch.setattr(ocp.Checkpointer, "close", lambda _: (_ for _ in ()).throw(OSError("no space left")))
+        refused("no space left", source, tmp_path / "out")
     refused("exists already", source, source)
     refused("'.onnx' is of no kind", source, tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == [source]
@@ -179,7 +309,10 @@ def test_converted_run_and_its_model_card(tmp_path):
     expected = read_weights(run)
     counted = sum(t.size for n, t in expected.tensors.items() if "running" not in n and "tracked" not in n)
     assert card["size"] == f"{counted:,} parameters, width 0.125"
-    assert flat(dict(read_weights(converted).tensors)) == flat(dict(expected.tensors))
+    found = read_weights(converted)
+    assert flat(dict(found.tensors)) == flat(dict(expected.tensors))
+    assert (found.class_names, found.left_out) == (expected.class_names, ())
+    assert len(found.class_names) == 12
     assert expected.steps == 3
     data = max((converted / "weights").rglob("*"), key=lambda path: path.stat().st_size)
     data.write_bytes(data.read_bytes()[:100])

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 # reached by pickles that are nothing but tiny containers (a dict takes one byte there and 64 in memory).
 FREE_BYTES, MULTIPLE, MULTIPLE_OF_PICKLE = 4 << 20, 16, 256
 SECONDS = 6
+METADATA = {"rgbd_jax": '{"epoch": 3, "best_accuracy": 0.5, "optimizer": {"lr": 0.1}, "class_names": ["a", "b"]}'}
 
 
 class Case(NamedTuple):
@@ -59,10 +60,10 @@ def flipped_pickles(rng: random.Random, count: int):
         yield Case("pickle", "flip", malicious.zip_of(recorded | {"zip2/data.pkl": flipped}), at)
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> list[tuple[Case, dict]]:
-    """Every case and what came of it."""
-    rng = random.Random(20231)
+@pytest.fixture(scope="module", params=[1, pytest.param(7, marks=pytest.mark.slow)])
+def results(tmp_path_factory, request) -> list[tuple[Case, dict]]:
+    """Every case and what came of it; with 7 times the mutations more than 10,000."""
+    scale, rng = request.param, random.Random(20230 + request.param)
     folder, canary = tmp_path_factory.mktemp("files"), tmp_path_factory.mktemp("canary") / "ran"
     value = read_torch(FILES[0])
     del value["uint16"]  # the only type there without a storage class of its own
@@ -71,17 +72,17 @@ def results(tmp_path_factory) -> list[tuple[Case, dict]]:
     (folder / "own").unlink()
     arrays = {f"layer{index}.weight": np.arange(20, dtype=np.float32).reshape(4, 5) for index in range(4)}
     cases = [
-        *mutations("zip", FILES[0].read_bytes(), rng, 400, 60),
-        *mutations("own", own, rng, 300, 40),
-        *mutations("legacy", FILES[2].read_bytes(), rng, 500, 80),
-        *mutations("safetensors", save({**arrays, "counter": np.array(3)}, {"epoch": "3"}), rng, 300, 60),
-        *flipped_pickles(rng, 400),
+        *mutations("zip", FILES[0].read_bytes(), rng, 400 * scale, 60 * scale),
+        *mutations("own", own, rng, 300 * scale, 40 * scale),
+        *mutations("legacy", FILES[2].read_bytes(), rng, 500 * scale, 80 * scale),
+        *mutations("safetensors", save({**arrays, "counter": np.array(3)}, METADATA), rng, 300 * scale, 60 * scale),
+        *flipped_pickles(rng, 400 * scale),
         *(Case("malicious", name, content, message=message) for name, content, message in malicious.files(str(canary))),
     ]
     for index, case in enumerate(cases):
         (folder / f"{index:05d}").write_bytes(case.content)
     command = [sys.executable, "-m", "tests.pytorch.mutation_worker", str(folder)]
-    worker = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    worker = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300 * scale)
     lines = [json.loads(line) for line in worker.stdout.splitlines()]
     assert worker.returncode == 0, f"ended at file {len(lines)} ({cases[len(lines)][:2]}):\n{worker.stderr[-3000:]}"
     assert [line["file"] for line in lines] == [f"{index:05d}" for index in range(len(cases))]

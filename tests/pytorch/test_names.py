@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rgbd_jax.model import Model
+from rgbd_jax.model import FAMILIES, Model
 from rgbd_jax.models.name_table import ConversionError
 from rgbd_jax.models.pytorch_names import DECOUPLED
 from rgbd_jax.pytorch.weights import TrainedWeights
@@ -17,6 +17,8 @@ MANIFESTS = sorted((Path(__file__).parents[1] / "parity").glob("*.manifest.json"
 NETWORKS = {
     "rgb": {"width": 0.0625, "attention_heads": 3, "branch_frames": (1, 3, 5), "recoupling_heads": 3, "frp": False},
     "depth": {"width": 0.1, "temporal_blocks": 3, "recoupling": False},
+    "umdr_depth": {"width": 0.1, "attention_heads": 3, "branch_frames": (1, 4, 9), "temporal_blocks": 4},
+    "umdr_fusion": {"width": 0.25, "branch_frames": (1, 4, 9), "attention_heads": 4, "temporal_blocks": 3},
     "fusion": {"width": 0.25, "temporal_blocks": 2, "branch_frames": (6, 2, 2), "recoupling_hidden": 9},
 }
 
@@ -26,11 +28,25 @@ def test_every_recorded_network_is_recognised_and_ordered(path):
     """All recorded cases are of the paper's width and heads; the rest is checked by other tensors than those used."""
     manifest = json.loads(path.read_text())
     shuffled = list(np.random.default_rng(3).permutation(list(manifest)))
-    assert list(DECOUPLED.in_order(dict.fromkeys(shuffled))) == list(manifest) != shuffled
-    detected = DECOUPLED.detect(manifest, {})
-    fusion = "fusion" in path.name
-    assert detected.family == ("fusion" if fusion else "unimodal")
+    fusion, umdr = "fusion" in path.name, "umdr" in path.name
+    family = ("umdr_fusion" if umdr else "fusion") if fusion else "umdr" if umdr else "unimodal"
+    table = FAMILIES[family].name_table
+    assert list(table.in_order(dict.fromkeys(shuffled))) == list(manifest) != shuffled
+    detected = table.detect(manifest, {})
+    assert TrainedWeights("a file", manifest).family == detected.family == family
     assert (detected.model["width"], detected.model["attention_heads"]) == (1.0, 8)
+    if fusion and umdr:
+        assert manifest["classifier2.bias"] == [detected.model["num_classes"]]
+        assert manifest["pos_embedding_K"] == [1, detected.frames + 1, 512]
+        assert detected.fusion == {"spatial_blocks": 2, "temporal_blocks": 4}
+        return
+    if umdr:
+        last = f"dtn.multi_scale_transformers.2.2.layers.{detected.model['temporal_blocks'] - 1}."
+        assert last in " ".join(manifest)
+        assert f"2.2.layers.{detected.model['temporal_blocks']}." not in " ".join(manifest)
+        assert manifest["dtn.multi_scale_transformers.2.3.2.bias"] == [detected.model["num_classes"]]
+        assert manifest["SMS_layers.6.TM_project.2.weight"] == [detected.frames, 2 * detected.frames]
+        return
     prefix = "Modalit_rgb." if fusion else ""
     assert manifest[f"{prefix}dtn.cls_token_small"] == [1, 1, 512]
     assert f"{prefix}dtn.multi_scale_transformers.{detected.model['temporal_blocks'] - 1}" in " ".join(manifest)
@@ -41,24 +57,35 @@ def test_every_recorded_network_is_recognised_and_ordered(path):
         assert manifest[f"{prefix}dtn.rcm.k.weight"] == [64 * detected.model["recoupling_heads"], detected.frames]
 
 
-@pytest.mark.parametrize(("modality", "dtype"), [("rgb", "bfloat16"), ("depth", "float64"), ("fusion", "float16")])
-def test_round_trip_and_detection(modality, dtype):
-    config, classes = small_config(modality, **NETWORKS[modality]), 5
+@pytest.mark.parametrize(
+    ("stream", "fields", "dtype"),
+    [
+        ("rgb", 9, "bfloat16"),
+        ("depth", 7, "float64"),
+        ("fusion", 9, "float16"),
+        ("umdr_depth", 6, "float32"),
+        ("umdr_fusion", 6, "float32"),
+    ],
+)
+def test_round_trip_and_detection(stream, fields, dtype):
+    config, classes = small_config(stream, **NETWORKS[stream]), 5
     config.clip.frames = 7
     tensors = random_state_dict(manifest_of(config, classes), dtype)
     detected = TrainedWeights("a file", tensors).detect()
-    assert detected.family == ("fusion" if modality == "fusion" else "unimodal")
+    model = Model(config, classes)
+    assert detected.family == model.family.name
     assert detected.frames == (config.clip.frames if config.model.recoupling else None)
     assert detected.model["num_classes"] == classes
     for name, value in detected.model.items():
         if name != "num_classes":
             assert value == config.model[name], name
-    assert len(detected.model) == (9 if config.model.recoupling else 7)
+    assert len(detected.model) == fields
+    assert detected.fusion == ({"spatial_blocks": 1, "temporal_blocks": 2} if stream == "umdr_fusion" else {})
 
     counters = {name: tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
-    shapes = Model(config, classes).shapes()
+    shapes, table = model.shapes(), model.family.name_table
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPES[dtype]), shapes)
-    back = DECOUPLED.to_pytorch(*DECOUPLED.from_pytorch(tensors, *like))
+    back = table.to_pytorch(*table.from_pytorch(tensors, *like))
     assert list(back) == [name for name in tensors if name not in counters]
     for name, tensor in back.items():
         assert (tensor.dtype, tensor.shape) == (tensors[name].dtype, tensors[name].shape), name

@@ -1,5 +1,7 @@
 """PyTorch itself and this package read each other's files; what is converted computes and trains as before."""
 
+import argparse
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -17,7 +19,8 @@ from tests.test_parity import FORWARD, Case, assert_logits, evaluate
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: ./scripts/test.sh --torch installs it")
 pytestmark = pytest.mark.optional
 
-CASES = ("isogd_plain_64", "jester_nofrp_72", "thuread_heads_64", "ntu_rgb_128", "ntu_fusion_128")
+CASES = ("isogd_plain_64", "jester_nofrp_72", "thuread_heads_64", "ntu_rgb_128", "ntu_fusion_128", "umdr_ntu16_112")
+CASES += ("umdr_ntu_fusion16",)
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -67,17 +70,23 @@ class Named(torch.nn.Module):
 
 @pytest.mark.parametrize("name", CASES)
 def test_converted_checkpoint_gives_the_recorded_logits(tmp_path, name):
-    """In float64; both formats become the same converted checkpoint."""
+    """In float64; both formats become the same converted checkpoint. Frozen networks have files of their own."""
     case = Case(name)
     manifest = case.manifest
-    model = Named(manifest, case.meta["seed"])
-    assert list(model.state_dict()) == list(manifest)
-    contents = {"model": model.state_dict(), "epoch": 3, "bestacc": 0.5}
+    state, frozen = Named(manifest, case.meta["seed"]).state_dict(), []
+    assert case.family.frozen or list(state) == list(manifest)
+    for part in case.family.frozen:
+        prefix = f"Modalit_{part}."
+        names = [key for key in state if key.startswith(prefix)]
+        torch.save({"model": {key.removeprefix(prefix): state.pop(key) for key in names}}, tmp_path / f"{part}.pth.tar")
+        frozen.append(f"--{part}={tmp_path / part}.pth.tar")
+    contents = {"model": state, "epoch": 3, "bestacc": 0.5, "model_ema": None}
+    contents["args"] = argparse.Namespace(data="/data", splits=["train"], temp=(0.04, 0.07))
     torch.save(contents, tmp_path / "zip.pth.tar")
     contents["model"] = {f"module.{key}": value for key, value in contents["model"].items()}
     torch.save(contents, tmp_path / "legacy.pth.tar", _use_new_zipfile_serialization=False)
     for form in ("zip", "legacy"):
-        convert(tmp_path / f"{form}.pth.tar", tmp_path / form)
+        convert(tmp_path / f"{form}.pth.tar", tmp_path / form, *frozen)
     zipped, legacy = (read_weights(tmp_path / form) for form in ("zip", "legacy"))
     assert flat(dict(zipped.tensors)) == flat(dict(legacy.tensors))
     assert zipped.record() == legacy.record()
@@ -97,11 +106,25 @@ def step(model, optimizer, number):
     optimizer.step()
 
 
-@pytest.mark.parametrize(("way", "zipped"), [("converted", True), ("model.safetensors", False)])
-def test_pytorch_resumes_from_what_came_back(tmp_path, way, zipped):
+def sgd(model, stream, lr):
+    """The optimizer of the reference; that of UMDR has two groups, as timm makes them."""
+    if not stream.startswith("umdr_"):
+        return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-3)
+    groups = [{"params": [], "weight_decay": 0.0}, {"params": [], "weight_decay": 1e-3}]
+    for name, parameter in model.named_parameters():
+        groups[parameter.ndim > 1 and not name.endswith(".bias")]["params"].append(parameter)
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+
+
+@pytest.mark.parametrize(
+    ("stream", "way", "zipped"),
+    [("fusion", "converted", True), ("fusion", "model.safetensors", False), ("umdr_rgb", "converted", False)],
+)
+def test_pytorch_resumes_from_what_came_back(tmp_path, stream, way, zipped):
     """Model and optimizer load, safely and strictly, and their next step is that of the training that was saved."""
-    model = Named(manifest_of(small_config("fusion"), 3), 4).float()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-3)
+    manifest = manifest_of(small_config(stream), 3)
+    model = Named(manifest, 4).float()
+    optimizer = sgd(model, stream, 0.01)
     step(model, optimizer, 0)
     step(model, optimizer, 1)
     contents = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 2, "bestacc": 0.25}
@@ -117,9 +140,9 @@ def test_pytorch_resumes_from_what_came_back(tmp_path, way, zipped):
     convert(tmp_path / way, tmp_path / "back.pth.tar")
     contents = torch.load(tmp_path / "back.pth.tar", weights_only=True)
     assert (contents["epoch"], contents["bestacc"]) == (2, 0.25)
-    other = Named(manifest_of(small_config("fusion"), 3), 5).float()
+    other = Named(manifest, 5).float()
     other.load_state_dict(contents["model"], strict=True)
-    again = torch.optim.SGD(other.parameters(), lr=1.0)
+    again = sgd(other, stream, 1.0)
     again.load_state_dict(contents["optimizer"])
     assert again.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
     step(model, optimizer, 2)

@@ -11,7 +11,7 @@ import pytest
 from rgbd_jax.checkpoint.provenance import provenance
 from rgbd_jax.checkpoint.workdir import write_config
 from rgbd_jax.data.source import open_splits
-from rgbd_jax.evaluate import evaluate
+from rgbd_jax.evaluation import evaluate
 from rgbd_jax.inference import drawing
 from rgbd_jax.inference.predictor import Predictor
 from rgbd_jax.inference.trained import load_trained
@@ -91,6 +91,22 @@ def test_explanations_are_of_the_scored_clips(run, small_demo):
     assert [title for title, _ in explanations.film_strips(0, "rgb")] == ["", "Grad-CAM", "motion"]
     assert drawing.strip_frames(8) == list(range(8))
     assert drawing.strip_frames(64) == [4, 12, 20, 28, 36, 44, 52, 60]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", ["umdr_rgb", "umdr_fusion"])
+def test_all_recoupling_modules_of_umdr_are_explained(small_demo, tmp_path, stream):
+    config = tiny_config(small_demo, stream)
+    workdir = save_run(config, tmp_path / "umdr", **METRICS)
+    evaluate(config, workdir, "best")
+    source = read_source(workdir)
+    weights = explain(source, [5, 17]).weights["rgb"]
+    assert list(weights) == [f"recoupling weights {number}" for number in (1, 2, 3)]
+    for values in weights.values():
+        assert values.shape == (2, 8)
+        assert np.ptp(values) > 0
+    page = render(source, errors=1, correct=0)
+    assert all(title in page for title in weights)
 
 
 def test_clips_that_are_missing_or_others_are_left_out_and_the_page_says_why(run, tmp_path):

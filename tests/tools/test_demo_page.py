@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import zipfile
 from types import SimpleNamespace
 
@@ -29,16 +30,22 @@ pytest.importorskip("gradio", reason="Gradio is not installed (the extra 'demo')
 
 @pytest.fixture
 def serve(small_demo, tmp_path):
-    """Serves a network with random weights, all temporary files in one folder; `stop` ends it by a signal."""
+    """Serves a network with random weights, or None: what is served by default; `stop` ends it by a signal.
+
+    All temporary files are in one folder.
+    """
     with contextlib.ExitStack() as stack:
 
         def start(modality, *flags):
-            workdir, folder = save_run(tiny_config(small_demo, modality), tmp_path / "run"), tmp_path / "temporary"
+            weights, folder = "demo-fusion", tmp_path / "temporary"
             folder.mkdir()
+            if modality:
+                weights = save_run(tiny_config(small_demo, modality), tmp_path / "run")
+                flags = (f"--weights={weights}", *flags)
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
-            command = [sys.executable, "-m", "rgbd_jax", "serve", f"--workdir={workdir}", f"--port={port}", *flags]
+            command = [sys.executable, "-m", "rgbd_jax", "serve", f"--port={port}", *flags]
             environment = {**os.environ, "TMPDIR": str(folder)}
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
             stack.callback(process.kill)
@@ -53,7 +60,7 @@ def serve(small_demo, tmp_path):
                 assert process.returncode == 0
                 assert list(folder.iterdir()) == []
 
-            trained = load_trained(workdir)
+            trained = load_trained(weights)
             return SimpleNamespace(address=address, trained=trained, folder=folder, files=files, stop=stop)
 
         yield start
@@ -116,7 +123,7 @@ def assert_prediction(page, trained, paths):
 
 
 def test_uploads_and_examples_are_recognised_and_what_is_no_clip_is_named(serve, visit, small_demo, tmp_path):
-    server = serve("rgb", "--max_megabytes=1", "--max_frames=40")
+    server = serve("rgb", "--max_megabytes=1", "--max_frames=40", f"--data_dir={small_demo}")
     clip = tmp_path / "wave.mp4"
     record = open_split("rgbd_demo", small_demo, "validation")[2]
     write_video(clip, [decode_frame(encoded, "rgb") for encoded in record.frames["rgb"]], 12)
@@ -178,3 +185,38 @@ def test_a_fusion_network_and_the_end_by_ctrl_c(serve, visit, small_demo, tmp_pa
     assert_prediction(page, server.trained, paths)
     assert visit.failures == []
     server.stop(signal.SIGINT)
+
+
+def test_the_bundled_network_answers_by_keyboard_and_on_a_phone(serve, visit):
+    server = serve(None)
+    page = visit(server, width=360)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.innerText").strip() == "push":
+            break
+    started = time.monotonic()
+    page.keyboard.press("Enter")
+    page.locator("#predictions h2").wait_for()
+    print(f"answer after {time.monotonic() - started:.1f} s")
+    assert page.inner_text("#predictions h2") == "push"
+    assert page.locator("video").count() == 2
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert visit.failures == []
+    server.stop(signal.SIGINT)
+
+
+def test_the_camera_is_an_input(serve, visit):
+    page = visit(serve("rgb"))
+    camera = page.locator("#camera")
+    for button in ("Access Webcam", "Record", "Stop"):
+        camera.locator("button").get_by_text(button).click()
+        page.wait_for_timeout(2000)
+    camera.get_by_label("Trim video").wait_for()  # the recording has arrived
+    page.locator("#recognise").click()
+    page.locator("#predictions h2").wait_for()
+    frames = re.search(r"webm: (\d+) frames", page.locator("#details textarea").input_value())
+    assert 4 < int(frames[1]) < 120  # of two seconds
+    shape = "x => [x.videoWidth, x.videoHeight]"
+    assert page.locator("video:not([data-testid=webcam-video])").evaluate(shape) == [480, 360]  # the camera's 640 x 480
+    assert visit.failures == []

@@ -5,23 +5,30 @@ import logging
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 
+import av
 import cv2
+import jax
 import numpy as np
 import pytest
 from rgbd_jax.datasets.rgbd_demo.motions import CLASS_NAMES
 
 from rgbd_jax.data.source import open_split
-from rgbd_jax.evaluate import evaluate
+from rgbd_jax.evaluation import evaluate
 from rgbd_jax.inference import clips
-from rgbd_jax.inference.clips import UserClip, find_clips, read_user_clip
+from rgbd_jax.inference.clips import UserClip, encoded_frames, find_clips, read_user_clip
 from rgbd_jax.inference.drawing import shown_frame
 from rgbd_jax.inference.predictor import Predictor, stream
 from rgbd_jax.inference.trained import load_trained
 from rgbd_jax.metrics import softmax
+from rgbd_jax.model import Model
 from rgbd_jax.scores import Scores, scores_file
+from rgbd_jax.step import new_state
 from rgbd_jax.tools import predict as tool
+from rgbd_jax.tools import stream as stream_tool
+from rgbd_jax.tools.arguments import NOT_FINITE
 from tests.tiny import run_command, save_run, tiny_config
 
 CLIPS = 3
@@ -31,7 +38,8 @@ CLIPS = 3
 def runs(small_demo, tmp_path_factory):
     """Modality -> workdir of a network with random weights."""
     root = tmp_path_factory.mktemp("runs")
-    return {name: save_run(tiny_config(small_demo, name), root / name) for name in ("rgb", "depth", "fusion")}
+    names = ("rgb", "depth", "fusion", "umdr_rgb", "umdr_fusion")
+    return {name: save_run(tiny_config(small_demo, name), root / name) for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +81,13 @@ def frames_of(video):
     return frames
 
 
-@pytest.mark.parametrize("modality", ["rgb", "fusion"])
+@pytest.mark.parametrize("modality", ["rgb", "fusion", "umdr_rgb", pytest.param("umdr_fusion", marks=pytest.mark.slow)])
 def test_clips_on_disk_get_the_probabilities_of_the_evaluation(runs, raw, small_demo, predict, modality):
     workdir = runs[modality]
     evaluate(tiny_config(small_demo, modality), workdir, "best")
     scores = Scores.load(scores_file(workdir, "validation"))
     paths = [f"--{each}={raw / each}" for each in load_trained(workdir).model.modalities]
-    lines = predict(f"--workdir={workdir}", *paths, "--json", "--top=12", "--batch_size=2")
+    lines = predict(f"--weights={workdir}", *paths, "--json", "--top=12", "--batch_size=2")
     assert len(lines) == CLIPS
     for line in map(json.loads, lines):
         index = scores.names.index(Path(line["clip"]).name)
@@ -93,7 +101,7 @@ def test_a_table_a_list_and_a_drawing_of_each_clip(runs, raw, tmp_path, predict)
     names = sorted(path.name for path in (raw / "depth").iterdir())[:2]
     listed, out = tmp_path / "clips.txt", tmp_path / "drawn"
     listed.write_text("# two\n" + "\n".join(str(raw / "depth" / name) for name in names) + "\n\n")
-    arguments = f"--workdir={runs['depth']}", f"--depth={listed}", "--top=2", f"--out={out}"
+    arguments = f"--weights={runs['depth']}", f"--depth={listed}", "--top=2", f"--out={out}"
     table = predict(*arguments)
     assert [table[0], table[3]] == [str(raw / "depth" / name) for name in names]
     (first, share), (_, second) = (row.split() for row in table[1:3])
@@ -114,7 +122,9 @@ def test_a_table_a_list_and_a_drawing_of_each_clip(runs, raw, tmp_path, predict)
         predict(*arguments)
 
 
-def test_a_stream_gets_the_predictions_of_clips_of_its_latest_frames(runs, raw, tmp_path, predict, caplog):
+def test_a_stream_gets_the_predictions_of_clips_of_its_latest_frames(runs, raw, tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("rgbd_jax"), "propagate", True)
+    caplog.set_level(logging.INFO, "rgbd_jax")
     file, folders = tmp_path / "stream.avi", sorted((raw / "rgb").iterdir())[:2]
     pictures = [cv2.imread(str(frame)) for folder in folders for frame in sorted(folder.iterdir())]
     writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 20, pictures[0].shape[1::-1])
@@ -125,10 +135,10 @@ def test_a_stream_gets_the_predictions_of_clips_of_its_latest_frames(runs, raw, 
     with file.open("rb") as standard_input:
         os.dup2(standard_input.fileno(), 0)
         try:
-            printed = predict(f"--workdir={runs['rgb']}", "--rgb=-", "--window=12", "--hop=10", "--json")
+            run_command(stream_tool, f"--weights={runs['rgb']}", "--rgb=-", "--window=12", "--hop=10", "--json")
         finally:
             os.dup2(saved, 0)
-    lines = [json.loads(line) for line in printed]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["frame"] for line in lines] == list(range(11, len(pictures), 10))
     assert all(line["latency_ms"] > 0 for line in lines)
     assert len({line["probability"] for line in lines}) > 1
@@ -140,16 +150,44 @@ def test_a_stream_gets_the_predictions_of_clips_of_its_latest_frames(runs, raw, 
         folder.mkdir()
         for number in range(line["frame"] - 11, line["frame"] + 1):
             cv2.imwrite(str(folder / f"{number:04}.png"), decoded[number])
-        (alone,) = stream(predictor, {"rgb": str(folder)}, window=100, hop=1)
+        (alone,) = stream(predictor, {"rgb": encoded_frames(str(folder), "rgb")}, window=100, hop=1)
         assert alone.probabilities[line["label"]] == pytest.approx(line["probability"], abs=0.02)
+
+
+def test_a_pipe_carries_an_mpeg_transport_stream(tmp_path):
+    file, pipe = tmp_path / "stream.ts", tmp_path / "pipe"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg2video", 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(12):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * number, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(file.read_bytes()))
+    writer.start()
+    assert len([*encoded_frames(str(pipe), "rgb")]) == 12
+    writer.join()
+
+
+def test_a_network_that_overflows_predicts_nothing(small_demo, raw, tmp_path, predict, caplog):
+    config, clip = tiny_config(small_demo), sorted((raw / "rgb").iterdir())[0]
+    model = Model(config, len(CLASS_NAMES))
+    huge = jax.tree.map(lambda values: np.full_like(values, 1e30), model.init(0)[0])
+    weights = save_run(config, tmp_path / "run", new_state(model, huge, model.init(0)[1]))
+    with pytest.raises(ValueError, match="1 of 1 clips could not be used"):
+        predict(f"--weights={weights}", f"--rgb={clip}", "--json")
+    assert (predict.printed, NOT_FINITE in caplog.text) == ([], True)
+    with pytest.raises(ValueError, match=NOT_FINITE):
+        run_command(stream_tool, f"--weights={weights}", f"--rgb={clip}", "--hop=1", "--window=8")
 
 
 def test_bad_clips_are_reported_and_the_others_predicted(runs, raw, tmp_path, predict, caplog):
     good, torn = sorted((raw / "rgb").iterdir())[0], tmp_path / "torn"
     problems = {
         "torn": "damaged",
-        "empty.mp4": "is empty",
-        "text.mp4": "no frame that",
+        "empty.mp4": "is it empty",
+        "text.mp4": "cannot be opened as a video",
         "notes.pdf": "neither a folder",
     }
     for name, content in (("empty.mp4", b""), ("text.mp4", b"not a video"), ("notes.pdf", b"%PDF")):
@@ -160,7 +198,7 @@ def test_bad_clips_are_reported_and_the_others_predicted(runs, raw, tmp_path, pr
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match="4 of 5 clips could not be used"):
         predict(
-            f"--workdir={runs['rgb']}", *(f"--rgb={tmp_path / name}" for name in problems), f"--rgb={good}", "--json"
+            f"--weights={runs['rgb']}", *(f"--rgb={tmp_path / name}" for name in problems), f"--rgb={good}", "--json"
         )
     assert [json.loads(line)["clip"] for line in predict.printed] == [str(good)]
     for name, problem in problems.items():
@@ -171,17 +209,23 @@ def test_bad_clips_are_reported_and_the_others_predicted(runs, raw, tmp_path, pr
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workdir=nowhere", "--rgb=x"], "nowhere"),
-        (["--workdir={rgb}"], "give --rgb PATH"),
-        (["--workdir={rgb}", "--rgb=nowhere.mp4"], r"nowhere\.mp4: no such file or folder"),
-        (["--workdir={rgb}", "--rgb=camera:x"], "expected a number"),
-        (["--workdir={rgb}", "--rgb=-", "--rgb=-"], "expected one rgb stream, found 2"),
-        (["--workdir={rgb}", "--rgb=-", "--out=x.mp4"], "--out draws clips"),
+        (["--weights=nowhere", "--rgb=x"], "nowhere"),
+        (["--weights={rgb}"], "give --rgb PATH"),
+        (["--weights={rgb}", "--rgb=nowhere.mp4"], r"nowhere\.mp4: no such file or folder"),
+        (["--weights={rgb}", "--rgb=-"], "- is a stream, not a clip: use `rgbd stream`"),
     ],
 )
 def test_wrong_arguments_are_named(runs, predict, arguments, message):
     with pytest.raises((ValueError, OSError), match=message):
         predict(*(argument.format(rgb=runs["rgb"]) for argument in arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["--rgb=camera:x"], "expected a number"), (["--depth=-"], "reads rgb: give --rgb")]
+)
+def test_wrong_streams_are_named(runs, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run_command(stream_tool, f"--weights={runs['rgb']}", *arguments)
 
 
 def test_clips_of_other_lengths_and_lone_clips_are_refused(raw, tmp_path, monkeypatch):

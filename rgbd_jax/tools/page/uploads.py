@@ -1,7 +1,9 @@
 """Uploaded files as a clip. Whoever sent them may mean harm: only headers are read here, nothing is decoded."""
 
 import dataclasses
+import io
 import itertools
+import os
 import shutil
 import zipfile
 import zlib
@@ -12,12 +14,16 @@ import av
 from PIL import Image
 
 from rgbd_jax.inference.clips import UserClip
-from rgbd_jax.ingest.clip_files import FRAME_SUFFIXES, VIDEO_SUFFIXES, is_video
+from rgbd_jax.ingest.clip_files import FRAME_SUFFIXES
+from rgbd_jax.ingest.problems import RawDataError
+from rgbd_jax.ingest.videos import VIDEO_SUFFIXES, is_video, open_video
 
 SUFFIXES = (*VIDEO_SUFFIXES, ".zip", *FRAME_SUFFIXES)
 EXPECTED = f"a video ({', '.join(VIDEO_SUFFIXES)}), frames ({', '.join(FRAME_SUFFIXES)}), or one .zip of frames"
 UNPACKED = 4  # times the limit of an upload: what a .zip file may unpack to
-VIDEO_FORMATS = "mov,matroska,avi"  # FFmpeg's names. It also opens play lists, which name other files
+DIRECTORY = 4 << 20  # bytes of the directory of a .zip file, more than that of 20,000 frames
+PART = 1 << 16  # bytes of an entry that are unpacked at once
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack in one piece, whatever its size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,24 +93,34 @@ def _checked(files: list[Path], limits: Limits) -> Path:
 
 def _check_video(file: Path, limits: Limits) -> None:
     try:
-        with av.open(str(file), options={"format_whitelist": VIDEO_FORMATS}) as container:
-            if not container.streams.video:
-                raise ValueError(f"{file.name} has sound but no frames")
+        with open_video(file) as container:
             stream = container.streams.video[0]
             _check_size(file.name, stream.width, stream.height, limits)
             # The header may omit the number of frames, or lie: packets are counted, without decoding them.
             packets = (packet for packet in container.demux(stream) if packet.size)
             _check_count(file.name, sum(1 for _ in itertools.islice(packets, limits.frames + 1)), limits)
+    except RawDataError as error:
+        raise ValueError(f"{file.name} {error.problems[0].what}") from error
     except av.FFmpegError as error:
-        kinds = ", ".join(VIDEO_SUFFIXES)
-        raise ValueError(f"{file.name} cannot be read as a video ({kinds}): empty, truncated or damaged") from error
+        raise ValueError(f"{file.name} cannot be read as a video: truncated or damaged") from error
+
+
+class _Archive(io.FileIO):
+    """A file of which little is read at once: `zipfile` would read a directory of any size, of millions of entries."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Reads up to `size` bytes, by default the rest."""
+        count = os.fstat(self.fileno()).st_size - self.tell() if size is None or size < 0 else size
+        if count > DIRECTORY:
+            raise zipfile.BadZipFile("a part of it is too large")
+        return super().read(count) or b""
 
 
 def _unpacked(file: Path, limits: Limits) -> list[Path]:
     folder = file.with_name("frames")
     folder.mkdir()
     try:
-        with zipfile.ZipFile(file) as archive:
+        with _Archive(file) as opened, zipfile.ZipFile(opened) as archive:
             files = [x for x in archive.infolist() if not x.is_dir() and "__MACOSX" not in x.filename]
             entries = {PurePosixPath(entry.filename): entry for entry in files}
             if odd := [str(path) for path in entries if path.suffix.lower() not in FRAME_SUFFIXES]:
@@ -114,8 +130,12 @@ def _unpacked(file: Path, limits: Limits) -> list[Path]:
             _check_count(file.name, len(entries), limits)
             if sum(entry.file_size for entry in entries.values()) > UNPACKED * limits.size:  # never more is unpacked
                 raise ValueError(f"{file.name} unpacks to more than {UNPACKED * limits.megabytes} MB")
+            if any(entry.compress_type not in PACKED for entry in entries.values()):
+                raise ValueError(f"{file.name} is compressed in another way than by deflate: pack it again with zip")
             for path, entry in entries.items():
-                (folder / path.name).write_bytes(archive.read(entry))  # the name alone cannot lead out of the folder
+                # The name alone cannot lead out of the folder.
+                with archive.open(entry) as packed, (folder / path.name).open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked, PART)
             return [folder / path.name for path in entries]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{file.name} cannot be unpacked: damaged, encrypted, or no .zip file") from error

@@ -29,7 +29,7 @@ TEMPLATE.layout.update(
     plot_bgcolor="rgba(0,0,0,0)",
     margin={"l": 8, "r": 14, "t": 8, "b": 8},
     legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
-    modebar={"bgcolor": "rgba(0,0,0,0)"},
+    modebar={"bgcolor": "rgba(0,0,0,0)", "orientation": "v"},  # a row would cover menus
     xaxis_zeroline=False,
     yaxis_zeroline=False,
 )

@@ -30,10 +30,11 @@ def render(source: Source, *, errors: int = 12, correct: int = 4) -> str:
     figures = _figures(source, compared)
     indices = predictions.most_confident(correct=False)[:errors]
     indices += predictions.examples(indices)[:correct]
-    clips, no_clips = [], "no clips are requested"
+    clips, no_clips, block = [], "no clips are requested", ""
     try:
         if indices:
             explanations = explain(source, indices)
+            block = explanations.block
             clips = [_shown(explanations, i, source, predictions) for i in range(len(indices))]
             figures |= _explanation_figures(explanations, clips)
     except ClipsMissingError as error:
@@ -59,6 +60,7 @@ def render(source: Source, *, errors: int = 12, correct: int = 4) -> str:
         titles=HEAD_TITLES,
         clips=clips,
         no_clips=no_clips,
+        block=block,
         plotly=Markup(get_plotlyjs()),
         version=rgbd_jax.__version__,
     )

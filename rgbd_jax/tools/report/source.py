@@ -20,10 +20,11 @@ from rgbd_jax.checkpoint.checkpoints import CheckpointMetadata, find, read_metad
 from rgbd_jax.checkpoint.workdir import read_config
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_splits
-from rgbd_jax.evaluate import evaluate
+from rgbd_jax.evaluation import evaluate
 from rgbd_jax.inference import drawing
 from rgbd_jax.inference.predictor import Prediction, Predictor
 from rgbd_jax.inference.trained import load_trained
+from rgbd_jax.metrics import from_json
 from rgbd_jax.pytorch.weights import is_converted, is_workdir
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.tools.fuse import Runs, load_runs
@@ -66,7 +67,7 @@ def read_source(
     split: str | None = None,
     others: Sequence[Path] = (),
     config: ConfigDict | None = None,
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
 ) -> Source:
     """Returns what exists of a run; evaluates it, and the others to compare it with, if scores are missing.
 
@@ -117,11 +118,11 @@ def read_curves(file: Path) -> dict[str, Curve]:
         ValueError: a line is damaged; names it.
     """
     curves: dict[str, Curve] = {}
-    for number, line in enumerate(file.read_text(errors="replace").splitlines(keepends=True), 1):
+    for number, line in enumerate(file.read_bytes().decode("utf-8", "replace").splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break  # a running training is writing it, or was killed while writing
         try:
-            metrics = json.loads(line)
+            metrics = from_json(json.loads(line))
             step, kind = int(metrics.pop("step")), metrics.pop("kind")
             for name, value in metrics.items():
                 steps, values = curves.setdefault(f"{kind} {name}", ([], []))
@@ -160,6 +161,7 @@ class Explanations:
     prediction: Prediction
     weights: Mapping[str, Mapping[str, Float[np.ndarray, "n t"]]]  # of the frames by title, mean over the channels
     attention: Mapping[str, Mapping[str, Float[np.ndarray, "n tokens tokens"]]]  # by title, mean over layers and heads
+    block: str  # of the network, whose output Grad-CAM is of
 
     def film_strips(self, i: int, modality: str) -> Iterator[tuple[str, str]]:
         """Yields title and picture, as a data URI, of a clip's frames, their Grad-CAM and their motion heat maps."""
@@ -190,7 +192,10 @@ def explain(source: Source, indices: Sequence[int]) -> Explanations:
     if [record.name for record in records] != [scored[index] for index in indices]:
         others = f"the clips of split {split.split} of {split.directory} are not those of the scores"
         raise ClipsMissingError(f"{others}: they are of another data set, or it was built again")
-    trained = load_trained(source.workdir, source.which, config)
+    try:
+        trained = load_trained(source.workdir, source.which, config)
+    except ValueError as error:  # such as weights that are NaN: the report of that run is wanted all the more
+        raise ClipsMissingError(str(error)) from error
     log.info("explaining %d clips with the checkpoint of step %d", len(indices), trained.step)
     modalities, family = trained.model.modalities, trained.model.family
     weights = {modality: family.frame_weights(config, modality) for modality in modalities}
@@ -210,4 +215,5 @@ def explain(source: Source, indices: Sequence[int]) -> Explanations:
         prediction,
         weights={modality: means(titles, -1) for modality, titles in weights.items()},  # of n t c
         attention={modality: means(titles, (1, 2)) for modality, titles in attention.items()},  # of n layers heads ...
+        block=family.explained(config, modalities[0]).rpartition("/")[2],
     )

@@ -20,7 +20,7 @@ from rgbd_jax.initial_state import matching_weights
 from rgbd_jax.model import Model, evaluation_schedule
 from rgbd_jax.models.family import ScheduleValues
 from rgbd_jax.parallel import distributed
-from rgbd_jax.parallel.mesh import local_batch_size, shard
+from rgbd_jax.parallel.mesh import shard, share_of_process
 from rgbd_jax.pytorch.weights import is_converted, read_weights
 from rgbd_jax.scores import Scores, scores_file
 from rgbd_jax.step import Steps, TrainState, new_state
@@ -44,14 +44,7 @@ class Evaluator:
         """
         model, results = self._steps.model, []
         config = model.config
-        batches = loader.eval_batches(
-            self._split,
-            config,
-            batch_size=local_batch_size(config.eval.batch_size),
-            shard_index=jax.process_index(),
-            shard_count=jax.process_count(),
-        )
-        for batch in batches:
+        for batch in loader.eval_batches(self._split, config, **share_of_process(config.eval.batch_size)):
             results.append(self._evaluate_views(state, batch, schedule))
             if stop():
                 return None

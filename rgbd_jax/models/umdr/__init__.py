@@ -1,0 +1,1 @@
+"""The successor network, UMDR (Zhou et al., TPAMI 2023)."""

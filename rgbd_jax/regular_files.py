@@ -1,0 +1,36 @@
+"""Regular files of a bounded size: a named pipe or a device may be waited for, or read, for ever."""
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+_OTHERS = {
+    stat.S_IFDIR: "folder",
+    stat.S_IFIFO: "named pipe",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFSOCK: "socket",
+}
+
+Refuse = Callable[[Path, str], Exception]
+
+
+def check_regular(file: Path, refuse: Refuse) -> int:
+    """Returns the size of a regular file; any other is not opened.
+
+    Raises:
+        Exception: what `refuse` returns for the file and the problem.
+    """
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise refuse(file, f"is a {_OTHERS.get(stat.S_IFMT(status.st_mode), 'special file')}; expected a file")
+    return status.st_size
+
+
+def read_file(file: Path, most: int, refuse: Refuse) -> bytes:
+    """Returns the content of a regular file of at most `most` bytes; errors are those of `check_regular`."""
+    size = check_regular(file, refuse)
+    if size > most:
+        raise refuse(file, f"has {size:,} bytes; expected at most {most:,}")
+    with file.open("rb") as stream:
+        return stream.read(size)
