@@ -83,14 +83,14 @@ def workers(folder, action, environments=({}, {})):
     return [start([*command, *([str(index)] if address else [])], **more) for index, more in enumerate(environments)]
 
 
-def wait_until(condition, seconds=60):
+def wait_until(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.1)
 
 
-def ended(processes, seconds=60):
+def ended(processes, seconds=300):
     """Returns status and stderr of each process."""
     try:
         stderr = [process.communicate(timeout=seconds)[1] for process in processes]
@@ -140,7 +140,7 @@ def test_a_process_that_dies_or_hangs_ends_the_group(tmp_path, how):
     processes = workers(tmp_path, "wait")
     wait_until(lambda: (tmp_path / "0.joined").exists() and (tmp_path / "1.joined").exists())
     processes[1].send_signal(how)
-    processes[0].wait(timeout=15)  # the heartbeat timeout is 6 s
+    processes[0].wait(timeout=60)  # the heartbeat timeout is 6 s
     processes[1].kill()
     (status, _), (stderr, _) = ended(processes)
     assert status == ABORTED

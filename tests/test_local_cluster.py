@@ -47,7 +47,7 @@ def start(tmp_path, monkeypatch):
     for launcher in started:
         launcher.terminate()
         launcher.send_signal(signal.SIGINT)  # the second request: its processes are killed
-        launcher.communicate(timeout=30)
+        launcher.communicate(timeout=120)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def run(start):
 
     def run(*arguments, **options):
         launcher = start(*arguments, **options)
-        stdout, stderr = launcher.communicate(timeout=30)
+        stdout, stderr = launcher.communicate(timeout=120)
         return launcher.returncode, stdout, stderr
 
     return run
@@ -145,7 +145,7 @@ def test_gpus_are_divided(printed, four_gpus, monkeypatch, visible, platforms, o
 )
 def test_wrong_arguments(four_gpus, monkeypatch, arguments, message):
     monkeypatch.setenv("JAX_PLATFORMS", "")
-    finished = subprocess.run([sys.executable, LAUNCHER, *arguments], capture_output=True, text=True, timeout=30)
+    finished = subprocess.run([sys.executable, LAUNCHER, *arguments], capture_output=True, text=True, timeout=120)
     assert (finished.returncode, finished.stdout) == (2, "")
     assert message in finished.stderr
 
@@ -168,7 +168,7 @@ def test_others_are_killed_after_the_grace_time_with_what_they_have_started(run)
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "  # it holds on to the output
     started = time.monotonic()
     status, _, stderr = run(3, f"{child}time.sleep(60)", "sys.exit(4)", f"{child}{IGNORE}", options=("--grace=1",))
-    assert 1 < time.monotonic() - started < 10
+    assert 1 < time.monotonic() - started < 50
     assert status == 4
     assert "local_cluster: error: process 1 ended with status 4; the others have 1 s to end\n" in stderr
 
@@ -178,7 +178,7 @@ def test_request_to_stop_is_passed_on(start, number):
     launcher = start(2, SAVE)
     wait_until_ready(launcher, 2)
     launcher.send_signal(number)
-    _, stderr = launcher.communicate(timeout=10)
+    _, stderr = launcher.communicate(timeout=120)
     assert launcher.returncode == 75
     assert "local_cluster: stopping: all processes save" in stderr
 
@@ -190,7 +190,7 @@ def test_second_request_to_stop_kills(start):
     assert "stopping" in launcher.stderr.readline()
     assert launcher.poll() is None
     launcher.terminate()
-    _, stderr = launcher.communicate(timeout=10)
+    _, stderr = launcher.communicate(timeout=120)
     assert (launcher.returncode, stderr) == (137, "")
 
 

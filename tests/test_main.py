@@ -58,7 +58,7 @@ def test_invalid_arguments_are_named_and_nothing_is_written(tmp_path):
     [("rgbd_jax.train", "train"), ("rgbd_jax.evaluation", "eval"), ("rgbd_jax.tools.fuse", "fuse")],
 )
 def test_a_module_that_is_no_command_is_an_error_with_a_hint(module, command):
-    finished = subprocess.run([sys.executable, "-m", module], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    finished = subprocess.run([sys.executable, "-m", module], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert_refused(finished, f"error: {module} is not a command", f"did you mean `python -m rgbd_jax {command}`?")
 
 

@@ -51,7 +51,7 @@ def recognise(page, path):
     call = f"{page[0]}gradio_api/call/_recognise"
     data = [[{"path": path, "meta": {"_type": "gradio.FileData"}}], None]  # a file, and no recording
     event = httpx.post(call, json={"data": data}).json()["event_id"]
-    lines = httpx.get(f"{call}/{event}", timeout=60).text.splitlines()
+    lines = httpx.get(f"{call}/{event}", timeout=300).text.splitlines()
     outputs = json.loads(lines[lines.index("event: complete") + 1].removeprefix("data: "))
     return outputs[0], outputs[1] and outputs[1]["path"]
 
