@@ -19,7 +19,7 @@ def default_config(modality: str = "rgb") -> ConfigDict:
     config.seed = 0  # of initial weights, the order of clips, augmentation and dropout
     config.network = "decoupled"  # or "umdr", its successor (see `umdr_config`)
     config.modality = modality  # "rgb", "depth" or "fusion" of both
-    config.init_from = ""  # initial weights: a workdir, a converted checkpoint, a *.pth.tar or *.safetensors
+    config.init_from = ""  # initial weights: a workdir, a converted checkpoint, a *.pth.tar, *.safetensors or a name
     config.continue_from = ""  # a PyTorch training to continue, with its epoch and momentum; the same kinds
 
     config.clip = ConfigDict()  # frames that the network sees

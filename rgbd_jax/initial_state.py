@@ -17,8 +17,8 @@ from rgbd_jax.models.family import Tree
 from rgbd_jax.models.name_table import ConversionError
 from rgbd_jax.optim import learning_rate, map_params_like
 from rgbd_jax.pytorch.weights import TrainedWeights, read_weights
+from rgbd_jax.registry import resolve
 from rgbd_jax.step import TrainState, new_state
-from rgbd_jax.storage import as_path
 
 log = logging.getLogger("rgbd_jax")
 
@@ -105,10 +105,9 @@ def _field(config: ConfigDict, name: str) -> Any:
 
 def _read(field: str, path: str, which: str) -> TrainedWeights:
     try:
-        return read_weights(path, which)
+        return read_weights(resolve(path).path, which)
     except FileNotFoundError as error:
-        found = "no such file or folder" if not as_path(path).exists() else str(error)
-        raise FileNotFoundError(f"config.{field}={path}: {found}") from error
+        raise FileNotFoundError(f"config.{field}: {error}") from error
     except (ValueError, OSError) as error:
         raise ValueError(f"config.{field}: {error}") from error
 

@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import strategies as st
 from rgbd_jax.configs import demo
 
+from rgbd_jax import registry
 from rgbd_jax.checkpoint.metric_writers import JSONL_FILE, read_metrics
 from rgbd_jax.checkpoint.workdir import CLASSES_FILE, CONFIG_FILE, read_class_names, read_config
-from rgbd_jax.inference import registry
 from rgbd_jax.modalities import STREAMS
 from rgbd_jax.scores import Scores
 from tests.fuzz import damaged, error_of, examples, fuzz

@@ -343,7 +343,7 @@ def test_trainings_that_cannot_be_continued(tmp_path, stranger):
     write_torch(good, {"model": contents["model"]})
     refused(config, "does not record how many epochs are done; use config.init_from")
     config.continue_from = str(tmp_path / "absent")
-    refused(config, f"config.continue_from={tmp_path / 'absent'}: no such file or folder")
+    refused(config, f"config.continue_from: {tmp_path / 'absent'}: no such path, and no registered network")
     del contents["model"]["dtn.cls_token_large"]
     write_torch(good, {**contents, "optimizer": None})
     config.continue_from = good

@@ -49,7 +49,9 @@ def slurm(tmp_path, stand_in, monkeypatch):
     def slurm(srun, scontrol="exit 0", directory=checkout):
         stand_in("srun", f'[ "$SRUN_CPUS_PER_TASK" = 8 ] || exit 9\n{srun}')
         stand_in("scontrol", scontrol)
-        finished = subprocess.run(["bash", copy, *ARGUMENTS], cwd=directory, capture_output=True, text=True, timeout=120)
+        finished = subprocess.run(
+            ["bash", copy, *ARGUMENTS], cwd=directory, capture_output=True, text=True, timeout=120
+        )
         return finished.returncode, finished.stderr
 
     return slurm
@@ -109,7 +111,9 @@ def tpu_pod(worker, stand_in):
     stand_in("gcloud", f"cd '{worker}'; command=${{*: -1}}; exec bash -c \"${{command#--command=}}\"")
 
     def tpu_pod(*arguments):
-        return subprocess.run([ROOT / "scripts" / "tpu_pod.sh", *arguments], capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            [ROOT / "scripts" / "tpu_pod.sh", *arguments], capture_output=True, text=True, timeout=120
+        )
 
     return tpu_pod
 

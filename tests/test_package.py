@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rgbd_jax.inference.registry import entries
+from rgbd_jax.registry import entries
 from tests.test_docs import blocks
 from tests.test_main import TINY
 

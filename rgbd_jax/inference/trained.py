@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 from rgbd_jax.checkpoint.workdir import check_workdir, read_config
 from rgbd_jax.config import load_config, recorded_config
 from rgbd_jax.data.source import open_split, prepared_directory
-from rgbd_jax.inference.registry import resolve
 from rgbd_jax.initial_state import matching_weights
 from rgbd_jax.model import Model, evaluation_schedule
 from rgbd_jax.models.family import ScheduleValues, Tree
 from rgbd_jax.pytorch.weights import TrainedWeights, is_workdir, read_weights
+from rgbd_jax.registry import resolve
 
 log = logging.getLogger("rgbd_jax")
 

@@ -31,6 +31,7 @@ from rgbd_jax.model import FAMILIES, Model, family_of
 from rgbd_jax.models.name_table import COUNTER, ConversionError, parameter_groups
 from rgbd_jax.pytorch.torch_file import write_torch
 from rgbd_jax.pytorch.weights import MOMENTUM_PREFIX, RECORD, TrainedWeights, read_weights
+from rgbd_jax.registry import resolve
 from rgbd_jax.storage import disk_path
 
 log = logging.getLogger("rgbd_jax")
@@ -81,10 +82,10 @@ def run(args: argparse.Namespace) -> None:
         ValueError, OSError: the source cannot be read or the target not be written; names it.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what it is meant to do: read only
-    trained = read_weights(args.source, args.checkpoint)
+    trained = read_weights(resolve(args.source).path, args.checkpoint)
     for name in MODALITIES:
         if path := vars(args)[name]:
-            trained = with_frozen(trained, name, read_weights(path, args.checkpoint))
+            trained = with_frozen(trained, name, read_weights(resolve(path).path, args.checkpoint))
     if args.half:
         trained = halved(trained)
     print(write_weights(args.target, trained))

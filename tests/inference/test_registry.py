@@ -6,12 +6,16 @@ import http.server
 import json
 import threading
 
+import jax
 import numpy as np
 import pytest
 
 import rgbd_jax
+from rgbd_jax import registry
+from rgbd_jax.cli import main
 from rgbd_jax.config import load_config
-from rgbd_jax.inference import registry
+from rgbd_jax.initial_state import initial_state
+from rgbd_jax.model import Model
 from rgbd_jax.pytorch.convert import halved, write_weights
 from rgbd_jax.pytorch.weights import read_weights
 from tests.tiny import save_run, tiny_config
@@ -69,9 +73,27 @@ def test_a_registered_network_is_fetched_once_and_checked(weights, server, tmp_p
         rgbd_jax.load(f"{address}/none.safetensors#sha256={wrong}")
 
 
-def test_files_of_a_registry_lie_beside_it(weights, monkeypatch):
+def test_files_of_a_registry_lie_beside_it(weights, small_demo, tmp_path, monkeypatch):
     registered(monkeypatch, weights.parent / "registry.json", file=weights.name)
     assert rgbd_jax.load("mine").trained.path == weights
+    main(["convert", "mine", str(tmp_path / "mine.pth.tar")])
+    expected, found = read_weights(weights).tensors, read_weights(tmp_path / "mine.pth.tar").tensors
+    assert {name: tensor.tobytes() for name, tensor in found.items()} == {
+        name: tensor.tobytes() for name, tensor in expected.items()
+    }
+
+
+def test_a_training_starts_from_a_registered_network(weights, small_demo, monkeypatch):
+    registered(monkeypatch, weights.parent / "registry.json", file=weights.name)
+    starts = []
+    for source in ("mine", str(weights)):
+        config = tiny_config(small_demo)
+        config.init_from = source
+        starts.append(jax.tree.leaves(initial_state(Model(config, 12)).state.params))
+    assert all(map(np.array_equal, *starts))
+    config.init_from = "mime"
+    with pytest.raises(FileNotFoundError, match=r"config\.init_from: mime: no such path, .* such as mine"):
+        initial_state(Model(config, 12))
 
 
 def test_every_registered_network_has_a_config_and_says_where_it_comes_from():
@@ -80,7 +102,7 @@ def test_every_registered_network_has_a_config_and_says_where_it_comes_from():
     for name, entry in known.items():
         assert not entry.config or load_config(entry.config).modality == name.rsplit("-", 1)[1]
         if entry.page:
-            with pytest.raises(ValueError, match=r"without a browser: download it from https://.*--weights DOWN"):
+            with pytest.raises(ValueError, match=r"without a browser: download it from https://.*--config "):
                 rgbd_jax.load(name)
 
 

@@ -20,7 +20,7 @@ from rgbd_jax.regular_files import read_file
 from rgbd_jax.storage import as_path
 
 REGISTRY_VARIABLE = "RGBD_REGISTRY"
-_PACKAGED = Path(__file__).with_name("registry.json")
+_PACKAGED = Path(__file__).with_name("inference") / "registry.json"
 _LARGEST = 1 << 20  # bytes of a registry
 _URL = re.compile(r"(?P<url>https?://[^#]+)(?:#sha256=(?P<sha256>[0-9a-fA-F]{64}))?")
 
@@ -87,8 +87,8 @@ def resolve(source: str | Path) -> Source:
         close = difflib.get_close_matches(str(source), known, 3) or list(known)
         raise FileNotFoundError(f"{source}: no such path, and no registered network; such as {', '.join(close)}")
     if entry.page:
-        command = f"--weights DOWNLOADED_FILE --config {entry.config}"
-        raise ValueError(f"{source} cannot be fetched without a browser: download it from {entry.page}, then {command}")
+        use = f"give the path of the file, where a config is asked for with --config {entry.config}"
+        raise ValueError(f"{source} cannot be fetched without a browser: download it from {entry.page}, then {use}")
     return Source(_fetch(entry.url, entry.sha256) if entry.url else Path(entry.file), entry.config)
 
 
