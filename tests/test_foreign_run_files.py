@@ -1,5 +1,6 @@
 """The files of a run and the registry under random damage: a result, or an error that names the file."""
 
+import copy
 import json
 import math
 
@@ -45,7 +46,8 @@ def changed(draw, original: dict) -> bytes:
         for name in path[:-1]:
             parent = parent.get(name) if isinstance(parent, dict) else None
         if isinstance(parent, dict):
-            parent[draw(st.just(path[-1]) | st.text(max_size=4))] = draw(VALUES)
+            name = draw(st.just(path[-1]) | st.text(max_size=4))
+            parent[name] = copy.deepcopy(draw(VALUES))  # the same object is drawn again, and could come into itself
     return json.dumps(content).encode()
 
 
