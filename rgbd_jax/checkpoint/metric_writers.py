@@ -22,7 +22,7 @@ from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.checkpoint.writers import WRITERS
 from rgbd_jax.metrics import to_json_able
 from rgbd_jax.parallel import distributed
-from rgbd_jax.storage import is_remote
+from rgbd_jax.storage import is_remote, size
 
 JSONL_FILE = "metrics.jsonl"
 TIMING_METRICS = ("clips_per_second", "input_wait_fraction")  # those that differ when the same steps are run again
@@ -191,10 +191,11 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 def set_metrics_aside(workdir: Path) -> None:
     """Renames `metrics.jsonl`, if there is one, so that a run that begins anew keeps it."""
     path, number = workdir / JSONL_FILE, 1
-    if path.exists():
+    if path.exists() and size(path):
         while (target := path.with_name(f"{path.stem}.before_restart_{number}{path.suffix}")).exists():
             number += 1
         path.rename(target)
+        log.warning("%s has no checkpoint and begins anew; its metrics so far are kept in %s", workdir, target.name)
 
 
 @contextlib.contextmanager
