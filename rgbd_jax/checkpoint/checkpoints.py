@@ -25,6 +25,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from rgbd_jax.checkpoint.workdir import read_config
 from rgbd_jax.metrics import from_json, to_json_able
 from rgbd_jax.parallel import distributed
+from rgbd_jax.regular_files import check_regular
 from rgbd_jax.storage import absolute, files_below, is_remote, move, size
 
 EPOCHS, RECOVERY, DAMAGED = "checkpoints", "recovery", "damaged"
@@ -315,6 +316,7 @@ def _find_damage(folder: Path) -> str | None:
 def _damage(folder: Path) -> str | None:
     file = folder / CHECKSUMS_FILE
     try:
+        check_regular(file)
         for name, checksum in json.loads(file.read_bytes()).items():
             if not (folder / name).is_file():
                 return f"{folder / name} is missing"

@@ -22,6 +22,7 @@ from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.checkpoint.writers import WRITERS
 from rgbd_jax.metrics import to_json_able
 from rgbd_jax.parallel import distributed
+from rgbd_jax.regular_files import check_regular
 from rgbd_jax.storage import is_remote, size
 
 JSONL_FILE = "metrics.jsonl"
@@ -171,12 +172,13 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Returns the lines of `metrics.jsonl`: step, kind and metrics. A last line that a kill cut short is left out.
 
     Raises:
-        ValueError: a line is damaged; names it.
+        ValueError: a line is damaged, or it is no file; names it.
     """
-    path = workdir / JSONL_FILE
-    lines = path.read_bytes().decode("utf-8", "replace").splitlines(keepends=True) if path.exists() else []
-    rows = []
-    for number, line in enumerate(lines, 1):
+    path, rows = workdir / JSONL_FILE, []
+    if not path.exists():
+        return []
+    check_regular(path)
+    for number, line in enumerate(path.read_bytes().decode("utf-8", "replace").splitlines(keepends=True), 1):
         if line.endswith("\n"):
             try:
                 rows.append(json.loads(line))
