@@ -69,6 +69,7 @@ class Scores:
                     unpacked = sum(entry.file_size for entry in archive.infolist())
                 if unpacked > size:
                     raise ValueError(f"it unpacks to {unpacked:,} bytes from {size:,}")
+                file.seek(0)
                 arrays = dict(np.load(file, allow_pickle=False))
             except (ValueError, OSError, MemoryError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
                 raise ValueError(f"{path} is not a complete .npz file of scores: {error}; evaluate again") from error
