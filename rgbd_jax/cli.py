@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         about = "\n".join(["RGB-D motion recognition: training and trained networks.", "", *lines])
         parser = argparse.ArgumentParser("rgbd", description=about, formatter_class=argparse.RawTextHelpFormatter)
         parser.add_argument("command", help="one of the above; `rgbd COMMAND --help` shows its arguments")
-        parser.parse_args(argv[:1] or ["--help"])
+        parser.parse_known_args(argv[:words] or ["--help"])
         parser.error(f"there is no command {name!r}; {_suggestion(name)}")
     module = COMMANDS[name][0]
     mode = [f"--mode={name}"] if module == "rgbd_jax.main" else []
@@ -86,6 +86,10 @@ def run(command: ModuleType, prog: str, argv: Sequence[str]) -> None:
     if unknown or (overrides and not hasattr(args, "config")):
         parser.error(f"unrecognized arguments: {' '.join(unknown or overrides)}")
     args.overrides = overrides
+    if getattr(args, "mode", "") == "train":
+        # Until the training handles it. Launchers start it again after this status, which is `PREEMPTED`; an exception
+        # would be swallowed by the imports that try one package after another.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(os.EX_TEMPFAIL))
     _set_up(args.verbose)
     try:
         command.run(args)

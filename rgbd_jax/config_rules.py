@@ -20,22 +20,22 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "at least 1",
         lambda value: value >= 1,
-        "model.temporal_blocks model.attention_heads fusion.spatial_blocks fusion.temporal_blocks "
-        "model.recoupling_heads model.recoupling_hidden model.frp_window loss.reference_device_batch "
-        "loss.temperature_epochs schedule.decay_epochs train.batch_size train.microbatches train.epochs "
-        "train.log_every_steps train.evaluate_every_epochs eval.batch_size eval.clips sharding.parameter_shards "
-        "checkpoint.keep_best checkpoint.keep_latest",
+        "loss.reference_device_batch loss.temperature_epochs schedule.decay_epochs train.batch_size train.microbatches "
+        "train.epochs train.log_every_steps train.evaluate_every_epochs eval.batch_size eval.clips "
+        "sharding.parameter_shards checkpoint.keep_best checkpoint.keep_latest",
     ),
     ("at least 0 and less than 2**31", lambda value: 0 <= value < 2**31, "seed"),
     (
         "at least 1 and at most 4096",
         lambda value: 1 <= value <= 4096,
-        "clip.frames clip.size data.transforms.crop_size",
+        "clip.frames clip.size data.transforms.crop_size model.temporal_blocks model.attention_heads "
+        "fusion.spatial_blocks fusion.temporal_blocks model.recoupling_heads model.recoupling_hidden model.frp_window",
     ),
+    ("more than 0 and at most 64", lambda value: 0 < value <= 64, "model.width"),
     (
         "more than 0",
         lambda value: value > 0,
-        "model.width model.batch_norm_momentum loss.distillation_temperature schedule.learning_rate",
+        "model.batch_norm_momentum loss.distillation_temperature schedule.learning_rate",
     ),
     (
         "at least 0 and less than 1",
@@ -61,7 +61,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda value: len(value) == 2 and min(value) > 0,
         "loss.temperature fusion.frozen_temperatures",
     ),
-    ("three numbers of at least 1", lambda value: len(value) == 3 and min(value) >= 1, "model.branch_frames"),
+    (
+        "three numbers from 1 to 4096",
+        lambda value: len(value) == 3 and 1 <= min(value) <= max(value) <= 4096,
+        "model.branch_frames",
+    ),
 )
 _REMAT = ("none", "cheap", "all")
 _CHOICES: dict[str, Collection[Any]] = {

@@ -12,8 +12,6 @@ import argparse
 import dataclasses
 import json
 import logging
-import os
-import signal
 import sys
 
 from rgbd_jax import cli
@@ -51,10 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains, evaluates or plans, and prints the result."""
-    if args.mode == "train":
-        # Until the training handles it. Launchers start it again after this status, which is `PREEMPTED`; an exception
-        # would be swallowed by the imports that try one package after another.
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(os.EX_TEMPFAIL))
     from rgbd_jax.config import load_config  # imports take seconds: not before --help
 
     config = load_config(args.config, args.overrides)

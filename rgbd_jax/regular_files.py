@@ -4,6 +4,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from rgbd_jax.storage import is_remote, size
+
 _OTHERS = {
     stat.S_IFDIR: "folder",
     stat.S_IFIFO: "named pipe",
@@ -15,12 +17,18 @@ _OTHERS = {
 Refuse = Callable[[Path, str], Exception]
 
 
-def check_regular(file: Path, refuse: Refuse) -> int:
-    """Returns the size of a regular file; any other is not opened.
+def _refuse(file: Path, problem: str) -> Exception:
+    return ValueError(f"{file} {problem}")
+
+
+def check_regular(file: Path, refuse: Refuse = _refuse) -> int:
+    """Returns the size of a regular file; any other is not opened. In object storage all files are regular.
 
     Raises:
-        Exception: what `refuse` returns for the file and the problem.
+        Exception: what `refuse` returns for the file and the problem, by default a ValueError.
     """
+    if is_remote(file):
+        return size(file)
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise refuse(file, f"is a {_OTHERS.get(stat.S_IFMT(status.st_mode), 'special file')}; expected a file")
@@ -29,8 +37,8 @@ def check_regular(file: Path, refuse: Refuse) -> int:
 
 def read_file(file: Path, most: int, refuse: Refuse) -> bytes:
     """Returns the content of a regular file of at most `most` bytes; errors are those of `check_regular`."""
-    size = check_regular(file, refuse)
-    if size > most:
-        raise refuse(file, f"has {size:,} bytes; expected at most {most:,}")
+    found = check_regular(file, refuse)
+    if found > most:
+        raise refuse(file, f"has {found:,} bytes; expected at most {most:,}")
     with file.open("rb") as stream:
-        return stream.read(size)
+        return stream.read(found)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rgbd_jax.atomic_write import atomic_write
+from rgbd_jax.regular_files import check_regular
 
 HEAD = "heads/"  # prefix of head names in the file
 # Array of the file -> type of its entries and number of axes; further heads are like the first.
@@ -61,10 +62,16 @@ class Scores:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged or not one of scores; names what is wrong.
         """
+        size = check_regular(path)
         with path.open("rb") as file:
             try:
-                arrays = dict(np.load(file, allow_pickle=False))  # a TypeError if it holds a single array
-            except (ValueError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+                with zipfile.ZipFile(file) as archive:
+                    unpacked = sum(entry.file_size for entry in archive.infolist())
+                if unpacked > size:
+                    raise ValueError(f"it unpacks to {unpacked:,} bytes from {size:,}")
+                file.seek(0)
+                arrays = dict(np.load(file, allow_pickle=False))
+            except (ValueError, OSError, MemoryError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
                 raise ValueError(f"{path} is not a complete .npz file of scores: {error}; evaluate again") from error
         _check(path, arrays)
         heads = {name.removeprefix(HEAD): array for name, array in arrays.items() if name.startswith(HEAD)}

@@ -98,7 +98,7 @@ def _train(config: ConfigDict, workdir: Path, restart: bool, resources: contextl
         if bool(list_checkpoints(workdir)) != (initial is None):
             raise ValueError(f"{workdir}: another process has trained there meanwhile: run the command again")
         write_config(workdir, config, splits.training.class_names)
-        if restart and initial is not None:
+        if initial is not None:
             set_metrics_aside(workdir)
     distributed.barrier("the workdir exists")
     history: list[Mapping[str, Any]] = []

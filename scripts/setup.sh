@@ -5,6 +5,10 @@
 #   ./scripts/setup.sh gcs     runs and data in Google Cloud Storage
 #   ./scripts/setup.sh plan    the compilers that --mode=plan asks about TPUs and GPUs which need not be present
 set -euo pipefail
+if [ "${1:-}" = --help ]; then
+  sed -nE '2,/^set/s/^# ?//p' "${BASH_SOURCE[0]}"
+  exit
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 for extra in "$@"; do

@@ -1,9 +1,12 @@
 """What a checkpoint holds, which ones are kept, and what happens to damaged ones and to failing saves."""
 
 import dataclasses
+import errno
 import json
 import math
+import os
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rgbd_jax.checkpoint import checkpoints
 from rgbd_jax.checkpoint.checkpoints import (
+    CHECKSUMS_FILE,
     DAMAGED,
     CheckpointManager,
     CheckpointMetadata,
@@ -175,6 +180,32 @@ def test_without_an_intact_checkpoint_all_are_named(two_checkpoints, tmp_path):
         next((workdir / "recovery" / step).rglob("ocdbt.process_0/d/*")).unlink()
     with pytest.raises(ValueError, match=r"every checkpoint is damaged(?s:.*)20/state(?s:.*)10/state(?s:.*)is missing"):
         restore_latest(workdir, SHAPES, SHARDING)
+
+
+def test_a_named_pipe_in_place_of_the_checksums_is_damage(two_checkpoints, tmp_path):
+    workdir = shutil.copytree(two_checkpoints, tmp_path / "run")
+    (workdir / "recovery" / "20" / CHECKSUMS_FILE).unlink()
+    os.mkfifo(workdir / "recovery" / "20" / CHECKSUMS_FILE)
+    assert find(workdir, "latest").name == "10"
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_disk_that_cannot_be_read_is_tried_again_and_is_no_damage(two_checkpoints, monkeypatch, failures):
+    original, left = Path.read_bytes, [OSError(errno.EIO, "Input/output error")] * failures
+
+    def read_bytes(path):
+        if path == two_checkpoints / "recovery" / "20" / CHECKSUMS_FILE and left:
+            raise left.pop()
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(checkpoints, "PAUSES", (0, 0))
+    if failures < 3:
+        assert restore_latest(two_checkpoints, SHAPES, SHARDING)[1].data_iterator == {"next_index": 20}
+    else:
+        with pytest.raises(OSError, match=r"recovery/20 cannot be read: .*Input/output error; repair"):
+            restore_latest(two_checkpoints, SHAPES, SHARDING)
+    assert len(list_checkpoints(two_checkpoints)) == 2
 
 
 def test_a_checkpoint_of_another_network_is_not_taken_for_a_damaged_one(two_checkpoints):

@@ -142,6 +142,9 @@ def test_wrong_config_files_and_fields_are_named(tmp_path):
     [
         ("clip.frames", 0, "at least 1"),
         ("model.width", 0.0, "more than 0"),
+        ("model.width", 1e9, "at most 64"),
+        ("model.recoupling_hidden", 10**9, "at most 4096"),
+        ("model.branch_frames", (16, 32, 10**9), "to 4096"),
         ("model.dropout", 1.0, "less than 1"),
         ("data.transforms.flip_probability", 1.5, "a probability"),
         ("data.workers", -1, "0 .off. or more"),

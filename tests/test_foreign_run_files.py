@@ -3,8 +3,10 @@
 import copy
 import json
 import math
+import os
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from rgbd_jax.configs import demo
 
@@ -35,6 +37,14 @@ def places(content, path=()):
         for name, value in content.items():
             yield (*path, name)
             yield from places(value, (*path, name))
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    readers = {JSONL_FILE: lambda _: read_metrics(tmp_path), "scores.npz": Scores.load}
+    for name, read in readers.items():
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} is a named pipe; expected a file"):
+            read(tmp_path / name)
 
 
 @st.composite

@@ -1,6 +1,7 @@
 """The command line as a user meets it: results, and errors for wrong input."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -78,6 +79,19 @@ def test_a_wrong_command_is_an_error_with_a_hint(wrong, hint, capsys):
     assert hint in capsys.readouterr().err
 
 
+def test_a_request_to_stop_while_packages_are_imported_has_the_status_of_a_preemption(tmp_path):
+    script = (
+        "import os, runpy, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'jax': os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "runpy.run_module('rgbd_jax.main', run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-c", script, "--config", "configs/demo.py", "--workdir", tmp_path / "run"]
+    assert subprocess.run(command, cwd=ROOT, timeout=60).returncode == os.EX_TEMPFAIL
+
+
 def test_data_that_are_not_there(tmp_path):
     workdir, absent = tmp_path / "run", tmp_path / "absent"
     finished = run("--workdir", workdir, f"--config.data.data_dir={absent}", config="configs/folder.py")
@@ -134,6 +148,9 @@ def test_commands_are_listed():
     done = subprocess.run([sys.executable, "-m", "rgbd_jax", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     assert all(f"\n  {command} " in done.stdout for command in cli.COMMANDS)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["data", "--help"])
+    assert not stopped.value.code
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

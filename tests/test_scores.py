@@ -82,7 +82,8 @@ def test_files_that_are_no_scores(tmp_path):
     whole = path.read_bytes()
     np.savez(tmp_path / "pickled.npz", names=np.array([{}], object))
     np.save(tmp_path / "single.npy", np.zeros(3))
-    others = [(tmp_path / name).read_bytes() for name in ("pickled.npz", "single.npy")]
+    np.savez_compressed(tmp_path / "bomb.npz", names=np.zeros(1 << 20))  # an .npz file of scores is not compressed
+    others = [(tmp_path / name).read_bytes() for name in ("pickled.npz", "single.npy", "bomb.npz")]
     for content in (b"", b"nothing", whole[:-300], *others):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"scores.npz is not a complete .npz file of scores"):

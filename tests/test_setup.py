@@ -45,6 +45,12 @@ def test_set_up_is_done_once_and_again_when_the_lock_changes(set_up):
     assert set_up()[1] == [LOCKED, package]
 
 
+def test_help_installs_nothing(set_up):
+    done, asked = set_up("--help")
+    assert (done.returncode, done.stderr, asked) == (0, "", [])
+    assert "./scripts/setup.sh cuda " in done.stdout
+
+
 def test_what_an_accelerator_needs_is_installed_and_remembered(set_up):
     assert len(set_up()[1]) == 2
     with_cuda = ["-m", "pip", "install", "-qq", "--editable", ".[cuda]", "--constraint", ".venv/constraints.txt"]

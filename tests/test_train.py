@@ -229,7 +229,7 @@ def test_a_loss_that_is_not_a_number_is_not_saved_and_damage_of_the_latest_check
     assert (workdir / "damaged" / "recovery" / "4").exists()
 
 
-def test_a_run_whose_checkpoints_are_lost_begins_anew_only_when_told_to(trained, tmp_path):
+def test_a_run_whose_checkpoints_are_lost_begins_anew_only_when_told_to(trained, tmp_path, caplog):
     config, workdir = trained[0], shutil.copytree(trained[1], tmp_path / "run")
     metrics = workdir / "metrics.jsonl"
     with metrics.open("a") as file:
@@ -243,6 +243,14 @@ def test_a_run_whose_checkpoints_are_lost_begins_anew_only_when_told_to(trained,
     assert not (workdir / "checkpoints").exists()
     train(config, workdir, restart=True)
     assert (workdir / "metrics.before_restart_1.jsonl").read_bytes() == before
+    assert_ends_as(trained, workdir)
+    before = metrics.read_bytes()
+    shutil.rmtree(workdir / "checkpoints")  # two epochs alone: the run may have been killed in its first save
+    train(config, workdir)
+    assert (workdir / "metrics.before_restart_2.jsonl").read_bytes() == before
+    assert (
+        "run has no checkpoint and begins anew; its metrics so far are kept in metrics.before_restart_2" in caplog.text
+    )
     assert_ends_as(trained, workdir)
     with metrics.open("ab") as file:
         file.write(b'{"step": \xff}\n')

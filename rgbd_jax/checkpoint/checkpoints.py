@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from rgbd_jax.checkpoint.workdir import read_config
 from rgbd_jax.metrics import from_json, to_json_able
 from rgbd_jax.parallel import distributed
+from rgbd_jax.regular_files import check_regular
 from rgbd_jax.storage import absolute, files_below, is_remote, move, size
 
 EPOCHS, RECOVERY, DAMAGED = "checkpoints", "recovery", "damaged"
 CHECKSUMS_FILE = "checksums.json"
+PAUSES = (1, 5)  # seconds after which a disk that cannot be read is tried again
 _WRITTEN_LATER = "_CHECKPOINT_METADATA"  # where Orbax writes the time of the commit, after everything else
 
 log = logging.getLogger("rgbd_jax")
@@ -292,18 +295,35 @@ def _write_checksums(folder: Path) -> None:
 
 
 def _find_damage(folder: Path) -> str | None:
-    """Returns which file of a checkpoint is damaged and how, None if all are as they were written."""
+    """Returns which file of a checkpoint is damaged and how, None if all are as they were written.
+
+    Raises:
+        OSError: the disk or the network fails, also when tried again; that is no damage.
+    """
+    for pause in PAUSES:
+        try:
+            return _damage(folder)
+        except OSError as error:
+            log.warning("%s cannot be read (%s): trying again in %d s", folder, error, pause)
+            time.sleep(pause)
+    try:
+        return _damage(folder)
+    except OSError as error:
+        advice = "repair the access to it; to resume from an earlier checkpoint, move this one away"
+        raise OSError(f"{folder} cannot be read: {error}; {advice}") from error
+
+
+def _damage(folder: Path) -> str | None:
     file = folder / CHECKSUMS_FILE
     try:
+        check_regular(file)
         for name, checksum in json.loads(file.read_bytes()).items():
             if not (folder / name).is_file():
                 return f"{folder / name} is missing"
             found = _bytes(folder / name) if checksum.endswith("bytes") else _sha256(folder / name)
             if found != checksum:
                 return f"{folder / name} differs from what was written (checksum)"
-    except (OSError, ValueError, AttributeError) as error:
-        if is_remote(folder) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise  # of the network
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, AttributeError) as error:
         return f"{file} cannot be used: {error}"
     return None
 

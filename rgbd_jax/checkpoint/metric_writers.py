@@ -22,7 +22,8 @@ from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.checkpoint.writers import WRITERS
 from rgbd_jax.metrics import to_json_able
 from rgbd_jax.parallel import distributed
-from rgbd_jax.storage import is_remote
+from rgbd_jax.regular_files import check_regular
+from rgbd_jax.storage import is_remote, size
 
 JSONL_FILE = "metrics.jsonl"
 TIMING_METRICS = ("clips_per_second", "input_wait_fraction")  # those that differ when the same steps are run again
@@ -171,12 +172,13 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Returns the lines of `metrics.jsonl`: step, kind and metrics. A last line that a kill cut short is left out.
 
     Raises:
-        ValueError: a line is damaged; names it.
+        ValueError: a line is damaged, or it is no file; names it.
     """
-    path = workdir / JSONL_FILE
-    lines = path.read_bytes().decode("utf-8", "replace").splitlines(keepends=True) if path.exists() else []
-    rows = []
-    for number, line in enumerate(lines, 1):
+    path, rows = workdir / JSONL_FILE, []
+    if not path.exists():
+        return []
+    check_regular(path)
+    for number, line in enumerate(path.read_bytes().decode("utf-8", "replace").splitlines(keepends=True), 1):
         if line.endswith("\n"):
             try:
                 rows.append(json.loads(line))
@@ -191,10 +193,11 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 def set_metrics_aside(workdir: Path) -> None:
     """Renames `metrics.jsonl`, if there is one, so that a run that begins anew keeps it."""
     path, number = workdir / JSONL_FILE, 1
-    if path.exists():
+    if path.exists() and size(path):
         while (target := path.with_name(f"{path.stem}.before_restart_{number}{path.suffix}")).exists():
             number += 1
         path.rename(target)
+        log.warning("%s has no checkpoint and begins anew; its metrics so far are kept in %s", workdir, target.name)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,8 +63,9 @@ def flipped_pickles(rng: random.Random, count: int):
 
 @pytest.fixture(scope="module", params=[1, pytest.param(7, marks=pytest.mark.slow)])
 def results(tmp_path_factory, request) -> list[tuple[Case, dict]]:
-    """Every case and what came of it; with 7 times the mutations more than 10,000."""
+    """Every case and what came of it; when slow, more than 10,000 of PyTorch's files and of safetensors."""
     scale, rng = request.param, random.Random(20230 + request.param)
+    of_safetensors = 1 if scale == 1 else 24
     folder, canary = tmp_path_factory.mktemp("files"), tmp_path_factory.mktemp("canary") / "ran"
     value = read_torch(FILES[0])
     del value["uint16"]  # the only type there without a storage class of its own
@@ -75,10 +77,18 @@ def results(tmp_path_factory, request) -> list[tuple[Case, dict]]:
         *mutations("zip", FILES[0].read_bytes(), rng, 400 * scale, 60 * scale),
         *mutations("own", own, rng, 300 * scale, 40 * scale),
         *mutations("legacy", FILES[2].read_bytes(), rng, 500 * scale, 80 * scale),
-        *mutations("safetensors", save({**arrays, "counter": np.array(3)}, METADATA), rng, 300 * scale, 60 * scale),
+        *mutations(
+            "safetensors",
+            save({**arrays, "counter": np.array(3)}, METADATA),
+            rng,
+            300 * of_safetensors,
+            60 * of_safetensors,
+        ),
         *flipped_pickles(rng, 400 * scale),
         *(Case("malicious", name, content, message=message) for name, content, message in malicious.files(str(canary))),
     ]
+    counts = Counter("safetensors" if case.base == "safetensors" else "PyTorch" for case in cases)
+    assert scale == 1 or min(counts.values()) > 10_000
     for index, case in enumerate(cases):
         (folder / f"{index:05d}").write_bytes(case.content)
     command = [sys.executable, "-m", "tests.pytorch.mutation_worker", str(folder)]
