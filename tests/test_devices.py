@@ -28,7 +28,7 @@ PARTS = "1,1,train.microbatches=2"
 PARTS_SPREAD = "4,2,train.microbatches=2,remat.stem='all',remat.inception='cheap',remat.transformer='all'"
 NOT_SYNCHRONISED = "4,1,model.sync_batch_norm=False"
 UMDR = ",network='umdr',model.frp=False,model.temporal_blocks=3,optimizer.arguments.nesterov=True"
-OPTIONS = ",loss.teacher=0.2,model.dynamic_images=3"
+OPTIONS = ",loss.teacher=0.2,model.dynamic_images=3,mixing.same_class_probability=1.0"
 FUSION, FUSION_SPREAD = "1,1,modality='fusion'", "4,2,modality='fusion'"
 KINDS = ("gradient", "statistics", "metrics", "averages")
 
