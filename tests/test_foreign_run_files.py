@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 from hypothesis import strategies as st
-from rgbd_jax.configs import demo
+from rgbd_jax.configs import demo, umdr_demo
 
 from rgbd_jax.checkpoint.metric_writers import JSONL_FILE, read_metrics
 from rgbd_jax.checkpoint.workdir import CLASSES_FILE, CONFIG_FILE, read_class_names, read_config
@@ -51,7 +51,7 @@ def changed(draw, original: dict) -> bytes:
 
 @examples
 def test_config_json(tmp_path, examples):
-    original = demo.get_config("rgb").to_dict()
+    originals = [module.get_config("rgb").to_dict() for module in (demo, umdr_demo)]
     file = tmp_path / CONFIG_FILE
 
     def check(content):
@@ -59,7 +59,8 @@ def test_config_json(tmp_path, examples):
         config = read_or_error(file, lambda: read_config(tmp_path))
         assert config is None or config.modality in STREAMS
 
-    fuzz(check, changed(original) | damaged([json.dumps(original).encode()]), examples)
+    whole = [json.dumps(original).encode() for original in originals]
+    fuzz(check, st.one_of(*map(changed, originals), damaged(whole)), examples)
 
 
 @examples
