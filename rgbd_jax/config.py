@@ -60,7 +60,8 @@ def default_config(modality: str = "rgb") -> ConfigDict:
     config.mixing.shufflemix_alpha = 0.0  # 0: no ShuffleMix. 0.2 or 0.3 in MotionRGBD-PAMI
     config.mixing.shufflemix_probability = 0.3  # of a batch
     config.mixing.shufflemix_mode = "random"  # "random", "strided", "trailing", "mixup": its sm, sm_v1, sm_v2, mu_sm
-    config.mixing.reference_label = False  # ShuffleMix: the label has the weight before it is rounded to whole frames
+    config.mixing.same_class_probability = 0.0  # of a batch: frames from clips of the same class, its MixIntra
+    config.mixing.reference_label = False  # ShuffleMix: label by the weight before rounding; same class: 0.9 its own
 
     config.model = ConfigDict()  # the network of one modality
     config.model.num_classes = config_dict.placeholder(int)  # from the data set when not given

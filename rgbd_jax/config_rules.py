@@ -47,7 +47,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "a probability, from 0 to 1",
         lambda value: 0 <= value <= 1,
         "data.transforms.rotation_probability data.transforms.flip_probability mixing.mixup_probability "
-        "mixing.shufflemix_probability",
+        "mixing.shufflemix_probability mixing.same_class_probability",
     ),
     (
         "0 (off) or more",
@@ -139,8 +139,9 @@ def _relations(config: ConfigDict) -> Iterator[tuple[str, bool, str]]:
     kept = int((min(model.branch_frames, default=0) + 1) * model.knn_attention)  # the class token is a key too
     valid = model.knn_attention == 0 or (kept >= 1 and model.knn_attention <= 1)
     yield "model.knn_attention", valid, "0, or at most 1 and enough to keep one key"
-    valid = train.batch_size != 1 or not (config.mixing.mixup_alpha or config.mixing.shufflemix_alpha)
-    yield "train.batch_size", valid, "at least 2 with config.mixing, or its alphas 0"
+    mixing = config.mixing
+    valid = train.batch_size != 1 or not max(mixing.mixup_alpha, mixing.shufflemix_alpha, mixing.same_class_probability)
+    yield "train.batch_size", valid, "at least 2 with config.mixing, or its alphas and same_class_probability 0"
     valid = 0 <= schedule.warm_up_epochs < train.epochs
     yield "schedule.warm_up_epochs", valid, "at least 0 and less than config.train.epochs"
     valid = schedule.name != "plateau" or train.evaluate_every_epochs == 1

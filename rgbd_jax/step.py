@@ -173,11 +173,18 @@ def evaluation_step(
     return {"heads": dict(output.heads), "losses": dict(losses), **clips}
 
 
-def with_partners(model: Model, batch: Batch) -> Batch:
+def with_partners(model: Model, batch: Batch, step: Int[Array, ""] | int) -> Batch:
     """Returns a whole batch with the frames and labels of the clips that its clips are mixed with, if they are."""
-    if not mixing.enabled(model.config.mixing):
+    config = model.config.mixing
+    if not mixing.enabled(config):
         return batch
-    return {**batch, "partner": jax.tree.map(mixing.partners, {name: batch[name] for name in ("frames", "label")})}
+    frames, labels = batch["frames"], batch["label"]
+    if config.same_class_probability == 0:
+        partner = jax.tree.map(mixing.partners, frames)
+    else:
+        index = mixing.frame_partners(config, labels, model.config.seed, step)
+        partner = jax.tree.map(lambda x: jnp.take(x, index, axis=0), frames)
+    return {**batch, "partner": {"frames": partner, "label": mixing.partners(labels)}}
 
 
 def compile_train_step(model: Model, mesh: Mesh) -> TrainStep:
@@ -191,7 +198,7 @@ def compile_train_step(model: Model, mesh: Mesh) -> TrainStep:
     per_device = _on_each_device(functools.partial(train_step, model), mesh, arguments, (specs, PartitionSpec()))
     on_cpu = not isinstance(mesh, AbstractMesh) and mesh.devices.flat[0].platform == "cpu"
     return jax.jit(
-        lambda state, batch, schedule: per_device(state, with_partners(model, batch), schedule),
+        lambda state, batch, schedule: per_device(state, with_partners(model, batch, state.step), schedule),
         donate_argnums=0,
         out_shardings=(state_sharding(shapes, mesh), None),
         compiler_options=CPU_COMPILER_OPTIONS if on_cpu else None,

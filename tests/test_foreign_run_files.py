@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from rgbd_jax.configs import demo
+from rgbd_jax.configs import demo, umdr_demo
 
 from rgbd_jax import registry
 from rgbd_jax.checkpoint.metric_writers import JSONL_FILE, read_metrics
@@ -63,7 +63,7 @@ def changed(draw, original: dict) -> bytes:
 
 @examples
 def test_config_json(tmp_path, examples):
-    original = demo.get_config("rgb").to_dict()
+    originals = [module.get_config("rgb").to_dict() for module in (demo, umdr_demo)]
     file = tmp_path / CONFIG_FILE
 
     def check(content):
@@ -71,7 +71,8 @@ def test_config_json(tmp_path, examples):
         config = read_or_error(file, lambda: read_config(tmp_path))
         assert config is None or config.modality in STREAMS
 
-    fuzz(check, changed(original) | damaged([json.dumps(original).encode()]), examples)
+    whole = [json.dumps(original).encode() for original in originals]
+    fuzz(check, st.one_of(*map(changed, originals), damaged(whole)), examples)
 
 
 @examples

@@ -23,9 +23,11 @@ from tests.tiny import saved_state, tiny_config
 HEADS = [f"head_{branch}" for branch in ("small", "medium", "large")]
 
 
-def sgd_config(data_dir, epochs=3):
+def sgd_config(data_dir, stream, epochs=3):
     """A config in which everything that a run takes over matters: momentum, schedule, temperature, statistics."""
-    config = tiny_config(data_dir)
+    config = tiny_config(data_dir, stream)
+    if stream == "umdr_rgb":
+        config.optimizer.decay_vectors, config.optimizer.arguments.nesterov = False, True
     config.optimizer.name = "sgd"
     config.optimizer.weight_decay = 1e-3
     config.schedule.learning_rate = 0.02
@@ -35,11 +37,11 @@ def sgd_config(data_dir, epochs=3):
     return config
 
 
-@pytest.fixture(scope="module")
-def interrupted(small_demo, tmp_path_factory):
+@pytest.fixture(scope="module", params=["rgb", pytest.param("umdr_rgb", marks=pytest.mark.slow)])
+def interrupted(request, small_demo, tmp_path_factory):
     """A run of three epochs, as it was after the second (its workdir copied), and at its end."""
     root = tmp_path_factory.mktemp("interrupted")
-    config = sgd_config(small_demo)
+    config = sgd_config(small_demo, request.param)
     patch = pytest.MonkeyPatch()
     save = CheckpointManager.save
 
@@ -133,15 +135,16 @@ def test_other_kinds_give_the_same_start(exported, kind):
 
 
 def test_exported_file_says_what_pytorch_asks_for(exported):
-    _, root, found = exported
+    config, root, found = exported
     contents = read_torch(found["pytorch"])
     assert contents["epoch"] == 2
-    (group,) = contents["optimizer"]["param_groups"]
+    *vectors, group = contents["optimizer"]["param_groups"]
+    assert [each["weight_decay"] for each in vectors] == [0.0] * (not config.optimizer.decay_vectors)
     assert (group["momentum"], group["weight_decay"]) == (0.9, 1e-3)
     rates = {line["step"]: line["learning_rate"] for line in lines(root / "whole", "train")}
     assert rates[7] == pytest.approx(group["lr"])  # the rate that the next step would have had
     assert {int(v) for k, v in contents["model"].items() if k.endswith("num_batches_tracked")} == {6}
-    assert len(contents["optimizer"]["state"]) == len(group["params"])
+    assert len(contents["optimizer"]["state"]) == sum(len(each["params"]) for each in (*vectors, group))
 
 
 def test_converted_checkpoint_evaluates_as_the_run_it_is_of(interrupted, tmp_path):

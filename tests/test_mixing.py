@@ -74,6 +74,41 @@ def test_labels_follow_the_frames_or_the_drawn_weight(mode):
         np.testing.assert_allclose(frames.mean(axis=1), label, atol=1e-6)
 
 
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_quarter_of_the_frames_comes_from_clips_of_the_same_class(reference):
+    """As UMDR's MixIntra, computed here clip by clip; its label has a tenth of the partner's."""
+    config = tiny_config("unused")
+    config.mixing.update(same_class_probability=0.5, mixup_alpha=0.8, reference_label=reference)
+    model, labels = Model(config, CLASSES), np.array([3, 7, 3, 5, 7, 3])
+    clips = np.random.default_rng(1).integers(0, 256, (6, 8, 2, 2, 3), np.uint8)
+    own, partner = np.eye(CLASSES)[labels], np.eye(CLASSES)[labels[::-1]]
+    taken, replaced = np.zeros((6, 6)), np.zeros(8)
+    for step in range(200):
+        batch = jax.jit(with_partners, static_argnums=0)(model, {"frames": {"rgb": clips}, "label": labels}, step)
+        mixture = mixing.draw(config.mixing, 8, config.seed, step)
+        soft = mixture.labels(labels, batch["partner"]["label"], CLASSES)
+        if not set(np.unique(mixture.frames)) <= {0, 1}:  # mixup
+            np.testing.assert_array_equal(batch["partner"]["frames"]["rgb"], clips[::-1])
+            np.testing.assert_allclose(soft, mixture.label * own + (1 - mixture.label) * partner, atol=1e-6)
+            continue
+        mixed = np.asarray(mixture.blend(clips, batch["partner"]["frames"]["rgb"]))
+        sources = [[j for j in range(6) if (mixed[i] == clips[j]).all(axis=(1, 2, 3)).sum() == 2] for i in range(6)]
+        sources = [found or [i] for i, found in enumerate(sources)]  # the clip itself
+        for i, (j,) in enumerate(sources):
+            assert labels[i] == labels[j]
+            taken[i, j] += 1
+            expected = np.where(mixture.frames[:, None, None, None], clips[i], clips[j])
+            np.testing.assert_array_equal(mixed[i], expected)
+        assert mixture.frames.sum() == 6
+        replaced += 1 - np.asarray(mixture.frames)
+        np.testing.assert_allclose(soft, 0.9 * own + 0.1 * partner if reference else own, atol=1e-6)
+    number = taken[3, 3]
+    assert number == pytest.approx(100, abs=25)
+    np.testing.assert_allclose(replaced / number, 0.25, atol=0.15)
+    same = labels[:, None] == labels
+    np.testing.assert_allclose(taken / number, same / same.sum(axis=1, keepdims=True), atol=0.2)
+
+
 @pytest.mark.parametrize("kind", ["mixup", "sm", "sm_b", "sm_v1", "sm_v2", "mu_sm"])
 def test_parity_mixing_of_umdr(kind):
     """Of the recorded draws; ShuffleMix rounds its weight for the frames, not for the label."""
@@ -183,7 +218,7 @@ def test_a_step_trains_on_mixed_clips_of_every_modality(clips, modality, monkeyp
     monkeypatch.setattr(model, "losses", losses)
     state = new_state(model, *model.init(0)).replace(step=np.int32(5))
     with pytest.raises(StopIteration), jax.disable_jit():
-        train_step(model, state, with_partners(model, batch), schedule_at(config, 0.0))
+        train_step(model, state, with_partners(model, batch, 5), schedule_at(config, 0.0))
     weight = float(mixing.draw(config.mixing, 8, config.seed, 5).label)
     assert 0.01 < weight < 0.99
     np.testing.assert_allclose(seen["labels"][:, [3, 7]], [[weight, 1 - weight], [1 - weight, weight]], atol=1e-6)

@@ -32,13 +32,21 @@ from tests.test_main import TINY
 from tests.tiny import saved_state, tiny_config
 
 
+def uninterrupted(stream, data_dir, workdir):
+    """Config, workdir and result of a run: two epochs of three steps, lines at steps 2, 3, 4 and 6."""
+    config = tiny_config(data_dir, stream)
+    config.train.log_every_steps = 2
+    return config, workdir, train(config, workdir)
+
+
 @pytest.fixture(scope="module")
 def trained(small_demo, tmp_path_factory):
-    """Config, workdir and result of an uninterrupted run: two epochs of three steps, lines at steps 2, 3, 4 and 6."""
-    config = tiny_config(small_demo)
-    config.train.log_every_steps = 2
-    workdir = tmp_path_factory.mktemp("runs") / "trained"
-    return config, workdir, train(config, workdir)
+    return uninterrupted("rgb", small_demo, tmp_path_factory.mktemp("runs") / "trained")
+
+
+@pytest.fixture(scope="module")
+def trained_umdr(small_demo, tmp_path_factory):
+    return uninterrupted("umdr_rgb", small_demo, tmp_path_factory.mktemp("runs") / "trained_umdr")
 
 
 def without(row, names):
@@ -184,7 +192,9 @@ def test_workdir_of_another_config_is_refused_and_left_alone(trained, small_demo
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
 
 
-def test_a_run_stopped_mid_epoch_and_in_an_evaluation_resumes_bit_by_bit(trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("network", ["trained", pytest.param("trained_umdr", marks=pytest.mark.slow)])
+def test_a_run_stopped_mid_epoch_and_in_an_evaluation_resumes_bit_by_bit(network, request, tmp_path, monkeypatch):
+    trained = request.getfixturevalue(network)
     config, workdir, handler = trained[0], tmp_path / "run", signal.getsignal(signal.SIGTERM)
     before_call(monkeypatch, MetricAccumulator, "add", 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(PreemptedError, match=r"saved step 5 of 6 in .*run: run the same command"):

@@ -3,7 +3,8 @@
 Clip i of a batch of b is mixed with clip b - 1 - i, on any number of devices and processes; the whole batch and both
 modalities share one draw. Mixup (Zhang et al., 2018) blends the frames of both; ShuffleMix (Zhou et al., "A Unified
 Multimodal De- and Re-coupling Framework for RGB-D Motion Recognition") replaces random frames by the partner's. The
-other modes of ShuffleMix are those of the reference of UMDR, which only published results with the first.
+other modes of ShuffleMix, and mixing within a class (each clip with a random one of its class), are those of the
+reference of UMDR, which only published results with the first.
 """
 
 import dataclasses
@@ -15,6 +16,8 @@ from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 from ml_collections import ConfigDict
 
 _STREAM = 0x6D697831  # separates these random numbers from those of dropout, which share seed and step
+_SAME_CLASS = 3  # separates those of mixing within a class from the other methods'
+_KEPT_FRAMES, _REFERENCE_LABEL = 0.75, 0.9  # of mixing within a class
 
 
 @struct.dataclass
@@ -66,9 +69,21 @@ def partners(values: Num[Array, "b *rest"]) -> Num[Array, "b *rest"]:
     return values[::-1]
 
 
+def frame_partners(
+    mixing: ConfigDict, labels: Int[Array, "b"], seed: Array | int, step: Int[Array, ""] | int
+) -> Int[Array, "b"]:
+    """Returns for each clip of a whole batch the clip whose frames it receives: its partner, or one of its class.
+
+    Of its class it can be the clip itself. Labels are always mixed with the partner's (see `draw`).
+    """
+    chosen, key, _ = _same_class_draw(mixing, seed, step)
+    of_class = jax.random.categorical(key, jnp.where(labels[:, None] == labels, 0.0, -jnp.inf))
+    return jnp.where(chosen, of_class, partners(jnp.arange(len(labels))))
+
+
 def enabled(mixing: ConfigDict) -> bool:
     """Returns whether `config.mixing` mixes any clips."""
-    return mixing.mixup_alpha > 0 or mixing.shufflemix_alpha > 0
+    return max(mixing.mixup_alpha, mixing.shufflemix_alpha, mixing.same_class_probability) > 0
 
 
 def mixup_limit(mixing: ConfigDict, epoch: float, epochs: int) -> float:
@@ -85,6 +100,9 @@ def draw(
     0 turns a method off. Weights follow a symmetric beta distribution with the method's alpha; ShuffleMix rounds its
     weight to whole frames. With `mixup_dynamic` mixup's weight is uniform from 0 to `limit` (see `mixup_limit`), with
     `mixup_per_frame` each frame has its own, and the label their mean.
+
+    With `same_class_probability` a batch has none of both: a quarter of the frames are those of a clip of the same
+    class, whose label is kept. With `reference_label` it is mixed with a tenth of the partner's, as in the reference.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _STREAM), step)
     choice, mixup_key, shufflemix_key = jax.random.split(key, 3)
@@ -96,7 +114,20 @@ def draw(
     if mixing.shufflemix_alpha > 0:
         shufflemix = _shufflemix(mixing, frames, shufflemix_key)
         mixture = _either(shufflemix_chance < mixing.shufflemix_probability, shufflemix, mixture)
+    if mixing.same_class_probability > 0:
+        chosen, _, key = _same_class_draw(mixing, seed, step)
+        same_class = within_class(jax.random.permutation(key, frames), mixing.reference_label)
+        mixture = _either(chosen, same_class, mixture)
     return mixture
+
+
+def _same_class_draw(
+    mixing: ConfigDict, seed: Array | int, step: Int[Array, ""] | int
+) -> tuple[Array, PRNGKeyArray, PRNGKeyArray]:
+    """Returns whether a batch is mixed within its classes, and the keys of the clips' and the frames' draws."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _STREAM), step)
+    chance, clips, frames = jax.random.split(jax.random.fold_in(key, _SAME_CLASS), 3)
+    return jax.random.uniform(chance) < mixing.same_class_probability, clips, frames
 
 
 def _mixup(mixing: ConfigDict, frames: int, key: PRNGKeyArray, limit: Array | float) -> Mixture:
@@ -131,6 +162,12 @@ def with_counted_label(mixture: Mixture) -> Mixture:
 def shuffled(weight: Float[Array, ""], order: Int[Array, "t"]) -> Mixture:
     """Returns ShuffleMix ("random", the reference's "sm") with the order in which frames remain the clip's own."""
     return Mixture((order < jnp.round(weight * len(order))).astype(jnp.float32), weight)
+
+
+def within_class(order: Int[Array, "t"], reference_label: bool) -> Mixture:
+    """Returns mixing within a class ("MixIntra") with the order in which frames remain the clip's own."""
+    label = jnp.asarray(_REFERENCE_LABEL if reference_label else 1.0)
+    return dataclasses.replace(shuffled(jnp.asarray(_KEPT_FRAMES), order), label=label)
 
 
 def overwritten(weight: Float[Array, ""], order: Int[Array, "t"]) -> Mixture:

@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.checkpoint.model_card import ModelCardData, render_model_card, write_model_card
-from rgbd_jax.config import default_config
+from rgbd_jax.config import check_config, default_config
 from rgbd_jax.modalities import MODALITIES
 from rgbd_jax.model import FAMILIES, Model, family_of
 from rgbd_jax.models.name_table import COUNTER, ConversionError, parameter_groups
@@ -147,7 +147,11 @@ def write_weights(path: str | Path, trained: TrainedWeights) -> str:
     config.model.update(detected.model)
     config.fusion.update(detected.fusion)
     config.clip.frames = detected.frames or config.clip.frames
-    model = Model(config, detected.model["num_classes"])
+    try:
+        check_config(config)
+        model = Model(config, detected.model["num_classes"])
+    except (ValueError, TypeError) as error:
+        raise ConversionError(f"{trained.source}: its tensors are of no network that there is: {error}") from error
     match, table = trained.match(model), model.family.name_table
     fitting = dataclasses.replace(
         trained,

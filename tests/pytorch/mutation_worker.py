@@ -40,6 +40,8 @@ def outcome(path: Path) -> dict[str, Any]:
     reading, weights, result = path, None, {"outcome": "read"}
     try:
         weights = read_weights(path)
+        if weights.family is not None:
+            weights.detect()
     except BaseException as error:
         result = {"outcome": type(error).__name__, "message": str(error)}
     reading = None

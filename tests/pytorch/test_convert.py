@@ -4,6 +4,8 @@ import functools
 import logging
 import os
 import re
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -13,17 +15,23 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from rgbd_jax.inference.trained import load_trained
+from rgbd_jax.models.name_table import parameter_groups
 from rgbd_jax.pytorch.torch_file import read_torch, write_torch
 from rgbd_jax.pytorch.weights import read_weights
 from tests.pytorch.networks import checkpoint, convert, manifest_of, random_state_dict, small_config
 from tests.pytorch.recorded import flat
 from tests.tiny import save_run, tiny_config
 
-MANIFESTS = {
-    "rgb": manifest_of(small_config("rgb", recoupling_heads=2, temporal_blocks=2), 3),
-    "fusion": manifest_of(small_config("fusion", recoupling=False), 4),
-    "umdr_rgb": manifest_of(small_config("umdr_rgb"), 5),
+CONFIGS = {
+    "rgb": small_config("rgb", recoupling_heads=2, temporal_blocks=2),
+    "fusion": small_config("fusion", recoupling=False),
+    "umdr_rgb": small_config("umdr_rgb"),
 }
+MANIFESTS = {stream: manifest_of(config, 3) for stream, config in CONFIGS.items()}
+BIAS = {"rgb": "LinearMap.0.bias", "umdr_rgb": "LinearMap.1.bias"}
+QKV = "dtn.multi_scale_transformers.0.2.layers.0.0.fn.to_qkv.weight"
+QUERY = {"rgb": "dtn.rcm.q.weight", "umdr_rgb": "SMS_layers.1.q.weight"}
+FAMILIES = tuple(BIAS)  # a network of each
 
 
 def refused(message, *arguments):
@@ -32,12 +40,19 @@ def refused(message, *arguments):
         convert(*arguments)
 
 
-@pytest.fixture
-def rgb(tmp_path):
-    """The file of a small network, and its tensors."""
-    tensors = random_state_dict(MANIFESTS["rgb"])
-    write_torch(tmp_path / "rgb.pth.tar", checkpoint(tensors))
-    return tmp_path / "rgb.pth.tar", tensors
+class Network(NamedTuple):
+    """A small network of a family."""
+
+    stream: str
+    source: Path  # its file
+    tensors: dict[str, np.ndarray]
+
+
+@pytest.fixture(params=FAMILIES)
+def network(request, tmp_path):
+    tensors = random_state_dict(MANIFESTS[request.param])
+    write_torch(tmp_path / "network.pth.tar", checkpoint(tensors))
+    return Network(request.param, tmp_path / "network.pth.tar", tensors)
 
 
 @pytest.mark.parametrize(
@@ -110,15 +125,18 @@ def test_a_fusion_part_is_converted_with_its_frozen_networks(tmp_path, capsys):
     assert load_trained(together, config=config).model.family.name == "umdr_fusion"
 
 
-def test_command_reports_what_it_did(rgb, tmp_path, capsys):
-    source, tensors = rgb
+def test_command_reports_what_it_did(network, tmp_path, capsys):
+    stream, source, tensors = network
     contents = checkpoint({**tensors, "total_ops": np.zeros(1, np.float32)}, optimizer=False)
     write_torch(source, {**contents, "args": {"lr": 0.1}, "bestacc": "high", "epoch": -1})
     convert(source, tmp_path / "out.safetensors")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"{source}: unimodal network, num_classes 3, width 0.125, branch_frames (2, 4, 6), ")
-    assert ", temporal_blocks 2, attention_heads 8, " in lines[0]
-    assert ", recoupling_heads 2, recoupling_hidden " in lines[0]
+    family, blocks, rest = {
+        "rgb": ("unimodal", 2, "frp True, recoupling True, recoupling_heads 2, recoupling_hidden 16, clip.frames 8"),
+        "umdr_rgb": ("umdr", 3, "frp False, clip.frames 8"),
+    }[stream]
+    shown = f"{source}: {family} network, num_classes 3, width 0.125, branch_frames (2, 4, 6), "
+    assert lines[0].startswith(f"{shown}temporal_blocks {blocks}, attention_heads 8, {rest}, ")
     counters = [name for name in tensors if name.endswith("num_batches_tracked")]
     numbers = sum(tensor.size for name, tensor in tensors.items() if name not in counters)
     assert f"{len(tensors) - len(counters)} {numbers:,}" in [" ".join(line.split()[1:]) for line in lines]
@@ -134,9 +152,10 @@ def test_command_reports_what_it_did(rgb, tmp_path, capsys):
     assert load_file(tmp_path / "out.safetensors").keys() == tensors.keys()
 
 
-def test_other_programs_and_versions(tmp_path):
+@pytest.mark.parametrize("stream", FAMILIES)
+def test_other_programs_and_versions(tmp_path, stream):
     """Safetensors of any program; a bare state dict from before PyTorch 0.4.1, which has no step counters."""
-    tensors = random_state_dict(MANIFESTS["rgb"])
+    tensors = random_state_dict(MANIFESTS[stream])
     save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "theirs.safetensors")
     old = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
     write_torch(tmp_path / "old.pth", old)
@@ -146,9 +165,10 @@ def test_other_programs_and_versions(tmp_path):
         assert flat(read_torch(tmp_path / f"{name}.pt")) == flat({"model": expected})
 
 
-def test_numbers_of_several_types_become_the_type_that_holds_all(tmp_path):
-    tensors = random_state_dict(MANIFESTS["rgb"], "bfloat16")
-    tensors["LinearMap.0.bias"] = np.asarray(tensors["LinearMap.0.bias"], np.float16)
+@pytest.mark.parametrize("stream", FAMILIES)
+def test_numbers_of_several_types_become_the_type_that_holds_all(tmp_path, stream):
+    tensors = random_state_dict(MANIFESTS[stream], "bfloat16")
+    tensors[BIAS[stream]] = np.asarray(tensors[BIAS[stream]], np.float16)
     write_torch(tmp_path / "mixed.pth", tensors)
     convert(tmp_path / "mixed.pth", tmp_path / "converted")
     for name, tensor in read_weights(tmp_path / "converted").tensors.items():
@@ -156,8 +176,10 @@ def test_numbers_of_several_types_become_the_type_that_holds_all(tmp_path):
         assert tensor.dtype == (np.int64 if name.endswith("num_batches_tracked") else np.float32)
 
 
-def test_optimizer_states_that_are_not_taken_over_leave_the_weights(rgb, capsys):
-    source, tensors = rgb
+def test_optimizer_states_that_are_not_taken_over_leave_the_weights(network, capsys):
+    _, source, tensors = network
+    second = parameter_groups(tensors, decay_vectors=True)[0][1]
+    size = tensors[second].size
     endless = functools.reduce(lambda inner, _: (inner, inner), range(60), ())  # for whoever hashes it
     for change, reason in (
         (lambda o: o["param_groups"][0].update(maximize=True), "only the state of SGD without dampening, maximize"),
@@ -169,10 +191,10 @@ def test_optimizer_states_that_are_not_taken_over_leave_the_weights(rgb, capsys)
         (lambda o: o.clear(), "not the state of an optimizer"),
         (lambda o: o.pop("state"), "not the state of an optimizer"),
         (lambda o: o["param_groups"][0]["params"].__setitem__(0, endless), "other names than numbers"),
-        (lambda o: o["state"][1].update(momentum_buffer=np.zeros(5)), "LinearMap.0.bias (5,), expected (128,)"),
-        (lambda o: o["state"][1].update(momentum_buffer="x"), "LinearMap.0.bias str, expected (128,)"),
-        (lambda o: o["state"][1].update(momentum_buffer=np.zeros(128, bool)), "has numbers of type bool"),
-        (lambda o: o["state"][1].update(momentum_buffer=np.full(128, np.nan)), "has NaN or infinity"),
+        (lambda o: o["state"][1].update(momentum_buffer=np.zeros(5)), f"{second} (5,), expected ({size},)"),
+        (lambda o: o["state"][1].update(momentum_buffer="x"), f"{second} str, expected ({size},)"),
+        (lambda o: o["state"][1].update(momentum_buffer=np.zeros(size, bool)), "has numbers of type bool"),
+        (lambda o: o["state"][1].update(momentum_buffer=np.full(size, np.nan)), "has NaN or infinity"),
         (lambda o: o.update(param_groups=np.zeros(1)), "not the state of an optimizer"),
     ):
         contents = checkpoint(tensors)
@@ -186,8 +208,8 @@ def test_optimizer_states_that_are_not_taken_over_leave_the_weights(rgb, capsys)
         assert reason in line
 
 
-def test_an_optimizer_of_any_kind_leaves_the_weights(rgb):
-    source, tensors = rgb
+def test_an_optimizer_of_any_kind_leaves_the_weights(network):
+    _, source, tensors = network
     for optimizer in ([], "x", 7, np.zeros(3), {"param_groups": [], "state": {}}, {"param_groups": [[]], "state": {}}):
         write_torch(source, {**checkpoint(tensors), "optimizer": optimizer})
         weights = read_weights(source)
@@ -195,6 +217,7 @@ def test_an_optimizer_of_any_kind_leaves_the_weights(rgb):
         assert weights.left_out[0].startswith("optimizer: ")
 
 
+@pytest.mark.parametrize("stream", FAMILIES)
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
@@ -211,44 +234,61 @@ def test_an_optimizer_of_any_kind_leaves_the_weights(rgb):
         ('{"epoch"', "metadata rgbd_jax: Expecting"),
     ],
 )
-def test_an_odd_record_leaves_the_weights_and_is_not_passed_on(tmp_path, record, reason, capsys):
-    save_file(random_state_dict(MANIFESTS["rgb"]), tmp_path / "odd.safetensors", {"rgbd_jax": record})
+def test_an_odd_record_leaves_the_weights_and_is_not_passed_on(tmp_path, stream, record, reason, capsys):
+    save_file(random_state_dict(MANIFESTS[stream]), tmp_path / "odd.safetensors", {"rgbd_jax": record})
     convert(tmp_path / "odd.safetensors", tmp_path / "out.safetensors")
     assert f"skipped: 1\n  {reason}" in capsys.readouterr().out
     assert not read_weights(tmp_path / "out.safetensors").left_out
 
 
-def test_a_number_of_400_digits_in_a_file_of_pytorch(rgb, tmp_path, capsys):
-    write_torch(rgb[0], {**checkpoint(rgb[1]), "bestacc": 10**400, "epoch": 10**400})
-    convert(rgb[0], tmp_path / "converted")
+def test_a_number_of_400_digits_in_a_file_of_pytorch(network, tmp_path, capsys):
+    write_torch(network.source, {**checkpoint(network.tensors), "bestacc": 10**400, "epoch": 10**400})
+    convert(network.source, tmp_path / "converted")
     assert "skipped: 2\n  epoch: 1000" in capsys.readouterr().out
     assert read_weights(tmp_path / "converted").best_accuracy is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_converted_with_a_warning_and_predict_nothing(rgb, tmp_path, caplog, value):
-    source, tensors = rgb
-    write_torch(source, tensors | {"LinearMap.0.bias": np.full(128, value, np.float32)})
+def test_weights_that_are_not_finite_are_converted_with_a_warning_and_predict_nothing(network, tmp_path, caplog, value):
+    stream, source, tensors = network
+    write_torch(source, tensors | {BIAS[stream]: np.full_like(tensors[BIAS[stream]], value)})
     with caplog.at_level("WARNING", "rgbd_jax"):
         logging.getLogger("rgbd_jax").propagate = True
         convert(source, tmp_path / "converted")
-    problem = "NaN or infinity in 1 of 442 tensors: LinearMap.0.bias"
+    problem = f"NaN or infinity in 1 of {len(tensors)} tensors: {BIAS[stream]}"
     assert problem in caplog.text
-    config = small_config("rgb", recoupling_heads=2, temporal_blocks=2)
     with pytest.raises(ValueError, match=problem):
-        load_trained(tmp_path / "converted", config=config)
+        load_trained(tmp_path / "converted", config=CONFIGS[stream])
 
 
-def test_a_missing_part_is_named(rgb, tmp_path, capsys):
+def test_a_missing_part_is_named(network, tmp_path, capsys):
     """Without it the network can look like another one, which has no such part."""
-    source, tensors = rgb
-    write_torch(source, {name: tensor for name, tensor in tensors.items() if name != "dtn.rcm.q.weight"})
-    refused("not a whole network: dtn.rcm.q.weight is missing", source, tmp_path / "out")
+    stream, source, tensors = network
+    write_torch(source, {name: tensor for name, tensor in tensors.items() if name != QUERY[stream]})
+    refused(f"not a whole network: {QUERY[stream]} is missing", source, tmp_path / "out")
+    if stream == "umdr_rgb":  # has no part that it could do without
+        return
     write_torch(source, {name: tensor for name, tensor in tensors.items() if name != "frp_module.rpconv1d.weight"})
     convert(source, tmp_path / "out.pth")
     assert "without frp: there is no frp_module.rpconv1d.weight; the file is incomplete if" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"frp_module.rpconv1d.weight: missing, the config's network has"):
-        load_trained(source, config=small_config("rgb", recoupling_heads=2, temporal_blocks=2))
+        load_trained(source, config=CONFIGS[stream])
+
+
+@pytest.mark.parametrize(
+    ("stream", "name", "shape", "message"),
+    [
+        ("rgb", "dtn.pos_embedding_media", (1, 1, 64), "config.model.branch_frames=(2, 0, 6): expected three numbers"),
+        ("umdr_rgb", "dtn.cls_tokens.1.pos_embedding", (1, 1, 64), "config.model.branch_frames=(2, 0, 6): expected"),
+        ("umdr_fusion", f"Modalit_rgb.{QKV}", (3, 64), "config.model.attention_heads=0: expected at least 1"),
+        ("umdr_fusion", f"Modalit_rgb.{QKV}", (24 * 5, 64), "config.model.attention_heads=5: expected a divisor"),
+    ],
+)
+def test_shapes_that_no_network_has(tmp_path, stream, name, shape, message):
+    tensors = random_state_dict(manifest_of(small_config(stream), 3))
+    write_torch(tmp_path / "odd.pth", tensors | {name: np.zeros(shape, np.float32)})
+    refused(f"{tmp_path / 'odd.pth'}: its tensors are of no network", tmp_path / "odd.pth", tmp_path / "out")
+    refused(message, tmp_path / "odd.pth", tmp_path / "out")
 
 
 def test_pipes_sockets_and_devices_are_refused_at_once(tmp_path):
@@ -260,11 +300,12 @@ def test_pipes_sockets_and_devices_are_refused_at_once(tmp_path):
         refused(f"is a {kind}; expected a file", tmp_path / name, tmp_path / "out")
 
 
-def test_what_cannot_be_used_is_refused_and_leaves_nothing(rgb, tmp_path, monkeypatch):
-    source, tensors = rgb
+def test_what_cannot_be_used_is_refused_and_leaves_nothing(network, tmp_path, monkeypatch):
+    stream, source, tensors = network
+    bias = BIAS[stream]
     for change, message in (
-        (lambda c: c["model"].update({"module.LinearMap.0.bias": np.zeros(64)}), "both with and without 'module.'"),
-        (lambda c: c["model"].update({"LinearMap.0.bias": 3}), "no tensor: LinearMap.0.bias"),
+        (lambda c: c["model"].update({f"module.{bias}": np.zeros(64)}), "both with and without 'module.'"),
+        (lambda c: c["model"].update({bias: 3}), f"no tensor: {bias}"),
         (lambda c: c.pop("model"), "no state dict under 'model'; found optimizer, epoch, bestacc"),
     ):
         contents = checkpoint(tensors)
@@ -273,9 +314,10 @@ def test_what_cannot_be_used_is_refused_and_leaves_nothing(rgb, tmp_path, monkey
         refused(message, source, tmp_path / "out")
     refused("absent", tmp_path / "absent", tmp_path / "out")
     refused("neither the workdir of a run nor a converted checkpoint", tmp_path, tmp_path / "out")
-    heads = {name: tensor[:0] for name, tensor in tensors.items() if "mlp_head" in name and ".1." in name}
+    heads = {name: tensor[:0] for name, tensor in tensors.items() if len(tensor.shape) and tensor.shape[0] == 3}
+    assert len(heads) == 6
     write_torch(source, tensors | heads)
-    refused("tensors without a number: dtn.mlp_head_small.1.weight (0, ", source, tmp_path / "out")
+    refused(f"tensors without a number: {next(iter(heads))} (0", source, tmp_path / "out")
     write_torch(source, checkpoint(tensors))
     with monkeypatch.context() as patch:  # whatever happens in the middle
         patch.setattr(ocp.Checkpointer, "close", lambda _: (_ for _ in ()).throw(OSError("no space left")))
@@ -319,14 +361,14 @@ def test_converted_run_and_its_model_card(tmp_path):
     refused(f"{converted}: a damaged converted checkpoint", converted, tmp_path / "out.pth")
 
 
-def test_model_card_of_a_file(rgb, tmp_path):
+def test_model_card_of_a_file(network, tmp_path):
     """What its tensors and numbers determine, and not more."""
-    convert(rgb[0], tmp_path / "back.safetensors")
+    convert(network.source, tmp_path / "back.safetensors")
     with safe_open(tmp_path / "back.safetensors", framework="np") as file:
         text = file.metadata()["model_card"]
     card = rows(text)
     assert (card["best accuracy recorded by the training"], card["epochs"]) == ("62.50%", "7 done")
-    assert card["converted from"] == f"`{rgb[0]}`"
+    assert card["converted from"] == f"`{network.source}`"
     unknown = ("data set", "trained on", "evaluated on", "started from", "git revision")
     assert [card[name] for name in unknown] == ["not recorded"] * len(unknown)
     assert "model-index" not in yaml.safe_load(text.split("---\n")[1])

@@ -4,10 +4,12 @@ A process of its own reads them under limits of time and memory, while everythin
 itself (imports, calls of the system, files opened) is recorded: see mutation_worker.
 """
 
+import io
 import json
 import random
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +20,8 @@ from safetensors.numpy import save
 
 from rgbd_jax.pytorch.torch_file import read_torch, write_torch
 from tests.pytorch import malicious
-from tests.pytorch.recorded import FILES, entries
+from tests.pytorch.networks import checkpoint, manifest_of, random_state_dict, small_config
+from tests.pytorch.recorded import FILES
 
 ROOT = Path(__file__).parents[2]
 # Peak of what is allocated while a file is read: a constant, and a multiple of the file's size. The last is only
@@ -26,6 +29,9 @@ ROOT = Path(__file__).parents[2]
 FREE_BYTES, MULTIPLE, MULTIPLE_OF_PICKLE = 4 << 20, 16, 256
 SECONDS = 6
 METADATA = {"rgbd_jax": '{"epoch": 3, "best_accuracy": 0.5, "optimizer": {"lr": 0.1}, "class_names": ["a", "b"]}'}
+
+
+NETWORKS = ("rgb", "umdr_rgb")  # one of each family
 
 
 class Case(NamedTuple):
@@ -38,9 +44,9 @@ class Case(NamedTuple):
     message: str = ""
 
 
-def mutations(base: str, content: bytes, rng: random.Random, flips: int, others: int):
+def mutations(base: str, content: bytes, rng: random.Random, flips: int, others: int, end: int = 98):
     yield Case(base, "none", content)
-    ends = range(len(content) - 98, len(content))  # where the records at the end of a zip file are
+    ends = range(len(content) - end, len(content))  # where the records at the end of a zip file are
     for at in (*ends, *(rng.randrange(len(content)) for _ in range(flips))):
         yield Case(base, "flip", content[:at] + bytes([content[at] ^ rng.randrange(1, 256)]) + content[at + 1 :], at)
     for _ in range(others):
@@ -51,14 +57,24 @@ def mutations(base: str, content: bytes, rng: random.Random, flips: int, others:
         yield Case(base, "removed", content[:begin] + content[end + 1 :], begin)
 
 
-def flipped_pickles(rng: random.Random, count: int):
+def flipped_pickles(base: str, content: bytes, rng: random.Random, count: int):
     """What an attacker does and damage does not: the checksums are right."""
-    recorded = entries()
-    data = recorded["zip2/data.pkl"]
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    (name,) = (name for name in entries if name.endswith("/data.pkl"))
+    data = entries[name]
     for _ in range(count):
         at = rng.randrange(len(data))
         flipped = data[:at] + bytes([data[at] ^ rng.randrange(1, 256)]) + data[at + 1 :]
-        yield Case("pickle", "flip", malicious.zip_of(recorded | {"zip2/data.pkl": flipped}), at)
+        yield Case(base, "flip", malicious.zip_of(entries | {name: flipped}), at)
+
+
+def written(path: Path, value: dict) -> bytes:
+    """Returns the file that this package writes of a value."""
+    write_torch(path, value)
+    content = path.read_bytes()
+    path.unlink()
+    return content
 
 
 @pytest.fixture(scope="module", params=[1, pytest.param(7, marks=pytest.mark.slow)])
@@ -69,9 +85,10 @@ def results(tmp_path_factory, request) -> list[tuple[Case, dict]]:
     folder, canary = tmp_path_factory.mktemp("files"), tmp_path_factory.mktemp("canary") / "ran"
     value = read_torch(FILES[0])
     del value["uint16"]  # the only type there without a storage class of its own
-    write_torch(folder / "own", value)
-    own = (folder / "own").read_bytes()
-    (folder / "own").unlink()
+    own = written(folder / "own", value)
+    networks = {
+        stream: random_state_dict(manifest_of(small_config(stream, width=0.0625), 3), "float16") for stream in NETWORKS
+    }
     arrays = {f"layer{index}.weight": np.arange(20, dtype=np.float32).reshape(4, 5) for index in range(4)}
     cases = [
         *mutations("zip", FILES[0].read_bytes(), rng, 400 * scale, 60 * scale),
@@ -84,7 +101,15 @@ def results(tmp_path_factory, request) -> list[tuple[Case, dict]]:
             300 * of_safetensors,
             60 * of_safetensors,
         ),
-        *flipped_pickles(rng, 400 * scale),
+        *flipped_pickles("pickle", FILES[0].read_bytes(), rng, 400 * scale),
+        *(
+            case
+            for stream, tensors in networks.items()
+            for case in (
+                *mutations(stream, save(tensors, METADATA), rng, 40 * scale, 10 * scale, end=0),
+                *flipped_pickles("network", written(folder / "own", checkpoint(tensors)), rng, 15 * scale),
+            )
+        ),
         *(Case("malicious", name, content, message=message) for name, content, message in malicious.files(str(canary))),
     ]
     counts = Counter("safetensors" if case.base == "safetensors" else "PyTorch" for case in cases)
@@ -133,7 +158,7 @@ def test_what_is_read_from_changed_files(results):
     """A zip file is as it was but for what says nothing of the content; without checksum a value may be another one."""
     for case, _, changed in accepted(results, "zip", "own"):
         assert not changed, (case.base, case.kind, case.changed, changed)
-    for case, _, changed in accepted(results, "legacy", "safetensors"):
+    for case, _, changed in accepted(results, "legacy", "safetensors", *NETWORKS):
         assert case.kind == "flip" or not changed, (case.base, case.kind, case.changed, changed)
     flips = [found["outcome"] for case, found in results if case.base == "pickle"]
     assert flips.count("ConversionError") > len(flips) / 3

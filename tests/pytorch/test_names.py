@@ -1,6 +1,7 @@
 """The table of names: order, layouts and problems, for networks of every kind."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -118,43 +119,58 @@ def test_layouts():
     assert variance[5] == there("dtn.multi_scale_transformers.0.Mixed_media.b0.bn.running_var")[5]
 
 
-def test_every_problem_is_reported_at_once():
-    config = small_config()
+@pytest.mark.parametrize(
+    ("stream", "first", "second", "linear", "token"),
+    [
+        ("rgb", "Mixed_3b", "Mixed_3c", "LinearMap.1.weight", "dtn.cls_token_large"),
+        ("umdr_rgb", "SMS_layers.0.Mixed1", "SMS_layers.4.Mixed2", "LinearMap.2.weight", "dtn.cls_tokens.2.cls_token"),
+    ],
+)
+def test_every_problem_is_reported_at_once(stream, first, second, linear, token):
+    config = small_config(stream)
     tensors = random_state_dict(manifest_of(config, 3))
-    tensors["Mixed_3b.b0.conv3d.weight"] = tensors["Mixed_3b.b0.conv3d.weight"][:, :1]
-    tensors["LinearMap.1.weight"] = tensors["LinearMap.1.weight"].astype(np.int8)
+    tensors[f"{first}.b0.conv3d.weight"] = tensors[f"{first}.b0.conv3d.weight"][:, :1]
+    tensors[linear] = tensors[linear].astype(np.int8)
     tensors["total_ops"] = np.zeros(1)  # of names that the network lacks nothing is said
     tensors["other.num_batches_tracked"] = np.asarray(3)
-    tensors["Mixed_3c.b0.bn.num_batches_tracked"] = np.zeros(2)
-    del tensors["dtn.cls_token_large"], tensors["Mixed_5c.b3b.bn.running_mean"]
+    tensors[f"{second}.b0.bn.num_batches_tracked"] = np.zeros(2)
+    del tensors[token], tensors[f"{second}.b3b.bn.running_mean"]
     with pytest.raises(ConversionError) as caught:
         TrainedWeights("a file", tensors).match(Model(config, 3))
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("a file: 5 tensors")
     for name, what in {
-        "Mixed_3b.b0.conv3d.weight": "shape (8, 1, 1, 1, 1), the network has (8, 24, 1, 1, 1)",
-        "LinearMap.1.weight": "int8",
-        "Mixed_3c.b0.bn.num_batches_tracked": "shape (2,), the network has ()",
-        "dtn.cls_token_large": "missing, the network has (1, 1, 64)",
-        "Mixed_5c.b3b.bn.running_mean": "missing",
+        f"{first}.b0.conv3d.weight": "shape (8, 1, 1, 1, 1), the network has (8, 24, 1, 1, 1)",
+        linear: "int8",
+        f"{second}.b0.bn.num_batches_tracked": "shape (2,), the network has ()",
+        token: "missing, the network has (1, 1, 64)",
+        f"{second}.b3b.bn.running_mean": "missing",
     }.items():
         assert [line for line in lines[1:] if line.strip().startswith(f"{name}: ") and what in line], name
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("stream", "positions", "head", "query"),
     [
-        (lambda t: t.clear(), "not a network of the reference"),
-        (lambda t: t.pop("dtn.pos_embedding_media"), "dtn.pos_embedding_media is missing"),
-        (lambda t: t.pop("dtn.mlp_head_small.1.weight"), "dtn.mlp_head_small.1.weight is missing"),
-        (lambda t: t.update({"dtn.rcm.q.weight": np.zeros(4)}), r"q.weight has shape \(4,\); expected 2 axes"),
+        ("rgb", "dtn.pos_embedding_media", "dtn.mlp_head_small.1.weight", "dtn.rcm.q.weight"),
+        (
+            "umdr_rgb",
+            "dtn.cls_tokens.1.pos_embedding",
+            "dtn.multi_scale_transformers.0.3.2.weight",
+            "SMS_layers.1.q.weight",
+        ),
     ],
 )
-def test_what_is_no_network_is_refused(change, message):
-    tensors = random_state_dict(manifest_of(small_config(), 3))
-    change(tensors)
-    with pytest.raises(ConversionError, match=f"a file: .*{message}"):
-        TrainedWeights("a file", tensors).detect()
+def test_what_is_no_network_is_refused(stream, positions, head, query):
+    whole = random_state_dict(manifest_of(small_config(stream), 3))
+    for tensors, message in (
+        ({}, "not a network of the reference"),
+        *(({n: t for n, t in whole.items() if n != name}, f"{name} is missing") for name in (positions, head)),
+        (whole | {query: np.zeros(4)}, f"{query} has shape (4,); expected 2 axes"),
+        (whole | {query: np.zeros((0, 4))}, f"tensors without a number: {query} (0, 4)"),
+    ):
+        with pytest.raises(ConversionError, match=f"a file: .*{re.escape(message)}"):
+            TrainedWeights("a file", tensors).detect()
 
 
 def test_of_widths_with_the_same_channels_the_preferred_one_is_found_despite_a_misshapen_tensor():
