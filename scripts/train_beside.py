@@ -47,16 +47,16 @@ def main() -> None:
     parser.add_argument("--reference", required=True, type=Path, metavar="DIR", help="a checkout of the reference")
     parser.add_argument("--workdir", required=True, type=Path, help="folder of all trainings; an earlier one resumes")
     parser.add_argument("--data", metavar="FOLDER", help="raw clips of the config's data set; see also --config")
-    parser.add_argument("--config", help="config file (demo_reference; with --data a smaller rgbd_folder)")
+    parser.add_argument("--config", help="config file (demo_reference, with --data of a rgbd_folder)")
     parser.add_argument("--modalities", nargs="+", choices=STREAMS, default=["rgb"], help="(rgb); fusion needs all")
     parser.add_argument("--seeds", type=int, default=3, help="each is trained with seeds 0 to SEEDS-1 (%(default)s)")
     args, overrides = parser.parse_known_args()
     if others := [field for field in overrides if not field.startswith("--config.")]:
         parser.error(f"unexpected arguments: {' '.join(others)}")
-    if not (args.reference / "tools" / "train.py").exists():
-        parser.error(f"--reference={args.reference}: no checkout of the reference, tools/train.py is not there")
     if "fusion" in args.modalities and {*args.modalities} != {*STREAMS}:
         parser.error("--modalities: fusion starts from rgb and depth: give all three")
+    if not (args.reference / "tools" / "train.py").exists():
+        parser.error(f"--reference={args.reference}: no checkout of the reference, tools/train.py is not there")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     log.setLevel(logging.INFO)
     try:
@@ -72,10 +72,13 @@ def train_all(args: argparse.Namespace, overrides: list[str]) -> None:
     """Trains each seed of each modality by both sides, where its results are missing."""
     workdir = args.workdir.resolve()
     spec = args.config or "demo_reference"
-    fields = [f"--config.data.data_dir={workdir / 'data'}", *overrides]
+    fields = [f"--config.data.data_dir={workdir / 'data'}"]
     if args.data:
-        fields += [f"--config.data.raw_dir={Path(args.data).resolve()}"]
-        fields += [] if args.config else ["--config.data.dataset=rgbd_folder"]
+        fields.append(f"--config.data.raw_dir={Path(args.data).resolve()}")
+    if args.data and not args.config:
+        chosen = {"dataset": "rgbd_folder", "train_split": "train", "eval_split": "validation"}
+        fields += [f"--config.data.{field}={value}" for field, value in chosen.items()]
+    fields += overrides
     for modality in (modality for modality in STREAMS if modality in args.modalities):
         config = load_config(f"{spec}:{modality}", fields)
         same = [
@@ -144,7 +147,7 @@ def _check_same(file: Path, config: ConfigDict) -> None:
         del fields["data"][place]
     text = json.dumps(fields, indent=1, sort_keys=True)
     if file.exists() and file.read_text() != text:
-        raise ValueError(f"{file} is of another config: give another --workdir, or delete {file.parent}")
+        raise ValueError(f"{file} is of another config: give another --workdir")
     file.write_text(text)
 
 
