@@ -20,6 +20,7 @@ _FIXED = {
     "model.dropout": 0.1,
     "model.batch_norm_momentum": 0.01,
     "model.dynamic_images": 0,
+    "model.dtype": "float32",
     "loss.label_smoothing": 0.1,
     "loss.teacher": 0.0,
     "loss.temperature_epochs": 30,
@@ -30,6 +31,8 @@ _FIXED = {
     "mixing.mixup_alpha": 0.0,
     "mixing.shufflemix_alpha": 0.0,
     "train.ema_decay": 0.0,
+}
+_FIXED_IN_FUSION = {
     "fusion.reference_layout": True,
     "fusion.cross_modal_dropout": 0.4,
     "fusion.modality_dropout": 0.5,
@@ -43,13 +46,14 @@ def check_trainable(config: ConfigDict, splits: Splits) -> None:
     Raises:
         ValueError: names all fields with which it cannot.
     """
-    modality_fields = {"fusion.", "data.transforms.reference_separate_draws"}
+    fixed = _FIXED | (_FIXED_IN_FUSION if config.modality == "fusion" else {})
     problems = [
         f"config.{field}={found!r}: the reference has {value!r}"
-        for field, value in _FIXED.items()
+        for field, value in fixed.items()
         if (found := operator.attrgetter(field)(config)) != value
-        and (config.modality == "fusion" or not field.startswith(tuple(modality_fields)))
     ]
+    if config.init_from and not config.init_from.endswith(".tar"):
+        problems.append(f"config.init_from={config.init_from}: the reference reads *.pth.tar")
     if config.model.temporal_blocks < 3:
         problems.append(f"config.model.temporal_blocks={config.model.temporal_blocks}: the reference needs 3 or more")
     if config.clip.size % 32:
