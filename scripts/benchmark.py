@@ -209,10 +209,12 @@ def on_one_core(parts: list[str], config: ConfigDict, args: argparse.Namespace) 
     runs = {part: {"ours": functools.partial(run, part)} for part in parts}
     with contextlib.ExitStack() as stack:
         if args.reference and "loader" in parts:
-            from benchmarking.reference_loader import ReferenceLoader, write_clips
+            from benchmarking.layout import write_clips
+            from benchmarking.reference_loader import ReferenceLoader
 
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            write_clips(source, config.modality, folder)
+            lines = write_clips(source, config.modality, folder, limit=16)  # their files stay in the page cache
+            (folder / "clips.txt").write_text("".join(lines))
             side = Side(ReferenceLoader, str(Path(args.reference).resolve()), config, folder)
             stack.callback(side.close)
             runs["loader"]["reference"] = functools.partial(side, "run")

@@ -123,7 +123,7 @@ def test_wrong_config_files_and_fields_are_named(tmp_path):
             load_config("umdr_demo", [f"--config.{field}={value}"])
     assert load_config(str(REPOSITORY / "configs/demo.py")) == load_config("demo")
     for spec, overrides, message in (
-        ("nothing", (), "no such file; the package has demo, folder, .*ntu_cs"),
+        ("nothing", (), "no such file; the package has demo, demo_reference, folder, .*ntu_cs"),
         (str(tmp_path / "nothing.py"), (), "no such file"),
         ("demo", ("--config.model.widht=2",), "no such field: .*widht.* Did you mean"),
         ("demo", ("--config.train.batch_size=many",), "many"),

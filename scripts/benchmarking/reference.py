@@ -76,7 +76,7 @@ class Reference:
         self._mixed = mixed and self._device.type == "cuda"
         torch.backends.cudnn.benchmark = True  # as its training has it
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = mixed
-        self._settings = types.SimpleNamespace(**_settings(config))
+        self._settings = types.SimpleNamespace(**network_settings(config))
         self._network = network(self._settings, num_classes=num_classes)
         with np.load(inputs) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
@@ -143,7 +143,7 @@ class Reference:
             (self._logits, *_), _, _ = self._network(*self._inputs)
 
 
-def _settings(config: ConfigDict) -> dict[str, Any]:
+def network_settings(config: ConfigDict) -> dict[str, Any]:
     """Returns the settings of the reference's network, by its own names, that a config stands for."""
     model, loss = config.model, config.loss
     low, medium, high = model.branch_frames

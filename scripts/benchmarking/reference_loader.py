@@ -19,51 +19,19 @@ import torch
 from ml_collections import ConfigDict
 
 from benchmarking.reference import StandIn, import_from
-from rgbd_jax.data.frames import decode_frame
-from rgbd_jax.data.source import ClipSource
-
-_CLIPS = 16  # at most: their files stay in the page cache
-
-
-def write_clips(source: ClipSource, modality: str, folder: Path) -> None:
-    """Writes the first clips by the names that the reference reads, and its list of them: JPEG, or 16-bit PNG."""
-    lines = []
-    for number in range(min(_CLIPS, len(source))):
-        frames = source[number].frames[modality]
-        (folder / str(number)).mkdir()
-        for i, encoded in enumerate(frames):
-            is_jpeg = encoded.startswith(b"\xff\xd8\xff")
-            name = f"{i:06d}.jpg" if is_jpeg else f"MDepth-{i + 1:08d}.png"
-            if not is_jpeg:  # compressed, as data sets have it
-                encoded = cv2.imencode(".png", decode_frame(encoded, modality))[1].tobytes()
-            (folder / str(number) / name).write_bytes(encoded)
-        lines.append(f"{number} {len(frames)} 0\n")
-    (folder / "clips.txt").write_text("".join(lines))
 
 
 class ReferenceLoader:
-    """Loads training clips that `write_clips` has written, with their heat maps, on one core."""
+    """Loads training clips that `layout.write_clips` has written, with their heat maps, on one core."""
 
     def __init__(self, checkout: str, config: ConfigDict, folder: Path):
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        if importlib.util.find_spec("torchvision") is None:
-            used = types.SimpleNamespace(Compose=_compose, ToTensor=_to_tensor, Grayscale=_grayscale)
-            torchvision: Any = StandIn("torchvision")
-            torchvision.transforms, torchvision.set_image_backend = used, lambda name: None
-            sys.modules["torchvision"] = torchvision
-        if not hasattr(np, "int0"):  # the name that NumPy 2 has left out
-            setattr(np, "int0", np.intp)  # noqa: B010
+        stand_in_for_loader()
         (base,) = import_from(checkout, "lib.datasets.base")
         random.seed(0)
-        transforms, clip = config.data.transforms, config.clip
-        settings = types.SimpleNamespace(
-            **{"data": str(folder), "sample_duration": clip.frames, "sample_size": clip.size},
-            **{"w": config.model.frp_window, "batch_size": 1, "nprocs": 1},
-            **{"resize": str(tuple(transforms.resize)), "crop_size": transforms.crop_size, "Blur": transforms.blur},
-            **{"flip": transforms.flip_probability, "rotated": transforms.rotation_probability},
-            angle=str(tuple(transforms.rotation_degrees)),
-        )
+        own = {"data": str(folder), "w": config.model.frp_window, "batch_size": 1, "nprocs": 1}
+        settings = types.SimpleNamespace(**loader_settings(config), **own)
         self._clips = base.Datasets(settings, str(folder / "clips.txt"), config.modality, phase="train")
         self._taken = 0
 
@@ -74,6 +42,28 @@ class ReferenceLoader:
         started = time.perf_counter()
         self._clips.image_propose(str(Path(self._clips.dataset_root, path)), self._clips.get_sl(count))
         return time.perf_counter() - started
+
+
+def loader_settings(config: ConfigDict) -> dict[str, Any]:
+    """Returns the settings of the reference's loader, by its own names, that a config stands for."""
+    transforms = config.data.transforms
+    return {
+        **{"sample_duration": config.clip.frames, "sample_size": config.clip.size, "Blur": transforms.blur},
+        **{"resize": str(tuple(transforms.resize)), "crop_size": transforms.crop_size},
+        **{"flip": transforms.flip_probability, "rotated": transforms.rotation_probability},
+        "angle": str(tuple(transforms.rotation_degrees)),
+    }
+
+
+def stand_in_for_loader() -> None:
+    """Provides what its modules need and may not be installed: three transforms of torchvision, a name of NumPy 1."""
+    if importlib.util.find_spec("torchvision") is None:
+        used = types.SimpleNamespace(Compose=_compose, ToTensor=_to_tensor, Grayscale=_grayscale)
+        torchvision: Any = StandIn("torchvision")
+        torchvision.transforms, torchvision.set_image_backend = used, lambda name: None
+        sys.modules["torchvision"] = torchvision
+    if not hasattr(np, "int0"):
+        setattr(np, "int0", np.intp)  # noqa: B010
 
 
 def _compose(steps: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:

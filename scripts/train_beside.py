@@ -1,0 +1,155 @@
+r"""Trains the PyTorch reference and this package on the same clips, with the same config, and compares their accuracy.
+
+    python scripts/train_beside.py --reference ../MotionRGBD --workdir runs/beside            the demo's clips
+    python scripts/train_beside.py --reference ../MotionRGBD --workdir runs/nv --modalities rgb depth --seeds 1 \
+        --config configs/nvgesture.py --data NVGESTURE --config.train.batch_size=6 --config.eval.batch_size=6
+
+The prepared clips are written once more, frame by frame, in the reference's layout. Its own `tools/train.py` (for
+fusion `tools/fusion.py`) then trains on them: its network, losses, optimizer, schedule, loader, evaluation and
+checkpoints (`benchmarking/reference_training.py` lists what is replaced). Each seed of each modality is trained by the
+reference and by this package in turn, each in a process of its own, on the CPU or one GPU; fusion starts from the best
+checkpoints of the same seed.
+
+Table (stdout) and WORKDIR/curves.html show the validation accuracy of both, mean and standard deviation over the seeds:
+of every clip once, with branches of their middle frames, and by the reference's protocol. WORKDIR/MODALITY keeps logs
+and results by side and seed. Run again, the script leaves finished trainings alone; of unfinished ones this package's
+are resumed, the reference's begin anew.
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ml_collections import ConfigDict
+
+from benchmarking.accuracies import PROTOCOLS, Accuracies, draw, read_results, table
+from benchmarking.layout import check_trainable, write_layout
+from rgbd_jax.atomic_write import atomic_write
+from rgbd_jax.config import load_config
+from rgbd_jax.data.source import open_splits
+from rgbd_jax.ingest.build import prepare_for
+from rgbd_jax.modalities import STREAMS
+
+log = logging.getLogger("rgbd_jax")
+
+
+def main() -> None:
+    """Trains what is missing, prints the table and draws the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", required=True, type=Path, metavar="DIR", help="a checkout of the reference")
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of all trainings; an earlier one resumes")
+    parser.add_argument("--data", metavar="FOLDER", help="raw clips of the config's data set; see also --config")
+    parser.add_argument("--config", help="config file (demo_reference, with --data of a rgbd_folder)")
+    parser.add_argument("--modalities", nargs="+", choices=STREAMS, default=["rgb"], help="(rgb); fusion needs all")
+    parser.add_argument("--seeds", type=int, default=3, help="each is trained with seeds 0 to SEEDS-1 (%(default)s)")
+    args, overrides = parser.parse_known_args()
+    if others := [field for field in overrides if not field.startswith("--config.")]:
+        parser.error(f"unexpected arguments: {' '.join(others)}")
+    if "fusion" in args.modalities and {*args.modalities} != {*STREAMS}:
+        parser.error("--modalities: fusion starts from rgb and depth: give all three")
+    if not (args.reference / "tools" / "train.py").exists():
+        parser.error(f"--reference={args.reference}: no checkout of the reference, tools/train.py is not there")
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    log.setLevel(logging.INFO)
+    try:
+        train_all(args, overrides)
+    except (RuntimeError, ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    results = read_results(args.workdir, args.modalities, args.seeds)
+    draw(results, args.workdir / "curves.html")
+    print(table(results))
+
+
+def train_all(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Trains each seed of each modality by both sides, where its results are missing."""
+    workdir = args.workdir.resolve()
+    spec = args.config or "demo_reference"
+    fields = [f"--config.data.data_dir={workdir / 'data'}"]
+    if args.data:
+        fields.append(f"--config.data.raw_dir={Path(args.data).resolve()}")
+    if args.data and not args.config:
+        chosen = {"dataset": "rgbd_folder", "train_split": "train", "eval_split": "validation"}
+        fields += [f"--config.data.{field}={value}" for field, value in chosen.items()]
+    fields += overrides
+    for modality in (modality for modality in STREAMS if modality in args.modalities):
+        config = load_config(f"{spec}:{modality}", fields)
+        same = [
+            f"--config.loss.reference_device_batch={config.train.batch_size}",
+            "--config.data.reference_protocol=True",
+            "--config.checkpoint.best_metric=reference_protocol",
+            "--config.train.evaluate_every_epochs=1",
+        ]
+        config = load_config(f"{spec}:{modality}", [*fields, *same])
+        prepare_for(config)
+        splits = open_splits(config)
+        check_trainable(config, splits)
+        folder = workdir / modality
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_same(folder / "config.json", config)
+        for each in STREAMS[modality]:
+            write_layout(splits, each, config, workdir / "clips")
+        for seed in range(args.seeds):
+            for side in ("ours", "reference"):
+                file, run = folder / f"{side}_{seed}.json", folder / f"{side}_{seed}"
+                if file.exists():
+                    continue
+                log.info("%s, %s, seed %d: training; its log is %s.log", modality, side, seed, run)
+                if side == "ours":
+                    found = train_ours(f"{spec}:{modality}", [*fields, *same], run, seed)
+                else:
+                    found = train_reference(args.reference.resolve(), config, splits.num_classes, run, seed)
+                with atomic_write(file) as written:
+                    written.write_text(json.dumps(found))
+
+
+def train_ours(spec: str, fields: list[str], run: Path, seed: int) -> Accuracies:
+    """Trains with this package's command in the workdir `run`; returns its accuracies.
+
+    Raises:
+        RuntimeError: the training failed.
+    """
+    command = [sys.executable, "-m", "rgbd_jax.main", f"--config={spec}", f"--workdir={run}", *fields]
+    command += [f"--config.seed={seed}"]
+    if spec.endswith(":fusion"):
+        for modality in ("rgb", "depth"):
+            command += [f"--config.fusion.init_{modality}_from={run.parents[1] / modality / run.name}"]
+    resumed, started = run.exists(), time.monotonic()
+    with run.with_suffix(".log").open("ab") as written:
+        status = subprocess.run(command, check=False, stdout=written, stderr=subprocess.STDOUT).returncode
+    if status:
+        raise RuntimeError(f"our training failed with status {status}; see {run}.log")
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    evaluations = [line for line in lines if line["kind"] == "validation"]
+    epochs = {protocol: [line[protocol] for line in evaluations] for protocol in PROTOCOLS}
+    return Accuracies(epochs=epochs, seconds=None if resumed else time.monotonic() - started)
+
+
+def train_reference(checkout: Path, config: ConfigDict, classes: int, run: Path, seed: int) -> Accuracies:
+    """Trains the reference in a process of its own, in the folder `run`; returns its accuracies."""
+    from benchmarking.reference_training import train
+
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(train, checkout, config, classes, run, seed).result()
+
+
+def _check_same(file: Path, config: ConfigDict) -> None:
+    """Raises ValueError if the trainings beside the file had another config."""
+    fields = config.to_dict()
+    for place in ("data_dir", "raw_dir", "workers"):
+        del fields["data"][place]
+    text = json.dumps(fields, indent=1, sort_keys=True)
+    if file.exists() and file.read_text() != text:
+        raise ValueError(f"{file} is of another config: give another --workdir")
+    file.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
