@@ -128,6 +128,11 @@ def test_a_step_of_fusion_does_not_depend_on_the_number_of_devices(small_demo, t
         assert max(differences(found[case], found[single], kind).values()) <= EXACT, kind
 
 
+# Both families share the operations, and a case takes minutes.
+one_family = pytest.mark.parametrize("family", [""], ids=["decoupled"], indirect=True)
+
+
+@one_family
 @pytest.mark.parametrize("platform", [platform for platform in OPERATIONS if platform != "cpu"])
 def test_the_operations_of_other_platforms_do_not_depend_on_the_number_of_devices(
     family, exact, small_demo, tmp_path, platform
@@ -138,6 +143,7 @@ def test_the_operations_of_other_platforms_do_not_depend_on_the_number_of_device
         assert max(differences(found, exact[PARTS], kind).values()) <= EXACT, kind  # of one device with the CPU's
 
 
+@one_family
 def test_eight_devices_equal_one_in_float32(family, small_demo, tmp_path):
     single, spread = steps(small_demo, tmp_path, "float32", WHOLE + family, f"8,1{family}").values()
     for kind in KINDS:
