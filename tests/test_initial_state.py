@@ -300,7 +300,7 @@ def test_checkpoints_of_the_wrong_kind(tmp_path, stranger):
     config.init_from = nothing
     refused(config, f"config.init_from={nothing}: none of its 1 tensors fits")
     config.init_from = str(tmp_path)
-    refused(config, f"config.init_from={tmp_path}", "neither the workdir of a run nor a converted checkpoint")
+    refused(config, f"config.init_from: {tmp_path} is neither the workdir of a run nor a converted checkpoint")
     config.init_from = str(tmp_path / "page.pth.tar")
     refused(config, "config.init_from", "page.pth.tar: the file is an HTML or XML page")
 
