@@ -309,7 +309,7 @@ def _find_damage(folder: Path) -> str | None:
     try:
         return _damage(folder)
     except OSError as error:
-        advice = "repair the access to it; to resume from an earlier checkpoint, move this one away"
+        advice = "restore access to it; to resume from an earlier checkpoint, move this one away"
         raise OSError(f"{folder} cannot be read: {error}; {advice}") from error
 
 

@@ -74,7 +74,7 @@ def frame_partners(
 ) -> Int[Array, "b"]:
     """Returns for each clip of a whole batch the clip whose frames it receives: its partner, or one of its class.
 
-    Of its class it can be the clip itself. Labels are always mixed with the partner's (see `draw`).
+    One of its class may be the clip itself. Labels are always mixed with the partner's (see `draw`).
     """
     chosen, key, _ = _same_class_draw(mixing, seed, step)
     of_class = jax.random.categorical(key, jnp.where(labels[:, None] == labels, 0.0, -jnp.inf))
@@ -101,7 +101,7 @@ def draw(
     weight to whole frames. With `mixup_dynamic` mixup's weight is uniform from 0 to `limit` (see `mixup_limit`), with
     `mixup_per_frame` each frame has its own, and the label their mean.
 
-    With `same_class_probability` a batch has none of both: a quarter of the frames are those of a clip of the same
+    With `same_class_probability` a batch gets neither: a quarter of the frames are those of a clip of the same
     class, whose label is kept. With `reference_label` it is mixed with a tenth of the partner's, as in the reference.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _STREAM), step)

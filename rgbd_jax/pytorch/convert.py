@@ -151,7 +151,7 @@ def write_weights(path: str | Path, trained: TrainedWeights) -> str:
         check_config(config)
         model = Model(config, detected.model["num_classes"])
     except (ValueError, TypeError) as error:
-        raise ConversionError(f"{trained.source}: its tensors are of no network that there is: {error}") from error
+        raise ConversionError(f"{trained.source}: its tensors fit no known network: {error}") from error
     match, table = trained.match(model), model.family.name_table
     fitting = dataclasses.replace(
         trained,

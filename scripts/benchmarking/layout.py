@@ -64,7 +64,7 @@ def check_trainable(config: ConfigDict, splits: Splits) -> None:
             f"expected 2 to {len(splits.evaluation)}, better a divisor of it"
         )
     if problems:
-        raise ValueError("\n  ".join(["the reference cannot train so:", *problems]))
+        raise ValueError("\n  ".join(["the reference cannot train with this config:", *problems]))
 
 
 def write_layout(splits: Splits, modality: str, config: ConfigDict, root: Path) -> None:
@@ -103,7 +103,7 @@ def write_clips(
         folder: where.
         prefix: of the clips' numbers, in path and list.
         colours: `config.data.depth`, to write single-channel depth in the colours that the network is to see.
-        limit: writes so many clips at most.
+        limit: the largest number of clips to write.
     """
     lines = []
     for number in range(len(source) if limit is None else min(limit, len(source))):

@@ -1,6 +1,6 @@
 """Trains the reference by its own `tools/train.py` or `tools/fusion.py`, from the user's checkout.
 
-Replaced is only what its code fixes to another machine or data set:
+Only what its code fixes for another machine or data set is replaced:
 
 - the number of classes and, with other than 64 frames, the layers of the recoupling module that have 64 written in;
 - the table of temperatures is made for at least 30 epochs, the length of its warm-up;

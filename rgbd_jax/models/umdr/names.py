@@ -118,8 +118,8 @@ FUSION_ROWS = (
 
 def family(names: Iterable[str]) -> str | None:
     """Returns "umdr" or "umdr_fusion" by the names of a state dict; None if it is of another program."""
-    known = {"stem.0.conv3d.weight": "umdr", "SCC_Module.norm.weight": "umdr_fusion"}
-    return next((known[name] for name in names if name in known), None)
+    known, found = {"SCC_Module.norm.weight": "umdr_fusion", "stem.0.conv3d.weight": "umdr"}, set(names)
+    return next((kind for name, kind in known.items() if name in found), None)
 
 
 def detect(shapes: Shapes, preferred: Mapping[str, Any]) -> DetectedNetwork:
