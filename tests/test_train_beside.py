@@ -129,7 +129,10 @@ def test_configs_that_the_reference_does_not_have_are_refused(small_demo, tmp_pa
     fields = f"--config.data.data_dir={small_demo}", "--config.clip.size=48"
     refused = train_beside(f"--reference={tmp_path}", f"--workdir={tmp_path}", "--config=demo", *fields)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "error: the reference cannot train with this config:\n  config.model.width=0.25: the reference has 1.0\n" in refused.stderr
+    assert (
+        "error: the reference cannot train with this config:\n  config.model.width=0.25: the reference has 1.0\n"
+        in refused.stderr
+    )
     assert "config.clip.size=48: the reference needs a multiple of 32\n" in refused.stderr
     assert "config.eval.batch_size=48: the reference leaves out the last incomplete batch" in refused.stderr
 
