@@ -203,7 +203,7 @@ def test_a_disk_that_cannot_be_read_is_tried_again_and_is_no_damage(two_checkpoi
     if failures < 3:
         assert restore_latest(two_checkpoints, SHAPES, SHARDING)[1].data_iterator == {"next_index": 20}
     else:
-        with pytest.raises(OSError, match=r"recovery/20 cannot be read: .*Input/output error; repair"):
+        with pytest.raises(OSError, match=r"recovery/20 cannot be read: .*Input/output error; restore access"):
             restore_latest(two_checkpoints, SHAPES, SHARDING)
     assert len(list_checkpoints(two_checkpoints)) == 2
 

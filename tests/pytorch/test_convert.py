@@ -287,7 +287,7 @@ def test_a_missing_part_is_named(network, tmp_path, capsys):
 def test_shapes_that_no_network_has(tmp_path, stream, name, shape, message):
     tensors = random_state_dict(manifest_of(small_config(stream), 3))
     write_torch(tmp_path / "odd.pth", tensors | {name: np.zeros(shape, np.float32)})
-    refused(f"{tmp_path / 'odd.pth'}: its tensors are of no network", tmp_path / "odd.pth", tmp_path / "out")
+    refused(f"{tmp_path / 'odd.pth'}: its tensors fit no known network", tmp_path / "odd.pth", tmp_path / "out")
     refused(message, tmp_path / "odd.pth", tmp_path / "out")
 
 
