@@ -25,7 +25,7 @@ import os, signal, sys, time
 from pathlib import Path
 import jax
 from rgbd_jax.checkpoint.metric_writers import MetricAccumulator
-from rgbd_jax.parallel import distributed
+from rgbd_jax.parallel import distributed, probe
 from rgbd_jax.parallel.preemption import PreemptionSync
 
 action, folder, *address = sys.argv[1:]
@@ -52,6 +52,7 @@ with distributed.group(distributed.DistributedConfig(*flags, join_timeout=60, he
             while True:
                 time.sleep(0.1 * index)
                 yield {}
+        probe.PRODUCTS = 8 * (1 + 9 * index)  # what a slow device is like
         accumulator, slow = MetricAccumulator(), batches()
         for _ in range(3):
             accumulator.next_batch(slow)
@@ -100,10 +101,12 @@ def ended(processes, seconds=300):
     return [process.returncode for process in processes], stderr
 
 
-def test_a_process_that_waits_longer_for_its_input_is_named(tmp_path):
+def test_a_process_that_waits_longer_for_its_input_or_has_a_slower_device_is_named(tmp_path):
     status, stderr = ended(workers(tmp_path, "train slowly"))
     assert status == [0, 0], stderr
-    assert f"process 1 ({socket.gethostname()}) slows down the training" in stderr[0]
+    slow = f"process 1 ({socket.gethostname()}) slows down the training: it"
+    assert f"{slow} waits for input" in stderr[0]
+    assert f"{slow} needs" in stderr[0]
     first, second = (float((tmp_path / f"{index}.waited").read_text()) for index in range(2))
     assert first == second > 0.5
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -22,6 +23,7 @@ from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.checkpoint.writers import WRITERS
 from rgbd_jax.metrics import to_json_able
 from rgbd_jax.parallel import distributed
+from rgbd_jax.parallel.probe import slowest_device_seconds
 from rgbd_jax.regular_files import check_regular
 from rgbd_jax.storage import is_remote, size
 
@@ -83,15 +85,22 @@ class MetricAccumulator:
         metrics = self.per_step(step)
         means = {name: math.fsum(row[name] for row in metrics) / len(metrics) for name in metrics[0]}
         seconds = time.monotonic() - self._started
-        waits = distributed.gather(self._input_wait / seconds)
-        longest = max(waits, key=lambda process: waits[process])
-        if waits[longest] > 0.1 + 2 * statistics.median_low(waits.values()):
-            fractions = ", ".join(f"{process} {wait:.0%}" for process, wait in waits.items())
-            log.warning("%s slows down the training: of their time the processes wait for input %s", longest, fractions)
-        timing = (batch_size * self._timed_steps / seconds, waits[longest])
+        processes, values = distributed.gather((self._input_wait / seconds, slowest_device_seconds()))
+        waits, device = values.T
+        _warn_of_slow(processes, waits, 2.0, 0.1, "waits for input {:.0%} of its time, the median {:.0%}")
+        text = "needs {:.2g} ms for a test computation on its slowest device, the median {:.2g} ms"
+        _warn_of_slow(processes, 1e3 * device, 1.5, 0.0, text)
+        timing = (batch_size * self._timed_steps / seconds, float(waits.max()))
         self._metrics = []
         self.restart_clock()
         return means | dict(zip(TIMING_METRICS, timing, strict=True))
+
+
+def _warn_of_slow(processes: Sequence[str], values: np.ndarray, factor: float, excess: float, text: str) -> None:
+    """Names the process with the largest value, if that is more than `factor` times the median, and `excess`."""
+    slowest, median = int(values.argmax()), statistics.median_low(values)
+    if values[slowest] > factor * median + excess:
+        log.warning("%s slows down the training: it %s", processes[slowest], text.format(values[slowest], median))
 
 
 class MetricWriter:

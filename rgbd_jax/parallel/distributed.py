@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +126,12 @@ def barrier(name: str) -> None:
     get_barrier_sync_fn()(key=f"rgbd_jax: {name}", timeout_ms=_WEEK_MS)
 
 
-def gather(value: float) -> dict[str, float]:
-    """Returns the value of every process by its index and host name; all processes call this together."""
+def gather(values: Sequence[float]) -> tuple[list[str], np.ndarray]:
+    """Returns index and host name of every process, and their values, a row each; all processes call this together."""
     name = np.frombuffer(socket.gethostname().encode()[:64].ljust(64, b"\0"), np.uint8)
-    names, values = multihost_utils.process_allgather((name[None], np.array([value], np.float32)), tiled=True)
+    names, rows = multihost_utils.process_allgather((name[None], np.array([values], np.float32)), tiled=True)
     hosts = [bytes(name).rstrip(b"\0").decode(errors="replace") for name in names]
-    return {f"process {index} ({hosts[index]})": float(values[index]) for index in range(len(hosts))}
+    return [f"process {index} ({host})" for index, host in enumerate(hosts)], np.asarray(rows)
 
 
 def compiled(function: Any, name: str) -> Callable[..., Any]:
