@@ -53,10 +53,11 @@ with distributed.group(distributed.DistributedConfig(*flags, join_timeout=60, he
                 time.sleep(0.1 * index)
                 yield {}
         probe.PRODUCTS = 8 * (1 + 9 * index)  # what a slow device is like
+        loss = jax.numpy.ones(())
         accumulator, slow = MetricAccumulator(), batches()
         for _ in range(3):
             accumulator.next_batch(slow)
-            accumulator.add({"loss": jax.numpy.ones(())})
+            accumulator.add({"loss": loss})
         waited = accumulator.means(3, 8)["input_wait_fraction"]
         Path(folder, f"{index}.waited").write_text(str(waited))
     time.sleep(60 if action in ("fail", "wait") else 0)

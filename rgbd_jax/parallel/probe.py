@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 # Milliseconds on each platform, which is much longer than the start of a program takes, and little memory.
 SIDES = {"cpu": 256}
-SIDE, PRODUCTS, REPEATS = 4096, 8, 3
+SIDE, PRODUCTS, REPEATS = 4096, 8, 5
 
 
 @jax.jit
