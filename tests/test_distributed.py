@@ -50,9 +50,9 @@ with distributed.group(distributed.DistributedConfig(*flags, join_timeout=60, he
     if action == "train slowly":
         def batches():
             while True:
-                time.sleep(0.1 * index)
+                time.sleep(index)
                 yield {}
-        probe.PRODUCTS = 8 * (1 + 9 * index)  # what a slow device is like
+        probe.PRODUCTS = 8 * (1 + 99 * index)  # what a slow device is like
         loss = jax.numpy.ones(())
         accumulator, slow = MetricAccumulator(), batches()
         for _ in range(3):
