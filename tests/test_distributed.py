@@ -57,6 +57,7 @@ with distributed.group(distributed.DistributedConfig(*flags, join_timeout=60, he
         accumulator, slow = MetricAccumulator(), batches()
         for _ in range(3):
             accumulator.next_batch(slow)
+            time.sleep(1 - index)
             accumulator.add({"loss": loss})
         waited = accumulator.means(3, 8)["input_wait_fraction"]
         Path(folder, f"{index}.waited").write_text(str(waited))
