@@ -227,12 +227,12 @@ def reference_side(of_ours: Side, checkout: str, config: ConfigDict, classes: in
     Raises:
         RuntimeError: they have not.
     """
-    from benchmarking.reference import Reference
+    from benchmarking.reference import REFERENCES
 
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs.npz"
         of_ours("save_inputs", inputs)
-        theirs = Side(Reference, str(Path(checkout).resolve()), config, classes, inputs)
+        theirs = Side(REFERENCES[config.network], str(Path(checkout).resolve()), config, classes, inputs)
     of_ours("prepare", "infer")
     for side in (of_ours, theirs):
         side("run", "infer")

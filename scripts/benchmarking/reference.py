@@ -4,11 +4,13 @@ What its modules import and the network does not use (plots, its data sets' libr
 is not installed.
 """
 
+import contextlib
 import importlib
 import importlib.machinery
 import sys
 import time
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from ml_collections import ConfigDict
 from benchmarking.sides import peak_of_process
 
 # Imported by the reference, not used by what is measured.
-_NOT_NEEDED = ("torchvision", "visdom", "sklearn", "seaborn", "matplotlib", "pandas", "PIL", "yaml", "cv2")
+_NOT_NEEDED = ("torchvision", "visdom", "sklearn", "seaborn", "matplotlib", "pandas", "PIL", "yaml", "cv2", "timm")
 
 
 class StandIn(types.ModuleType):
@@ -66,8 +68,6 @@ class Reference:
     """
 
     def __init__(self, checkout: str, config: ConfigDict, num_classes: int, inputs: Path):
-        modules = import_from(checkout, "lib.model.DSN", "lib.model.DTN", "utils.build")
-        network, temporal, smoothed = modules[0].DSNNet, modules[1], modules[2].LabelSmoothingCrossEntropy
         torch.manual_seed(0)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self._device.type == "cpu":
@@ -77,7 +77,8 @@ class Reference:
         torch.backends.cudnn.benchmark = True  # as its training has it
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = mixed
         self._settings = types.SimpleNamespace(**network_settings(config))
-        self._network = network(self._settings, num_classes=num_classes)
+        with contextlib.redirect_stdout(sys.stderr):  # they print what they are
+            self._network = self._make(checkout, num_classes)
         with np.load(inputs) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         weights = {name.removeprefix("weights/"): x for name, x in tensors.items() if name.startswith("weights/")}
@@ -85,18 +86,26 @@ class Reference:
         other = [name for name in missing if not name.endswith("num_batches_tracked")]
         if other or unexpected:
             raise ValueError(f"{checkout} is another network: missing {other[:5]}, unexpected {unexpected[:5]}")
-        # It draws the frames of its branches in evaluation too; ours takes the middle ones. The time is the same.
-        middle = types.SimpleNamespace(choice=lambda members: int(np.mean(members)))
-        setattr(temporal, "random", middle)  # noqa: B010 (no type checker knows of it)
         self._network.to(self._device)
         self._label = tensors["label"].to(self._device)
         self._inputs = [  # b t h w c -> b c t h w
             tensors[name].permute(0, 4, 1, 2, 3).contiguous().to(self._device) if name in tensors else None
             for name in ("clip", "heat")
         ]
-        self._criterion = smoothed()
         self._optimizer = torch.optim.SGD(self._network.parameters(), 1e-3, momentum=0.9, weight_decay=3e-4)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._mixed)
+
+    def _make(self, checkout: str, num_classes: int) -> torch.nn.Module:
+        spatial, temporal, losses = import_from(checkout, "lib.model.DSN", "lib.model.DTN", "utils.build")
+        # It draws the frames of its branches in evaluation too; ours takes the middle ones. The time is the same.
+        middle = types.SimpleNamespace(choice=lambda members: int(np.mean(members)))
+        setattr(temporal, "random", middle)  # noqa: B010 (no type checker knows of it)
+        self._criterion = losses.LabelSmoothingCrossEntropy()
+        return spatial.DSNNet(self._settings, num_classes=num_classes)
+
+    def _training_outputs(self) -> tuple[Sequence[torch.Tensor], torch.Tensor]:
+        heads, distillation, _ = self._network(*self._inputs)
+        return heads, distillation
 
     def run(self, part: str) -> float:
         """Does a training step or an inference and returns the seconds."""
@@ -126,7 +135,7 @@ class Reference:
         """One step as its training loop does it: losses of all heads, distillation, clipping."""
         self._network.train()
         with torch.autocast(self._device.type, enabled=self._mixed):
-            heads, distillation, _ = self._network(*self._inputs)
+            heads, distillation = self._training_outputs()
             terms = zip(self._settings.loss_lamdb, heads, strict=True)
             loss = sum(weight * self._criterion(logits, self._label) for weight, logits in terms)
             loss = loss + self._settings.distill * distillation
@@ -140,7 +149,23 @@ class Reference:
     def _infer(self) -> None:
         self._network.eval()
         with torch.no_grad(), torch.autocast(self._device.type, enabled=self._mixed):
-            (self._logits, *_), _, _ = self._network(*self._inputs)
+            (self._logits, *_), *_ = self._network(*self._inputs)
+
+
+class UMDRReference(Reference):
+    """The same for the authors' second repository."""
+
+    def _make(self, checkout: str, num_classes: int) -> torch.nn.Module:
+        spatial, losses = import_from(checkout, "lib.model.DSN_v2", "utils.build")
+        self._criterion, self._distillation = losses.LabelSmoothingCrossEntropy(), losses.RCM_loss(self._settings, None)
+        return spatial.DSNNetV2(self._settings, num_classes)
+
+    def _training_outputs(self) -> tuple[Sequence[torch.Tensor], torch.Tensor]:
+        heads, recoupled = self._network(*self._inputs)
+        return heads, self._distillation(recoupled)
+
+
+REFERENCES = {"decoupled": Reference, "umdr": UMDRReference}  # by config.network
 
 
 def network_settings(config: ConfigDict) -> dict[str, Any]:
@@ -156,4 +181,5 @@ def network_settings(config: ConfigDict) -> dict[str, Any]:
         **{"temp": list(loss.temperature), "sharpness": loss.sharpness, "epochs": 100, "epoch": 0},
         **{"distill": loss.distillation, "loss_lamdb": list(loss.branch_weights)},
         "grad_clip": config.optimizer.gradient_clip,
+        **{"sample_duration": config.clip.frames, "intar_fatcer": config.clip.frames // low},  # the second's
     }
