@@ -21,8 +21,8 @@ from rgbd_jax.ingest.clip_files import (
     FrameRange,
     clip_kind,
     colour_spread,
-    frame_bounds,
     frame_files,
+    least_count,
     natural_key,
     read_clip,
     read_frame_file,
@@ -131,7 +131,7 @@ def _read_path(path: Path, modality: str) -> list[bytes]:
     elif not is_video(path):
         raise ValueError(f"{path} is neither a folder of frames nor a video ({', '.join(VIDEO_SUFFIXES)})")
     else:
-        count, _ = frame_bounds(path)
+        count = least_count(path)
     if count > MAX_FRAMES:
         advice = "cut it to one motion, or use `rgbd stream`"
         raise ValueError(f"{path} has {count} frames, more than {MAX_FRAMES}: {advice}")
