@@ -17,11 +17,7 @@ _OTHERS = {
 Refuse = Callable[[Path, str], Exception]
 
 
-def _refuse(file: Path, problem: str) -> Exception:
-    return ValueError(f"{file} {problem}")
-
-
-def check_regular(file: Path, refuse: Refuse = _refuse) -> int:
+def check_regular(file: Path, refuse: Refuse = lambda file, problem: ValueError(f"{file} {problem}")) -> int:
     """Returns the size of a regular file; any other is not opened. In object storage all files are regular.
 
     Raises:

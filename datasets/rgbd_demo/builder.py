@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from rgbd_jax.data.source import write_index
+from rgbd_jax.data.source import ClipInfo, write_index
 
 from .clips import SPLITS, make_pair
 from .motions import CLASS_NAMES, HEIGHT, PAIRS, WIDTH
@@ -31,7 +31,7 @@ class RgbdDemo(tfds.core.GeneratorBasedBuilder):
         self._clips_per_class = dict(clips_per_class or {"train": 50, "validation": 20})
         if set(self._clips_per_class) != set(SPLITS):
             raise ValueError(f"clips_per_class must be given for {SPLITS}, found {(*self._clips_per_class,)}")
-        self._clips: dict[str, list[tuple[str, int, int]]] = {}  # names, labels and lengths of what was generated
+        self._clips: dict[str, list[ClipInfo]] = {}  # what was generated
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -60,10 +60,9 @@ class RgbdDemo(tfds.core.GeneratorBasedBuilder):
         for index, pair in tqdm(keys, desc=f"{self.name} {split}", unit="pair", disable=None):
             for clip in make_pair(self._seed, split, pair, index):
                 yield len(clips), clip._asdict()
-                clips.append((clip.name, clip.label, len(clip.rgb)))
+                clips.append(ClipInfo(clip.name, clip.label, {"rgb": len(clip.rgb), "depth": len(clip.depth)}))
 
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         super()._download_and_prepare(*args, **kwargs)
         for split, clips in self._clips.items():
-            names, labels, frames = zip(*clips, strict=True)
-            write_index(Path(self.data_dir), split, names, labels, {"rgb": frames, "depth": frames})
+            write_index(Path(self.data_dir), split, clips)

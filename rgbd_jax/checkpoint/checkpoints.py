@@ -42,23 +42,14 @@ class SaveError(OSError):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointMetadata:
-    """Everything in a checkpoint but the train state, JSON-able.
+    """Everything in a checkpoint but the train state, JSON-able."""
 
-    Attributes:
-        data_iterator: state of the data iterator.
-        history: step, epoch and validation metrics of every evaluated epoch.
-        accumulated: metrics of the steps since the last line of the log.
-        config: the experiment's config.
-        provenance: see `provenance.provenance`.
-        last_epoch: the epoch, counted from 0, of the last step.
-    """
-
-    data_iterator: Mapping[str, Any]
-    history: Sequence[Mapping[str, Any]]
-    accumulated: Sequence[Mapping[str, float]] = ()
+    data_iterator: Mapping[str, Any]  # its state
+    history: Sequence[Mapping[str, Any]]  # step, epoch and validation metrics of every evaluated epoch
+    accumulated: Sequence[Mapping[str, float]] = ()  # metrics of the steps since the last line of the log
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    last_epoch: int = 0
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # see `provenance.provenance`
+    last_epoch: int = 0  # the epoch, counted from 0, of the last step
 
 
 class CheckpointManager:

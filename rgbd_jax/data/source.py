@@ -280,12 +280,10 @@ def index_file(directory: Path, split: str) -> Path:
     return directory / f"index_{split}.json"
 
 
-def write_index(
-    directory: Path, split: str, names: Sequence[str], labels: Sequence[int], frames: Mapping[str, Sequence[int]]
-) -> None:
-    """Writes the index of a base split, in the order of its records; `frames` is modality -> frame counts."""
-    counts = {modality: list(map(int, counts)) for modality, counts in frames.items()}
-    content = {"names": list(names), "labels": list(map(int, labels)), "frames": counts}
+def write_index(directory: Path, split: str, clips: Sequence[ClipInfo]) -> None:
+    """Writes the index of a base split, of at least one clip, in the order of its records."""
+    counts = {modality: [clip.frame_counts[modality] for clip in clips] for modality in clips[0].frame_counts}
+    content = {"names": [clip.name for clip in clips], "labels": [clip.label for clip in clips], "frames": counts}
     with atomic_write(index_file(directory, split)) as unfinished:
         unfinished.write_text(json.dumps(content) + "\n", encoding="utf-8")
 

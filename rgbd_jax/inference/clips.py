@@ -64,12 +64,16 @@ def find_clips(given: Mapping[str, Sequence[str]], modalities: Sequence[str]) ->
     if any(not given.get(modality) for modality in modalities):
         wanted = " and ".join(f"--{modality} PATH" for modality in modalities)
         raise ValueError(f"the model reads {' and '.join(modalities)} clips: give {wanted}")
-    found = {modality: [clip for path in given[modality] for clip in _clips_at(path)] for modality in modalities}
-    if len({len(clips) for clips in found.values()}) > 1:
-        counts = " and ".join(f"{len(clips)} {modality}" for modality, clips in found.items())
+    return paired({modality: [clip for path in given[modality] for clip in _clips_at(path)] for modality in modalities})
+
+
+def paired(sources: Mapping[str, Sequence[Path | np.ndarray]]) -> list[UserClip]:
+    """Returns clips from the sources of each modality, in order; raises ValueError if one modality has more of them."""
+    if len({len(each) for each in sources.values()}) > 1:
+        counts = " and ".join(f"{len(each)} {modality}" for modality, each in sources.items())
         raise ValueError(f"found {counts} clips; expected as many of each")
-    pairs = zip(*found.values(), strict=True)
-    return [UserClip(str(paths[0]), dict(zip(modalities, paths, strict=True))) for paths in pairs]
+    clips = [dict(zip(sources, clip, strict=True)) for clip in zip(*sources.values(), strict=True)]
+    return [UserClip(next((str(x) for x in c.values() if isinstance(x, Path)), "array"), c) for c in clips]
 
 
 def _clips_at(text: str) -> list[Path]:

@@ -99,8 +99,7 @@ def _merge(
                 continue
             first = merged.setdefault(clip.name, dataclasses.replace(clip, label=label))
             if clip.frame_count != first.frame_count:
-                there = f"{first.frame_count} at {first.where}"
-                what = f"{clip.name} has {clip.frame_count} frames here, but {there}"
+                what = f"{clip.name} has {clip.frame_count} frames here, but {first.frame_count} at {first.where}"
                 problems.append(Problem(clip.where, what, "mislabelled"))
             if (twin := seen.setdefault(clip.name, clip)) is not clip:
                 what = f"{clip.name} is in two splits of {protocol}: {twin.where}"
