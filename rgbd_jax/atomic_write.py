@@ -15,14 +15,8 @@ def atomic_write(path: Path, advice: str = "make room, or give another place") -
     """Yields the path of a temporary file beside `path`, which replaces `path` at the end; makes the folder.
 
     The file is on disk before it gets its name. After an error `path` is unchanged and the temporary file is removed.
-    In object storage the temporary file is on disk, and is uploaded at the end.
-
-    Args:
-        path: the file.
-        advice: end of the error message if the file cannot be written.
-
-    Raises:
-        OSError: the file cannot be written; names it. Errors about other files are passed on.
+    In object storage the temporary file is on disk, and is uploaded at the end. An OSError that the file cannot be
+    written ends with `advice`; those of other files are passed on.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="rgbd_jax") as folder:

@@ -42,10 +42,6 @@ def initial_state(model: Model) -> InitialState:
        by every matching weight of a checkpoint (of a workdir the best one) but the class heads, as in the reference;
        of a frozen part by all.
     3. Initial values, a function of `config.seed`.
-
-    Raises:
-        ValueError: a checkpoint cannot be used, or one of a frozen part is not given; names it and the config field.
-        FileNotFoundError: a checkpoint is missing.
     """
     config = model.config
     fields = {"continue_from": "", **model.family.init_fields}
@@ -68,8 +64,7 @@ def initial_state(model: Model) -> InitialState:
 def matching_weights(model: Model, weights: TrainedWeights) -> tuple[Tree, Tree]:
     """Returns parameters and batch statistics for a model from weights of exactly its network.
 
-    Raises:
-        ValueError: they are of another network, or not finite; names the config fields, or the tensors.
+    Raises ValueError that names the config fields that differ, or tensors that are not finite.
     """
     config, detected = model.config, weights.detect(model.config.model)
     found = {f"model.{name}": value for name, value in detected.model.items()}

@@ -42,11 +42,7 @@ class Scores:
     class_names: tuple[str, ...] = ()  # by label, as far as they are known
 
     def save(self, path: Path) -> None:
-        """Writes the scores to a .npz file; makes the folder.
-
-        Raises:
-            ValueError: a field has a wrong type or shape.
-        """
+        """Writes the scores to a .npz file; makes the folder."""
         arrays = {name: np.asarray(getattr(self, name)) for name in ("labels", "modality", "dataset", "split", "step")}
         arrays |= {name: np.array(getattr(self, name), np.str_) for name in ("names", "class_names")}  # also if empty
         arrays |= {HEAD + name: logits for name, logits in self.heads.items()}
@@ -56,12 +52,7 @@ class Scores:
 
     @classmethod
     def load(cls, path: Path) -> "Scores":
-        """Reads a file that `save` wrote.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file is damaged or not one of scores; names what is wrong.
-        """
+        """Reads a file that `save` wrote; ValueError names what is wrong with another one."""
         size = check_regular(path)
         with path.open("rb") as file:
             try:

@@ -192,10 +192,9 @@ def _train(config: ConfigDict, workdir: Path, restart: bool, resources: contextl
 
 
 def check_nothing_lost(workdir: Path, config: ConfigDict, steps_per_epoch: int) -> None:
-    """Checks that a workdir without checkpoints has never had any.
+    """Raises ValueError if a workdir without checkpoints has had some.
 
-    Raises:
-        ValueError: it has had: its metrics go beyond the second save, which waits for the first, or some are damaged.
+    Its metrics go beyond the second save, which waits for the first, or some are damaged.
     """
     saves = [steps_per_epoch * config.train.evaluate_every_epochs, *filter(None, [config.checkpoint.every_steps])]
     step, damaged = last_logged_step(workdir), (workdir / DAMAGED).exists()

@@ -55,8 +55,7 @@ class CheckpointMetadata:
 class CheckpointManager:
     """Writes the checkpoints of a run in the background and deletes those that `config.checkpoint` does not keep.
 
-    Raises:
-        SaveError: a checkpoint could not be written, found out by this or the next call.
+    SaveError, that a checkpoint could not be written, is raised by the same or the next call.
     """
 
     def __init__(self, workdir: Path, config: ConfigDict):
@@ -118,11 +117,8 @@ def list_checkpoints(workdir: Path) -> list[Path]:
 def find(workdir: Path, which: str, *, evaluated: bool = False) -> Path:
     """Returns the folder of the "best" or "latest" intact checkpoint of a run; the log names damaged ones.
 
-    Mid-epoch checkpoints are never the "best", and with `evaluated` not the "latest" either.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: all of them are damaged; names a file of each.
+    Mid-epoch checkpoints are never the "best", and with `evaluated` not the "latest" either. Raises FileNotFoundError
+    if there is none, and ValueError if all of them are damaged.
     """
     folders = list_checkpoints(workdir)
     if evaluated or which == "best":
@@ -153,9 +149,6 @@ def restore_latest(workdir: Path, abstract_state: Any, sharding: Any) -> tuple[A
     """Returns state and metadata of the latest intact checkpoint, of a run that has checkpoints.
 
     Later ones, which are damaged, are moved to `WORKDIR/damaged`. All processes have to call it.
-
-    Raises:
-        ValueError: all of them are damaged, or the latest one is of another network or version.
     """
     folders, folder = list_checkpoints(workdir), find(workdir, "latest")
     distributed.barrier("the latest checkpoint is found")
@@ -171,8 +164,7 @@ def restore_latest(workdir: Path, abstract_state: Any, sharding: Any) -> tuple[A
 def read_state(folder: Path, abstract_state: Any, sharding: Any) -> Any:
     """Returns the train state of a checkpoint, which may have been written by another number of processes.
 
-    Raises:
-        ValueError: it cannot be read, or is of another network; names the first tensors that differ.
+    Raises ValueError if it cannot be read, or is of another network.
     """
     target = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract_state, sharding
@@ -192,11 +184,7 @@ def read_state(folder: Path, abstract_state: Any, sharding: Any) -> Any:
 
 
 def read_metadata(folder: Path) -> CheckpointMetadata:
-    """Returns everything in a checkpoint but the train state.
-
-    Raises:
-        ValueError: it cannot be read, or was written by another version of this package.
-    """
+    """Returns everything in a checkpoint but the train state."""
     try:
         fields = ocp.JsonCheckpointHandler().restore(absolute(folder / "metadata"))
         for name in ("history", "accumulated"):
@@ -288,8 +276,7 @@ def _write_checksums(folder: Path) -> None:
 def _find_damage(folder: Path) -> str | None:
     """Returns which file of a checkpoint is damaged and how, None if all are as they were written.
 
-    Raises:
-        OSError: the disk or the network fails, also when tried again; that is no damage.
+    A disk or network that fails, also when tried again, is no damage, but an OSError.
     """
     for pause in PAUSES:
         try:

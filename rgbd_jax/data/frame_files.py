@@ -19,12 +19,7 @@ def append_frame(file: BinaryIO, name: str, encoded: bytes) -> bytes:
 
 
 class StoredFrames(Sequence[bytes]):
-    """The encoded frames at some places in the files of a folder.
-
-    Raises:
-        FileNotFoundError: on access: the file is missing.
-        ValueError: on access: the file ends within the frame.
-    """
+    """The encoded frames at some places in the files of a folder."""
 
     def __init__(self, directory: Path, places: Sequence[bytes]):
         self._directory, self._places = directory, places

@@ -52,9 +52,6 @@ def train_batches(
     Each epoch is a fresh shuffle of all clips, of which every shard takes its block of each batch: the batches over
     all shards, and the order of the clips in them, are the same for every number of shards. `get_state()` of the
     iterator is a small JSON-able dict, and `set_state()` resumes exactly after the batch that was last taken.
-
-    Raises:
-        ValueError: there are fewer clips than a batch over all shards; from the iterator: a clip cannot be read.
     """
     global_batch = batch_size * shard_count
     steps = steps_per_epoch(source, global_batch)
@@ -77,9 +74,6 @@ def eval_batches(
     There are `eval_steps` batches on every shard. The last one is padded with black clips of label 0 and record -1.
     With several views of a clip (`config.eval.clips` times `config.eval.crops`, crops side by side) "frames" holds
     uint8[b v t h w 3].
-
-    Raises:
-        ValueError: there are no clips; from the iterator: a clip cannot be read.
     """
     size, view_count = config.clip.size, config.eval.clips * config.eval.crops
     shape = (config.clip.frames, size, size, 3)
@@ -109,9 +103,6 @@ def load_clip(clip: ClipRecord, config: ConfigDict) -> dict[str, UInt8[np.ndarra
     """Returns the frames of one clip by modality, as an evaluation sees them; the label is not read.
 
     Several views, `config.eval.clips` times `config.eval.crops`, get an axis of their own.
-
-    Raises:
-        ValueError: the clip lacks a modality, or a frame cannot be decoded.
     """
     count, size = _frame_count(clip, config, STREAMS[config.modality]), config.clip.size
     numbers = view_frames(count, config.clip.frames, config.eval.clips)  # v t

@@ -107,12 +107,7 @@ class Splits:
 
 
 def open_splits(config: ConfigDict) -> Splits:
-    """Opens the training and evaluation split of a config; nothing is built here.
-
-    Raises:
-        ValueError: the data do not fit the config; names the field.
-        FileNotFoundError: the data set is not prepared.
-    """
+    """Opens the training and evaluation split of a config; ValueError names the field that the data do not fit."""
     data = config.data
     training = open_split(data.dataset, data.data_dir, data.train_split)
     evaluation = open_split(data.dataset, data.data_dir, data.eval_split)
@@ -175,10 +170,6 @@ def open_split(dataset: str, data_dir: str | Path, split: str | None) -> Prepare
 
     `split` is such as "train", "train[:80%]" or, of a protocol, "cs_train"; None takes the first split of the first
     protocol, or "train" without protocols.
-
-    Raises:
-        FileNotFoundError: the data set is not prepared, or its index is missing.
-        ValueError: the data set has no such split, or its index is damaged.
     """
     directory = prepared_directory(dataset, data_dir)
     if directory is None:
@@ -229,9 +220,6 @@ def resolve(
     """Returns a split in base splits, in the notation of TFDS ("a+b[:20%]"), and its number of classes.
 
     A percentage of a protocol split, such as "cs_train[:20%]", is that percentage of each of its base splits.
-
-    Raises:
-        ValueError: there is no such split, a part of a protocol split is not in percent, or two splits share clips.
     """
     terms: list[str] = []
     classes = 0

@@ -57,9 +57,6 @@ def find_clips(given: Mapping[str, Sequence[str]], modalities: Sequence[str]) ->
     """Returns the clips at some paths, the modalities paired in order.
 
     A path is a video, a folder of frames, a folder of such clips, or a list (.txt, a path a line, relative to it).
-
-    Raises:
-        ValueError: a modality, a path or a partner is missing; names it.
     """
     if any(not given.get(modality) for modality in modalities):
         wanted = " and ".join(f"--{modality} PATH" for modality in modalities)
@@ -108,12 +105,7 @@ def _expanded(text: str) -> Path:
 
 
 def read_user_clip(clip: UserClip) -> ClipRecord:
-    """Reads all frames of a clip; the label of the record is 0 and means nothing.
-
-    Raises:
-        ValueError: a file is of another kind, damaged, empty or too long, an array is none of frames, or the modalities
-            differ in length.
-    """
+    """Reads all frames of a clip, with a label of 0 that means nothing; ValueError if they cannot be used."""
     frames: dict[str, Sequence[bytes | np.ndarray]] = {}
     for modality, path in clip.sources.items():
         if isinstance(path, np.ndarray):
@@ -143,11 +135,7 @@ def _read_path(path: Path, modality: str) -> list[bytes]:
 
 
 def checked_frame(frame: np.ndarray, modality: str) -> np.ndarray:
-    """Returns a decoded frame as `decode_frame` would, h w 3 or h w; depth may come as h w 1.
-
-    Raises:
-        ValueError: its type or shape is another one.
-    """
+    """Returns a decoded frame as `decode_frame` would, h w 3 or h w; depth may be h w 1. ValueError if it is none."""
     frame = np.asarray(frame)
     if modality == "depth" and frame.shape[2:] == (1,):
         frame = frame[..., 0]
@@ -182,9 +170,6 @@ def encoded_frames(source: str, modality: str) -> Iterator[bytes]:
     """Yields the frames of a source as they come, encoded as those of a clip; a grey depth video is one channel.
 
     A source is "camera:0", "-" (standard input), a pipe, a video or a folder of frames.
-
-    Raises:
-        ValueError: the source cannot be opened.
     """
     path = _expanded(source)
     try:

@@ -42,10 +42,6 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
 
     A path is a workdir (its "best" or "latest" checkpoint), a converted checkpoint or a file of PyTorch or safetensors.
     A workdir records its config, as does what was converted from one, but for files of PyTorch; others need one.
-
-    Raises:
-        FileNotFoundError: there is no such path or name, or no checkpoint yet.
-        ValueError: it is damaged, cannot be fetched, is of another network than the config's, or needs a config.
     """
     path, named = resolve(path)
     weights = read_weights(path, which)

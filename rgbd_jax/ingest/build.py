@@ -58,11 +58,7 @@ def dataset_names() -> list[str]:
 
 
 def builder_class(dataset: str) -> type[tfds.core.DatasetBuilder]:
-    """Returns the class in `rgbd_jax.datasets.DATASET.builder` that builds a data set.
-
-    Raises:
-        ValueError: there is no such data set.
-    """
+    """Returns the class in `rgbd_jax.datasets.DATASET.builder` that builds a data set; ValueError if there is none."""
     if dataset not in dataset_names():
         raise ValueError(f"unknown data set {dataset!r}; there are {', '.join(dataset_names())}")
     module = importlib.import_module(f"rgbd_jax.datasets.{dataset}.builder")

@@ -33,11 +33,6 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
 
     `runner` writes the shards, by default on all cores of this machine. With `skip_bad_clips`, bad clips are left out
     and listed in the log instead of refused; `kwargs` are passed to TFDS (`data_dir`).
-
-    Raises:
-        FileNotFoundError: there are no raw clips.
-        RawDataError: something is wrong with a clip and bad clips are not skipped, or with all of the raw data.
-        ValueError: depth is to be stored for speed, but there is none.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -102,10 +97,6 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
         """Builds the data set, unless it is there; resumes where an earlier build ended.
 
         Until the data set is complete, finished shards lie in `incomplete.VERSION` beside its folder.
-
-        Raises:
-            RawDataError: clips are bad and bad clips are not skipped, or a split has no good clip.
-            OSError: a shard cannot be written, or was lost.
         """
         directory = Path(self.data_dir)
         with locked(directory.parent):

@@ -46,9 +46,6 @@ def find_protocol_clips(
 
     `on_disk` is the name of every clip on disk -> where it lies. `name_of` gives the clip that a path of a list stands
     for, and `label_of` the label that is part of a clip's name; both may raise ValueError.
-
-    Raises:
-        RawDataError: the lists cannot be used, or there are no clips.
     """
     listed = {}
     for protocol in protocols:

@@ -108,11 +108,7 @@ def read_example(clip: ClipSpec, kinds: Mapping[str, FrameKind], read_frames: Re
 
 
 def write_shard(task: ShardTask) -> None:
-    """Writes a shard of the good clips of a task, one clip in memory at a time, and its report.
-
-    Raises:
-        OSError: the shard cannot be written (ArrayRecord itself raises RuntimeError for every failure).
-    """
+    """Writes a shard of the good clips of a task, one clip in memory at a time, and its report."""
     report = ShardReport(task.fingerprint())
     serializer = ExampleSerializer(task.features.get_serialized_info())
     try:
@@ -138,7 +134,7 @@ def write_shard(task: ShardTask) -> None:
                 report.record_bytes += len(record)
                 report.clips.append((clip.name, clip.label, counts))
             writer.close()
-    except RuntimeError as error:
+    except RuntimeError as error:  # ArrayRecord raises it for every failure
         raise OSError(errno.EIO, f"the shard cannot be written: {error}", str(task.file)) from error
     with atomic_write(task.report_file) as unfinished:
         unfinished.write_text(json.dumps(dataclasses.asdict(report)))
@@ -167,10 +163,6 @@ def build_shards(
     """Writes the shards that are missing in `folder` and returns the reports of all, in order.
 
     After an error the log states how many shards are finished, which stay for the next build, and what space it needs.
-
-    Raises:
-        RawDataError: clips are bad and bad clips are not skipped.
-        OSError: a shard cannot be written, or was lost.
     """
     folder.mkdir(exist_ok=True)
     try:

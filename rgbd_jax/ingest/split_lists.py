@@ -20,11 +20,7 @@ SPLIT_NAMES = tuple(alias for aliases in _ALIASES.values() for alias in aliases)
 
 
 def read_lines(file: Path) -> list[tuple[str, str]]:
-    """Returns the lines of a text file that are not blank, stripped, each after its place ("file:line").
-
-    Raises:
-        RawDataError: there is no such file, it is no regular one, too large, not UTF-8, or all lines are blank.
-    """
+    """Returns the lines of a text file that are not blank, stripped, each after its place ("file:line")."""
     if not file.exists():
         raise bad_data(file, "no such file")
     lines = []
@@ -125,10 +121,7 @@ def read_lists(
 ) -> dict[str, list[ClipSpec]]:
     """Returns split to the clips of its list in `folder` or, without one, in a folder of each modality; {} if none.
 
-    Lists are read by `read_split_list`.
-
-    Raises:
-        RawDataError: a list cannot be read, or the modalities do not list the same clips in the same splits.
+    Lists are read by `read_split_list`. The modalities have to list the same clips in the same splits.
     """
 
     def read(lists: Path, faults: list[Problem]) -> dict[str, list[ClipSpec]]:

@@ -11,11 +11,7 @@ SMALLEST_SHARDED = 2**12  # values; smaller tensors are replicated: splitting th
 
 
 def make_mesh(shards: int, devices: list[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of some or all devices, with parameters and optimizer state split over `shards` (FSDP).
-
-    Raises:
-        ValueError: the devices do not divide by `shards`; names the config field.
-    """
+    """Returns the mesh of some or all devices, with parameters and optimizer state split over `shards` (FSDP)."""
     devices = jax.devices() if devices is None else devices
     if len(devices) % shards:
         raise ValueError(
