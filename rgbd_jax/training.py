@@ -25,8 +25,8 @@ from rgbd_jax.checkpoint.metric_writers import (
     MetricAccumulator,
     MetricWriter,
     format_metrics,
-    last_logged_step,
     progress_bar,
+    read_metrics,
     set_metrics_aside,
 )
 from rgbd_jax.checkpoint.model_card import ModelCardData, write_model_card
@@ -197,7 +197,7 @@ def check_nothing_lost(workdir: Path, config: ConfigDict, steps_per_epoch: int) 
     Its metrics go beyond the second save, which waits for the first, or some are damaged.
     """
     saves = [steps_per_epoch * config.train.evaluate_every_epochs, *filter(None, [config.checkpoint.every_steps])]
-    step, damaged = last_logged_step(workdir), (workdir / DAMAGED).exists()
+    step, damaged = max((row["step"] for row in read_metrics(workdir)), default=0), (workdir / DAMAGED).exists()
     if step > 2 * min(saves) or damaged:
         found = f"metrics up to step {step}" if step else "damaged checkpoints"
         raise ValueError(

@@ -267,9 +267,8 @@ def _write_checksums(folder: Path) -> None:
 
     In object storage, which verifies the content itself, the size.
     """
-    checksum = _bytes if is_remote(folder) else _sha256
     files = [path for path in files_below(folder) if path.name not in (CHECKSUMS_FILE, _WRITTEN_LATER)]
-    checksums = {str(path.relative_to(folder)): checksum(path) for path in files}
+    checksums = {str(path.relative_to(folder)): _checksum(path, is_remote(folder)) for path in files}
     (folder / CHECKSUMS_FILE).write_text(json.dumps(checksums, indent=0, sort_keys=True))
 
 
@@ -278,17 +277,16 @@ def _find_damage(folder: Path) -> str | None:
 
     A disk or network that fails, also when tried again, is no damage, but an OSError.
     """
-    for pause in PAUSES:
+    pauses = iter(PAUSES)
+    while True:
         try:
             return _damage(folder)
         except OSError as error:
+            if (pause := next(pauses, None)) is None:
+                advice = "restore access to it; to resume from an earlier checkpoint, move this one away"
+                raise OSError(f"{folder} cannot be read: {error}; {advice}") from error
             log.warning("%s cannot be read (%s): trying again in %d s", folder, error, pause)
             time.sleep(pause)
-    try:
-        return _damage(folder)
-    except OSError as error:
-        advice = "restore access to it; to resume from an earlier checkpoint, move this one away"
-        raise OSError(f"{folder} cannot be read: {error}; {advice}") from error
 
 
 def _damage(folder: Path) -> str | None:
@@ -298,18 +296,15 @@ def _damage(folder: Path) -> str | None:
         for name, checksum in json.loads(file.read_bytes()).items():
             if not (folder / name).is_file():
                 return f"{folder / name} is missing"
-            found = _bytes(folder / name) if checksum.endswith("bytes") else _sha256(folder / name)
-            if found != checksum:
+            if _checksum(folder / name, checksum.endswith("bytes")) != checksum:
                 return f"{folder / name} differs from what was written (checksum)"
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, AttributeError) as error:
         return f"{file} cannot be used: {error}"
     return None
 
 
-def _bytes(path: Path) -> str:
-    return f"{size(path)} bytes"
-
-
-def _sha256(path: Path) -> str:
+def _checksum(path: Path, size_only: bool) -> str:
+    if size_only:
+        return f"{size(path)} bytes"
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
