@@ -45,11 +45,10 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
     """
     path, named = resolve(path)
     weights = read_weights(path, which)
-    if is_workdir(path):
-        if config is not None:
-            check_workdir(path, config, new_allowed=False)
-        else:
-            config = read_config(path)
+    if is_workdir(path) and config is not None:
+        check_workdir(path, config, new_allowed=False)
+    elif is_workdir(path):
+        config = read_config(path)
     elif config is None and weights.config is not None:
         config = recorded_config(weights.config)
     elif config is None and named:
