@@ -42,12 +42,11 @@ def atomic_write(path: Path, advice: str = "make room, or give another place") -
         with suppress(OSError):  # some network file systems cannot sync folders
             to_disk(path.parent)
     except OSError as error:
-        of_itself = error.filename is None or str(error.filename) == str(unfinished)
-        of_its_folder = str(error.filename) in map(str, path.parents)
-        if error.errno is None or not (of_itself or of_its_folder):
+        culprit = str(error.filename or unfinished)
+        if error.errno is None or culprit not in map(str, (unfinished, *path.parents)):
             raise
-        reason = f"{error.filename}: {error.strerror}" if of_its_folder else error.strerror
-        raise OSError(f"{path} cannot be written: {reason}; {advice}") from error
+        folder = "" if culprit == str(unfinished) else f"{culprit}: "
+        raise OSError(f"{path} cannot be written: {folder}{error.strerror}; {advice}") from error
 
 
 def to_disk(path: Path) -> None:

@@ -145,11 +145,9 @@ def _load_matching(params: Tree, batch_stats: Tree, model: Model, field: str, pa
     expected = family_of(config.network, part) if part else model.family
     if weights.family not in (None, expected.name):
         others = " and ".join(f"config.{name}" for name, of in init_fields.items() if bool(of) != bool(part))
-        other_network = FAMILIES[weights.family].network != config.network
-        field_that_differs = "network" if other_network else "modality"
-        advice = f"config.{field_that_differs}={config[field_that_differs]!r} cannot start from it"
-        if others and not other_network:
-            advice = f"use {others}"
+        differs = "modality" if FAMILIES[weights.family].network == config.network else "network"
+        cannot = f"config.{differs}={config[differs]!r} cannot start from it"
+        advice = f"use {others}" if others and differs == "modality" else cannot
         raise ValueError(f"config.{field}={path}: a {weights.family} network, not a {expected.name} one; {advice}")
     if part:
         params, batch_stats = params.get(part, {}), batch_stats[part]

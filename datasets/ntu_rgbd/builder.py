@@ -140,7 +140,6 @@ class NtuRgbd(RawClipsBuilder):
 
 
 def _roots(raw_dir: Path) -> dict[str, Path]:
-    """Returns modality to the folder of its clips."""
     expected = f"{_VIDEOS}/ or {_FRAMES}/, and {_DEPTH}/"
     check_folder(raw_dir, expected)
     candidates = (("rgb", _VIDEOS), ("rgb", _FRAMES), ("depth", _DEPTH))

@@ -132,7 +132,6 @@ def open_splits(config: ConfigDict) -> Splits:
 
 
 def _without_short_clips(split: PreparedSplit, modality: str) -> PreparedSplit:
-    """Leaves out the clips that the reference leaves out."""
     lengths = [min(clip.frame_counts[each] for each in STREAMS[modality]) for clip in split.clips]
     kept = [index for index, length in enumerate(lengths) if length > REFERENCE_SHORT]
     left_out = f"{len(split) - len(kept)} of {len(split)} clips have {REFERENCE_SHORT} frames or fewer"

@@ -186,7 +186,6 @@ def encoded_frames(source: str, modality: str) -> Iterator[bytes]:
 
 
 def _images(source: str, path: Path) -> Generator[UInt8[np.ndarray, "h w 3"], None, None]:
-    """Yields the BGR images of a camera or video as they come."""
     if not source.startswith(CAMERA):
         if source != STANDARD_INPUT and not path.exists():
             raise ValueError(f"{source}: no such file, folder or pipe")

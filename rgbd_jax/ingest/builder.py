@@ -115,16 +115,17 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
             log.warning("left out: %s", problem)
         tasks = [task for split in self._raw.splits for task in self._tasks(split, folder)]
         reports = build_shards(self.name, folder, tasks, self._runner, self._skip_bad_clips)
-        infos = []
+        infos, stored = [], {}
         for split in self._raw.splits:
             shards = [report for task, report in zip(tasks, reports, strict=True) if task.split == split]
-            clips = [ClipInfo(*clip) for shard in shards for clip in shard.clips]
-            if not clips:
+            stored[split] = [ClipInfo(*clip) for shard in shards for clip in shard.clips]
+            if not stored[split]:
                 raise bad_data(self.raw_dir, f"has no good clip in split {split}")
-            write_index(folder, split, clips)
             lengths, size = [len(shard.clips) for shard in shards], sum(shard.record_bytes for shard in shards)
             template = self._get_filename_template(split_name=split)
             infos.append(SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
+        for split, clips in stored.items():
+            write_index(folder, split, clips)
         left_out = [*self._raw.problems, *(problem for report in reports for problem in report.problems)]
         self.info.set_splits(SplitDict(infos))
         self.info.metadata.update(left_out=list(map(str, left_out)))
