@@ -216,9 +216,7 @@ class Classifier:
         given = {modality: clip for modality, clip in of_modalities.items() if clip is not None}
         self._check_modalities(given)
         single = not any(isinstance(clip, list | tuple) for clip in given.values())
-        listed = {m: list(clip) if isinstance(clip, list | tuple) else [clip] for m, clip in given.items()}
-        found = {m: [source for clip in each for source in _sources(clip, m)] for m, each in listed.items()}
-        records = [read_user_clip(clip) for clip in paired(found)]
+        records = [read_user_clip(clip) for clip in paired({m: _sources(clip, m) for m, clip in given.items()})]
         return records, single and len(records) == 1
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -244,7 +242,9 @@ def load(path: str | Path, *, config: str | None = None, checkpoint: str = "best
     return Classifier(load_trained(path, checkpoint, load_config(config) if config else None))
 
 
-def _sources(clip: Clip, modality: str) -> Sequence[Path | np.ndarray]:
+def _sources(clip: Clip | Sequence[Clip], modality: str) -> Sequence[Path | np.ndarray]:
+    if isinstance(clip, list | tuple):
+        return [source for each in clip for source in _sources(each, modality)]
     if isinstance(clip, np.ndarray):
         return [clip]
     return [found.sources[modality] for found in find_clips({modality: [str(clip)]}, [modality])]
