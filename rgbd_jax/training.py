@@ -156,13 +156,8 @@ def _train(config: ConfigDict, workdir: Path, restart: bool, resources: contextl
                 history.append({"step": step, "epoch": epoch, **metrics, **notes})
                 accumulator.restart_clock()
                 if distributed.is_primary():  # before the checkpoint: a kill in between repeats both
-                    names = splits.training.class_names
-                    write_model_card(
-                        workdir,
-                        ModelCardData(
-                            config.to_dict(), history, origin, names, splits.num_classes, model.num_parameters
-                        ),
-                    )
+                    network = splits.training.class_names, splits.num_classes, model.num_parameters
+                    write_model_card(workdir, ModelCardData(config.to_dict(), history, origin, *network))
                 save(history[-1])
             if step == last_step or preemption.reached():
                 break

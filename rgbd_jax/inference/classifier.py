@@ -26,21 +26,13 @@ Frames = str | Path | int | Iterable[np.ndarray]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClipPrediction:
-    """The prediction for one clip.
+    """The prediction for one clip."""
 
-    Attributes:
-        name: the path of the clip, or "array".
-        heads: head -> logits; "logits" decides.
-        class_names: the classes by label.
-        record: the frames as they were given.
-        frames: modality -> the frames that the network saw.
-    """
-
-    name: str
-    heads: Mapping[str, Float[np.ndarray, "k"]]
-    class_names: Sequence[str]
-    record: ClipRecord
-    frames: Mapping[str, UInt8[np.ndarray, "t h w 3"]]
+    name: str  # the path of the clip, or "array"
+    heads: Mapping[str, Float[np.ndarray, "k"]]  # head -> logits; "logits" decides
+    class_names: Sequence[str]  # by label
+    record: ClipRecord  # the frames as they were given
+    frames: Mapping[str, UInt8[np.ndarray, "t h w 3"]]  # modality -> the frames that the network saw
     _classifier: "Classifier" = dataclasses.field(repr=False)
 
     @property
