@@ -129,9 +129,7 @@ def read_class_names(workdir: Path) -> tuple[str, ...]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("expected a list of names")
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}): restore it, or delete it to report classes by number"
-        ) from error
+        raise ValueError(f"{file} is damaged ({error}): restore it, or delete it to number the classes") from error
     return tuple(names)
 
 
