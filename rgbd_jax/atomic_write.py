@@ -15,14 +15,8 @@ def atomic_write(path: Path, advice: str = "make room, or give another place") -
     """Yields the path of a temporary file beside `path`, which replaces `path` at the end; makes the folder.
 
     The file is on disk before it gets its name. After an error `path` is unchanged and the temporary file is removed.
-    In object storage the temporary file is on disk, and is uploaded at the end.
-
-    Args:
-        path: the file.
-        advice: end of the error message if the file cannot be written.
-
-    Raises:
-        OSError: the file cannot be written; names it. Errors about other files are passed on.
+    In object storage the temporary file is on disk, and is uploaded at the end. An OSError that the file cannot be
+    written ends with `advice`; those of other files are passed on.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="rgbd_jax") as folder:
@@ -48,12 +42,11 @@ def atomic_write(path: Path, advice: str = "make room, or give another place") -
         with suppress(OSError):  # some network file systems cannot sync folders
             to_disk(path.parent)
     except OSError as error:
-        of_itself = error.filename is None or str(error.filename) == str(unfinished)
-        of_its_folder = str(error.filename) in map(str, path.parents)
-        if error.errno is None or not (of_itself or of_its_folder):
+        culprit = str(error.filename or unfinished)
+        if error.errno is None or culprit not in map(str, (unfinished, *path.parents)):
             raise
-        reason = f"{error.filename}: {error.strerror}" if of_its_folder else error.strerror
-        raise OSError(f"{path} cannot be written: {reason}; {advice}") from error
+        folder = "" if culprit == str(unfinished) else f"{culprit}: "
+        raise OSError(f"{path} cannot be written: {folder}{error.strerror}; {advice}") from error
 
 
 def to_disk(path: Path) -> None:

@@ -169,9 +169,6 @@ def umdr_config(base: Callable[[str], ConfigDict], argument: str) -> ConfigDict:
     Args:
         base: `get_config` of the data set for the first network.
         argument: "rgb", "depth" or "fusion", with "_16" or "_64" for so many frames; 32 by default.
-
-    Raises:
-        ValueError: the argument is none of these.
     """
     modality, _, number = argument.partition("_")
     if modality not in STREAMS or number not in ("", "16", "32", "64"):
@@ -208,9 +205,6 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Returns the checked config of a file ("configs/ntu_cs.py:depth"), or of one in the package ("ntu_cs:depth").
 
     What follows the colon is the argument of its `get_config`; `overrides` are flags: "--config.train.batch_size=48".
-
-    Raises:
-        ValueError: there is no such file, or a field does not exist or cannot have the value.
     """
     name, _, argument = spec.partition(":")
     packaged = Path(str(importlib.resources.files("rgbd_jax.configs")))
@@ -235,11 +229,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def recorded_config(fields: Mapping[str, Any]) -> ConfigDict:
-    """Returns the config that a run or a file of weights records; fields that it lacks have their defaults.
-
-    Raises:
-        ValueError: a field does not exist or cannot have the value.
-    """
+    """Returns the config that a run or a file of weights records; fields that it lacks have their defaults."""
     modality = fields.get("modality") if isinstance(fields, Mapping) else None
     if not isinstance(modality, str) or modality not in STREAMS:
         raise ValueError(f"config.modality={modality!r}: expected one of {', '.join(STREAMS)}")
@@ -247,11 +237,7 @@ def recorded_config(fields: Mapping[str, Any]) -> ConfigDict:
 
 
 def with_fields(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
-    """Returns a checked copy of a config with some fields replaced, each by its full name ("train.batch_size").
-
-    Raises:
-        ValueError: a field does not exist or cannot have the value.
-    """
+    """Returns a checked copy of a config with some fields replaced, each by its full name ("train.batch_size")."""
     config = config.copy_and_resolve_references().lock()
     for name, value in fields.items():
         try:
@@ -265,21 +251,13 @@ def with_fields(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
 
 
 def check_config(config: ConfigDict) -> None:
-    """Checks all fields but `checkpoint.best_metric`, which a model knows.
-
-    Raises:
-        ValueError: names every invalid field, its value and what is expected.
-    """
+    """Raises ValueError that names every invalid field; `checkpoint.best_metric` is left to the model."""
     if problems := config_rules.problems(config, default_config()):
         raise ValueError("\n  ".join(["invalid config:", *problems]))
 
 
 def check_divisible(config: ConfigDict, devices: int, *, training: bool = True) -> None:
-    """Checks that batches divide evenly among devices, and in `training` each device's clips into microbatches.
-
-    Raises:
-        ValueError: names the field, and a value that divides.
-    """
+    """Checks that batches divide evenly among devices, and in `training` each device's clips into microbatches."""
     for field in ("train.batch_size", "eval.batch_size") if training else ("eval.batch_size",):
         if config[field] % devices:
             nearest = max(round(config[field] / devices), 1) * devices

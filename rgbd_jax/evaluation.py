@@ -87,10 +87,6 @@ def evaluate(config: ConfigDict, workdir: Path, which: str) -> dict:
 
     Returns:
         The result: step (0 for a converted checkpoint), clips, metrics and seconds.
-
-    Raises:
-        FileNotFoundError: there is no run or no checkpoint.
-        ValueError: the config is invalid, the workdir is of another config, or the data do not fit it.
     """
     started = time.monotonic()
     check_config(config)

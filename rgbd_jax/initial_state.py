@@ -42,10 +42,6 @@ def initial_state(model: Model) -> InitialState:
        by every matching weight of a checkpoint (of a workdir the best one) but the class heads, as in the reference;
        of a frozen part by all.
     3. Initial values, a function of `config.seed`.
-
-    Raises:
-        ValueError: a checkpoint cannot be used, or one of a frozen part is not given; names it and the config field.
-        FileNotFoundError: a checkpoint is missing.
     """
     config = model.config
     fields = {"continue_from": "", **model.family.init_fields}
@@ -68,8 +64,7 @@ def initial_state(model: Model) -> InitialState:
 def matching_weights(model: Model, weights: TrainedWeights) -> tuple[Tree, Tree]:
     """Returns parameters and batch statistics for a model from weights of exactly its network.
 
-    Raises:
-        ValueError: they are of another network, or not finite; names the config fields, or the tensors.
+    Raises ValueError that names the config fields that differ, or tensors that are not finite.
     """
     config, detected = model.config, weights.detect(model.config.model)
     found = {f"model.{name}": value for name, value in detected.model.items()}
@@ -150,11 +145,9 @@ def _load_matching(params: Tree, batch_stats: Tree, model: Model, field: str, pa
     expected = family_of(config.network, part) if part else model.family
     if weights.family not in (None, expected.name):
         others = " and ".join(f"config.{name}" for name, of in init_fields.items() if bool(of) != bool(part))
-        other_network = FAMILIES[weights.family].network != config.network
-        field_that_differs = "network" if other_network else "modality"
-        advice = f"config.{field_that_differs}={config[field_that_differs]!r} cannot start from it"
-        if others and not other_network:
-            advice = f"use {others}"
+        differs = "modality" if FAMILIES[weights.family].network == config.network else "network"
+        cannot = f"config.{differs}={config[differs]!r} cannot start from it"
+        advice = f"use {others}" if others and differs == "modality" else cannot
         raise ValueError(f"config.{field}={path}: a {weights.family} network, not a {expected.name} one; {advice}")
     if part:
         params, batch_stats = params.get(part, {}), batch_stats[part]

@@ -17,15 +17,10 @@ _OTHERS = {
 Refuse = Callable[[Path, str], Exception]
 
 
-def _refuse(file: Path, problem: str) -> Exception:
-    return ValueError(f"{file} {problem}")
+def check_regular(file: Path, refuse: Refuse = lambda file, problem: ValueError(f"{file} {problem}")) -> int:
+    """Returns the size of a regular file; for any other, which is not opened, raises what `refuse` returns.
 
-
-def check_regular(file: Path, refuse: Refuse = _refuse) -> int:
-    """Returns the size of a regular file; any other is not opened. In object storage all files are regular.
-
-    Raises:
-        Exception: what `refuse` returns for the file and the problem, by default a ValueError.
+    In object storage all files are regular.
     """
     if is_remote(file):
         return size(file)

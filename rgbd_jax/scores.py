@@ -15,16 +15,17 @@ from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.regular_files import check_regular
 
 HEAD = "heads/"  # prefix of head names in the file
-# Array of the file -> type of its entries and number of axes; further heads are like the first.
+LOGITS = HEAD + "logits"
+# Array of the file -> type of its entries and axes: n clips, k classes, c named ones. Other heads are like the first.
 EXPECTED = {
-    HEAD + "logits": (np.float32, 2),
-    "names": (np.str_, 1),
-    "labels": (np.signedinteger, 1),
-    "modality": (np.str_, 0),
-    "dataset": (np.str_, 0),
-    "split": (np.str_, 0),
-    "step": (np.signedinteger, 0),
-    "class_names": (np.str_, 1),
+    LOGITS: (np.float32, "nk"),
+    "names": (np.str_, "n"),
+    "labels": (np.signedinteger, "n"),
+    "modality": (np.str_, ""),
+    "dataset": (np.str_, ""),
+    "split": (np.str_, ""),
+    "step": (np.signedinteger, ""),
+    "class_names": (np.str_, "c"),
 }
 
 
@@ -42,11 +43,7 @@ class Scores:
     class_names: tuple[str, ...] = ()  # by label, as far as they are known
 
     def save(self, path: Path) -> None:
-        """Writes the scores to a .npz file; makes the folder.
-
-        Raises:
-            ValueError: a field has a wrong type or shape.
-        """
+        """Writes the scores to a .npz file; makes the folder."""
         arrays = {name: np.asarray(getattr(self, name)) for name in ("labels", "modality", "dataset", "split", "step")}
         arrays |= {name: np.array(getattr(self, name), np.str_) for name in ("names", "class_names")}  # also if empty
         arrays |= {HEAD + name: logits for name, logits in self.heads.items()}
@@ -56,12 +53,7 @@ class Scores:
 
     @classmethod
     def load(cls, path: Path) -> "Scores":
-        """Reads a file that `save` wrote.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file is damaged or not one of scores; names what is wrong.
-        """
+        """Reads a file that `save` wrote; ValueError names what is wrong with another one."""
         size = check_regular(path)
         with path.open("rb") as file:
             try:
@@ -96,18 +88,17 @@ def _problems(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
         yield f"there is no array {', '.join(missing)}"
     if unknown := [name for name in arrays if name not in EXPECTED and not name.startswith(HEAD)]:
         yield f"unknown array {', '.join(unknown)}"
-    for name, array in arrays.items():
-        kind, axes = EXPECTED.get(name, EXPECTED[HEAD + "logits"])
-        if not np.issubdtype(array.dtype, kind) or array.ndim != axes:
-            yield f"{name} is {array.dtype} of shape {array.shape}, expected {kind.__name__} with {axes} axes"
-    clips, classes = arrays[HEAD + "logits"].shape
-    if not clips:
+    if not arrays[LOGITS].size:
         yield "there is no clip"
-    shapes: dict[str, tuple[int, ...]] = {name: (clips, classes) for name in arrays if name.startswith(HEAD)}
-    shapes |= {"names": (clips,), "labels": (clips,)}
-    for name, shape in shapes.items():
-        if arrays[name].shape != shape:
-            yield f"{name} has shape {arrays[name].shape}, expected {shape} as {HEAD}logits has {(clips, classes)}"
+    lengths: dict[str, int] = {}
+    for name, array in {LOGITS: arrays[LOGITS], **arrays}.items():
+        kind, axes = EXPECTED.get(name, EXPECTED[LOGITS])
+        if not np.issubdtype(array.dtype, kind) or array.ndim != len(axes):
+            yield f"{name} is {array.dtype} of shape {array.shape}, expected {kind.__name__} with {len(axes)} axes"
+        shape = tuple(lengths.setdefault(axis, length) for axis, length in zip(axes, array.shape, strict=True))
+        if array.shape != shape:
+            yield f"{name} has shape {array.shape}, expected {shape} as {LOGITS} has {arrays[LOGITS].shape}"
+    classes = lengths["k"]
     if len(arrays["class_names"]) > classes:
         yield f"there are {len(arrays['class_names'])} names for {classes} classes"
     outside = np.flatnonzero((arrays["labels"] < 0) | (arrays["labels"] >= classes))

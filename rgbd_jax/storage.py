@@ -21,12 +21,7 @@ CLIENTS = ("aiohttp", "gcsfs", "google", "requests")  # packages whose errors ar
 
 
 def as_path(text: str | Path) -> Path:
-    """Returns the path of a file or folder on disk, or of a URL: an `epath.Path`, which is no `pathlib.Path`.
-
-    Raises:
-        ValueError: the URL is of a storage that cannot be used, or packages are missing.
-        OSError: there is no such bucket, or no access to it.
-    """
+    """Returns the path of a file or folder on disk, or of a URL: an `epath.Path`, which is no `pathlib.Path`."""
     if is_remote(text):
         return cast(Path, text)
     url = re.match(r"([a-z0-9]+)://([^/]*)", str(text))

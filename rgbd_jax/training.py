@@ -25,8 +25,8 @@ from rgbd_jax.checkpoint.metric_writers import (
     MetricAccumulator,
     MetricWriter,
     format_metrics,
-    last_logged_step,
     progress_bar,
+    read_metrics,
     set_metrics_aside,
 )
 from rgbd_jax.checkpoint.model_card import ModelCardData, write_model_card
@@ -156,13 +156,8 @@ def _train(config: ConfigDict, workdir: Path, restart: bool, resources: contextl
                 history.append({"step": step, "epoch": epoch, **metrics, **notes})
                 accumulator.restart_clock()
                 if distributed.is_primary():  # before the checkpoint: a kill in between repeats both
-                    names = splits.training.class_names
-                    write_model_card(
-                        workdir,
-                        ModelCardData(
-                            config.to_dict(), history, origin, names, splits.num_classes, model.num_parameters
-                        ),
-                    )
+                    network = splits.training.class_names, splits.num_classes, model.num_parameters
+                    write_model_card(workdir, ModelCardData(config.to_dict(), history, origin, *network))
                 save(history[-1])
             if step == last_step or preemption.reached():
                 break
@@ -192,13 +187,12 @@ def _train(config: ConfigDict, workdir: Path, restart: bool, resources: contextl
 
 
 def check_nothing_lost(workdir: Path, config: ConfigDict, steps_per_epoch: int) -> None:
-    """Checks that a workdir without checkpoints has never had any.
+    """Raises ValueError if a workdir without checkpoints has had some.
 
-    Raises:
-        ValueError: it has had: its metrics go beyond the second save, which waits for the first, or some are damaged.
+    Its metrics go beyond the second save, which waits for the first, or some are damaged.
     """
     saves = [steps_per_epoch * config.train.evaluate_every_epochs, *filter(None, [config.checkpoint.every_steps])]
-    step, damaged = last_logged_step(workdir), (workdir / DAMAGED).exists()
+    step, damaged = max((row["step"] for row in read_metrics(workdir)), default=0), (workdir / DAMAGED).exists()
     if step > 2 * min(saves) or damaged:
         found = f"metrics up to step {step}" if step else "damaged checkpoints"
         raise ValueError(

@@ -57,7 +57,6 @@ def _path_of(name: str, modality: str) -> str:
 
 
 def _read_own_lists(raw_dir: Path, problems: list[Problem]) -> dict[str, list[ClipSpec]]:
-    """Reads the lists that the data set comes with."""
     splits = {}
     for folder, split in _SPLITS.items():
         files = [file for name in _LISTS if (file := raw_dir / name.format(folder)).is_file()]

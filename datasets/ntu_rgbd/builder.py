@@ -18,8 +18,8 @@ from rgbd_jax.ingest.clip_files import (
     ClipSpec,
     FrameKind,
     FrameRange,
-    frame_bounds,
     frame_files,
+    least_count,
     read_frame,
     video_frames,
 )
@@ -140,7 +140,6 @@ class NtuRgbd(RawClipsBuilder):
 
 
 def _roots(raw_dir: Path) -> dict[str, Path]:
-    """Returns modality to the folder of its clips."""
     expected = f"{_VIDEOS}/ or {_FRAMES}/, and {_DEPTH}/"
     check_folder(raw_dir, expected)
     candidates = (("rgb", _VIDEOS), ("rgb", _FRAMES), ("depth", _DEPTH))
@@ -197,7 +196,7 @@ def _frame_ranges(clip: ClipSpec, paths: Mapping[str, Path]) -> dict[str, FrameR
     if "depth" in paths:
         ranges["depth"] = FrameRange(paths["depth"], 1, count)
         if count is None and "rgb" in paths:
-            least, found = frame_bounds(paths["rgb"])[0], len(frame_files(ranges["depth"]))
+            least, found = least_count(paths["rgb"]), len(frame_files(ranges["depth"]))
             if found < least:
                 what = f"expected as many frames as {paths['rgb'].name} has, at least {least}, found {found}"
                 raise bad_clip(paths["depth"], what, "unpaired")

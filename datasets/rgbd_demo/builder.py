@@ -8,30 +8,27 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from rgbd_jax.data.source import write_index
+from rgbd_jax.data.source import ClipInfo, write_index
 
 from .clips import SPLITS, make_pair
 from .motions import CLASS_NAMES, HEIGHT, PAIRS, WIDTH
+
+SEED = 0
 
 
 class RgbdDemo(tfds.core.GeneratorBasedBuilder):
     """RGB-D clips of 12 hand motions, rendered from a seed (README.md of this folder).
 
     Classes take turns, so that a part of a split, such as "train[:20%]", has as many clips of each.
-
-    Args:
-        seed: decides every clip.
-        clips_per_class: split to its number of clips of every class.
     """
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, *, seed: int = 0, clips_per_class: Mapping[str, int] | None = None, **kwargs: Any):
-        self._seed = seed
+    def __init__(self, *, clips_per_class: Mapping[str, int] | None = None, **kwargs: Any):
         self._clips_per_class = dict(clips_per_class or {"train": 50, "validation": 20})
         if set(self._clips_per_class) != set(SPLITS):
             raise ValueError(f"clips_per_class must be given for {SPLITS}, found {(*self._clips_per_class,)}")
-        self._clips: dict[str, list[tuple[str, int, int]]] = {}  # names, labels and lengths of what was generated
+        self._clips: dict[str, list[ClipInfo]] = {}  # what was generated
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -48,7 +45,7 @@ class RgbdDemo(tfds.core.GeneratorBasedBuilder):
             description="RGB-D clips of 12 hand motions, rendered. Depth in millimetres, 0 where it is not measured.",
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,
-            metadata=tfds.core.MetadataDict(seed=self._seed),
+            metadata=tfds.core.MetadataDict(seed=SEED),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -58,12 +55,11 @@ class RgbdDemo(tfds.core.GeneratorBasedBuilder):
         clips = self._clips[split] = []
         keys = [(index, pair) for index in range(self._clips_per_class[split]) for pair in range(len(PAIRS))]
         for index, pair in tqdm(keys, desc=f"{self.name} {split}", unit="pair", disable=None):
-            for clip in make_pair(self._seed, split, pair, index):
+            for clip in make_pair(SEED, split, pair, index):
                 yield len(clips), clip._asdict()
-                clips.append((clip.name, clip.label, len(clip.rgb)))
+                clips.append(ClipInfo(clip.name, clip.label, {"rgb": len(clip.rgb), "depth": len(clip.depth)}))
 
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         super()._download_and_prepare(*args, **kwargs)
         for split, clips in self._clips.items():
-            names, labels, frames = zip(*clips, strict=True)
-            write_index(Path(self.data_dir), split, names, labels, {"rgb": frames, "depth": frames})
+            write_index(Path(self.data_dir), split, clips)

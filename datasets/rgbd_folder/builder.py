@@ -31,7 +31,7 @@ class RgbdFolder(RawClipsBuilder):
         lists = find_splits(raw_dir)
         if lists:
             class_names = _class_names(raw_dir / "classes.txt")
-            num_classes = len(class_names) or None
+            num_classes = len(class_names) or MAX_CLASSES
             splits = {split: read_split_list(file, problems, split, num_classes) for split, file in lists.items()}
             labels = [clip.label for clips in splits.values() for clip in clips]
             class_names = class_names or tuple(map(str, range(max(labels, default=-1) + 1)))
@@ -84,14 +84,11 @@ def _class_folders(
                         problems.append(Problem(str(path), f"expected {expected}, found another file", split=split))
     class_names = tuple(sorted(classes))
     first = next(iter(roots.values()))
-
-    def clip(name: str) -> ClipSpec:
-        return ClipSpec(name, class_names.index(name.split("/")[1]), str(first / name))
-
-    def order(clip: ClipSpec) -> tuple:
-        return clip.label, natural_key(clip.name)
-
-    return class_names, {split: sorted(map(clip, names), key=order) for split, names in found.items()}
+    splits = {}
+    for split, names in found.items():
+        clips = [ClipSpec(name, class_names.index(name.split("/")[1]), str(first / name)) for name in names]
+        splits[split] = sorted(clips, key=lambda clip: (clip.label, natural_key(clip.name)))
+    return class_names, splits
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rgbd_jax.ingest.builder import RawClipsBuilder
-from rgbd_jax.ingest.clip_files import ClipSpec, FrameRange, announced_count
+from rgbd_jax.ingest.clip_files import ClipSpec, FrameRange, announced_count, natural_key
 from rgbd_jax.ingest.discovery import RawClips, check_clips, check_folder, complete
-from rgbd_jax.ingest.problems import Problem, RawDataError, bad_clip
+from rgbd_jax.ingest.problems import Problem, bad_clip
 
 # In the order of the numbers in the names of the files.
 CLASS_NAMES = (
@@ -35,18 +35,15 @@ class UtdMhad(RawClipsBuilder):
     def find_clips(raw_dir: Path) -> RawClips:
         """Returns the clips of the data set, checked."""
         check_folder(raw_dir, "RGB/ and Depth/")
-        files = {
-            m: sorted((raw_dir / pattern).parent.glob(Path(pattern).name.format("*"))) for m, pattern in _FILES.items()
-        }
+        files = {modality: sorted(raw_dir.glob(pattern.format("*"))) for modality, pattern in _FILES.items()}
         modalities = [modality for modality, found in files.items() if found]
         if not modalities:
-            raise FileNotFoundError(
-                f"{raw_dir}: expected clips such as RGB/a1_s1_t1_color.avi and Depth/a1_s1_t1_depth.mat"
-            )
+            expected = "clips such as RGB/a1_s1_t1_color.avi and Depth/a1_s1_t1_depth.mat"
+            raise FileNotFoundError(f"{raw_dir}: expected {expected}")
         problems: list[Problem] = []
         splits: dict[str, list[ClipSpec]] = {"train": [], "validation": []}
         places = {file.stem.rpartition("_")[0]: file for found in files.values() for file in found}
-        for name in sorted(places, key=lambda name: [int(number) for number in re.findall("[0-9]+", name)]):
+        for name in sorted(places, key=natural_key):
             try:
                 label, subject = _parse(name)
             except ValueError as error:
@@ -57,21 +54,15 @@ class UtdMhad(RawClipsBuilder):
         def locate(clip: ClipSpec) -> Mapping[str, FrameRange]:
             expected = {modality: raw_dir / _FILES[modality].format(clip.name) for modality in modalities}
             found = complete(clip, {m: path if path.is_file() else None for m, path in expected.items()}, expected)
-            counts = {modality: announced_count(path) for modality, path in found.items()}
-            counts = {modality: count for modality, count in counts.items() if count}  # some videos do not say
-            if counts and max(counts.values()) - min(counts.values()) > TOLERANCE:
+            counts = {m: count for m, path in found.items() if (count := announced_count(path))}  # some do not say
+            shorter = min(counts.values(), default=None)
+            if shorter and max(counts.values()) - shorter > TOLERANCE:
                 numbers = " and ".join(f"{count} {modality}" for modality, count in counts.items())
-                raise bad_clip(
-                    clip.where, f"expected about as many depth frames as rgb frames, found {numbers}", "unpaired"
-                )
-            return {
-                modality: FrameRange(path, None, min(counts.values(), default=None)) for modality, path in found.items()
-            }
+                what = f"expected about as many depth frames as rgb frames, found {numbers}"
+                raise bad_clip(clip.where, what, "unpaired")
+            return {modality: FrameRange(path, None, shorter) for modality, path in found.items()}
 
-        good = check_clips(splits, locate, problems)
-        if not any(good.values()):
-            raise RawDataError([*problems, Problem(str(raw_dir), "has no good clip", skippable=False)])
-        return RawClips(CLASS_NAMES, good, problems)
+        return RawClips(CLASS_NAMES, check_clips(splits, locate, problems), problems)
 
 
 def _parse(name: str) -> tuple[int, int]:

@@ -42,30 +42,20 @@ class SaveError(OSError):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointMetadata:
-    """Everything in a checkpoint but the train state, JSON-able.
+    """Everything in a checkpoint but the train state, JSON-able."""
 
-    Attributes:
-        data_iterator: state of the data iterator.
-        history: step, epoch and validation metrics of every evaluated epoch.
-        accumulated: metrics of the steps since the last line of the log.
-        config: the experiment's config.
-        provenance: see `provenance.provenance`.
-        last_epoch: the epoch, counted from 0, of the last step.
-    """
-
-    data_iterator: Mapping[str, Any]
-    history: Sequence[Mapping[str, Any]]
-    accumulated: Sequence[Mapping[str, float]] = ()
+    data_iterator: Mapping[str, Any]  # its state
+    history: Sequence[Mapping[str, Any]]  # step, epoch and validation metrics of every evaluated epoch
+    accumulated: Sequence[Mapping[str, float]] = ()  # metrics of the steps since the last line of the log
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    last_epoch: int = 0
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # see `provenance.provenance`
+    last_epoch: int = 0  # the epoch, counted from 0, of the last step
 
 
 class CheckpointManager:
     """Writes the checkpoints of a run in the background and deletes those that `config.checkpoint` does not keep.
 
-    Raises:
-        SaveError: a checkpoint could not be written, found out by this or the next call.
+    SaveError, that a checkpoint could not be written, is raised by the same or the next call.
     """
 
     def __init__(self, workdir: Path, config: ConfigDict):
@@ -127,11 +117,8 @@ def list_checkpoints(workdir: Path) -> list[Path]:
 def find(workdir: Path, which: str, *, evaluated: bool = False) -> Path:
     """Returns the folder of the "best" or "latest" intact checkpoint of a run; the log names damaged ones.
 
-    Mid-epoch checkpoints are never the "best", and with `evaluated` not the "latest" either.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: all of them are damaged; names a file of each.
+    Mid-epoch checkpoints are never the "best", and with `evaluated` not the "latest" either. Raises FileNotFoundError
+    if there is none, and ValueError if all of them are damaged.
     """
     folders = list_checkpoints(workdir)
     if evaluated or which == "best":
@@ -162,9 +149,6 @@ def restore_latest(workdir: Path, abstract_state: Any, sharding: Any) -> tuple[A
     """Returns state and metadata of the latest intact checkpoint, of a run that has checkpoints.
 
     Later ones, which are damaged, are moved to `WORKDIR/damaged`. All processes have to call it.
-
-    Raises:
-        ValueError: all of them are damaged, or the latest one is of another network or version.
     """
     folders, folder = list_checkpoints(workdir), find(workdir, "latest")
     distributed.barrier("the latest checkpoint is found")
@@ -180,8 +164,7 @@ def restore_latest(workdir: Path, abstract_state: Any, sharding: Any) -> tuple[A
 def read_state(folder: Path, abstract_state: Any, sharding: Any) -> Any:
     """Returns the train state of a checkpoint, which may have been written by another number of processes.
 
-    Raises:
-        ValueError: it cannot be read, or is of another network; names the first tensors that differ.
+    Raises ValueError if it cannot be read, or is of another network.
     """
     target = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract_state, sharding
@@ -201,11 +184,7 @@ def read_state(folder: Path, abstract_state: Any, sharding: Any) -> Any:
 
 
 def read_metadata(folder: Path) -> CheckpointMetadata:
-    """Returns everything in a checkpoint but the train state.
-
-    Raises:
-        ValueError: it cannot be read, or was written by another version of this package.
-    """
+    """Returns everything in a checkpoint but the train state."""
     try:
         fields = ocp.JsonCheckpointHandler().restore(absolute(folder / "metadata"))
         for name in ("history", "accumulated"):
@@ -288,29 +267,26 @@ def _write_checksums(folder: Path) -> None:
 
     In object storage, which verifies the content itself, the size.
     """
-    checksum = _bytes if is_remote(folder) else _sha256
     files = [path for path in files_below(folder) if path.name not in (CHECKSUMS_FILE, _WRITTEN_LATER)]
-    checksums = {str(path.relative_to(folder)): checksum(path) for path in files}
+    checksums = {str(path.relative_to(folder)): _checksum(path, is_remote(folder)) for path in files}
     (folder / CHECKSUMS_FILE).write_text(json.dumps(checksums, indent=0, sort_keys=True))
 
 
 def _find_damage(folder: Path) -> str | None:
     """Returns which file of a checkpoint is damaged and how, None if all are as they were written.
 
-    Raises:
-        OSError: the disk or the network fails, also when tried again; that is no damage.
+    A disk or network that fails, also when tried again, is no damage, but an OSError.
     """
-    for pause in PAUSES:
+    pauses = iter(PAUSES)
+    while True:
         try:
             return _damage(folder)
         except OSError as error:
+            if (pause := next(pauses, None)) is None:
+                advice = "restore access to it; to resume from an earlier checkpoint, move this one away"
+                raise OSError(f"{folder} cannot be read: {error}; {advice}") from error
             log.warning("%s cannot be read (%s): trying again in %d s", folder, error, pause)
             time.sleep(pause)
-    try:
-        return _damage(folder)
-    except OSError as error:
-        advice = "restore access to it; to resume from an earlier checkpoint, move this one away"
-        raise OSError(f"{folder} cannot be read: {error}; {advice}") from error
 
 
 def _damage(folder: Path) -> str | None:
@@ -320,18 +296,15 @@ def _damage(folder: Path) -> str | None:
         for name, checksum in json.loads(file.read_bytes()).items():
             if not (folder / name).is_file():
                 return f"{folder / name} is missing"
-            found = _bytes(folder / name) if checksum.endswith("bytes") else _sha256(folder / name)
-            if found != checksum:
+            if _checksum(folder / name, checksum.endswith("bytes")) != checksum:
                 return f"{folder / name} differs from what was written (checksum)"
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, AttributeError) as error:
         return f"{file} cannot be used: {error}"
     return None
 
 
-def _bytes(path: Path) -> str:
-    return f"{size(path)} bytes"
-
-
-def _sha256(path: Path) -> str:
+def _checksum(path: Path, size_only: bool) -> str:
+    if size_only:
+        return f"{size(path)} bytes"
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

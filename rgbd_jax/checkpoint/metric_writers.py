@@ -108,9 +108,6 @@ class MetricWriter:
 
     What a killed run logged after the checkpoint is removed: steps after `first_step`, where this run starts or
     resumes, and evaluations of other steps than `evaluated_steps`.
-
-    Raises:
-        OSError: a file cannot be written; names it.
     """
 
     def __init__(self, workdir: Path, config: ConfigDict, first_step: int, evaluated_steps: Collection[int] = ()):
@@ -168,34 +165,21 @@ class MetricWriter:
                     close()
 
 
-def last_logged_step(workdir: Path) -> int:
-    """Returns the last step that `metrics.jsonl` has, 0 without one.
-
-    Raises:
-        ValueError: a line is damaged; names it.
-    """
-    return max((row["step"] for row in read_metrics(workdir)), default=0)
-
-
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the lines of `metrics.jsonl`: step, kind and metrics. A last line that a kill cut short is left out.
-
-    Raises:
-        ValueError: a line is damaged, or it is no file; names it.
-    """
+    """Returns the lines of `metrics.jsonl`: step, kind and metrics. A last line that a kill cut short is left out."""
     path, rows = workdir / JSONL_FILE, []
     if not path.exists():
         return []
     check_regular(path)
-    for number, line in enumerate(path.read_bytes().decode("utf-8", "replace").splitlines(keepends=True), 1):
-        if line.endswith("\n"):
-            try:
-                rows.append(json.loads(line))
-                valid = isinstance(rows[-1]["step"], int) and isinstance(rows[-1]["kind"], str)
-            except (ValueError, KeyError, TypeError):
-                valid = False
-            if not valid:
-                raise ValueError(f"{path}:{number} is damaged: remove the line, or restore the file")
+    *lines, _ = path.read_bytes().decode("utf-8", "replace").split("\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+            valid = isinstance(rows[-1]["step"], int) and isinstance(rows[-1]["kind"], str)
+        except (ValueError, KeyError, TypeError):
+            valid = False
+        if not valid:
+            raise ValueError(f"{path}:{number} is damaged: remove the line, or restore the file")
     return rows
 
 

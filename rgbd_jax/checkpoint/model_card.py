@@ -71,7 +71,6 @@ def write_model_card(folder: Path, data: ModelCardData) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """Returns a value as a cell of a table."""
     text = "" if value is None else " ".join(str(_escape(value)).split())
     return Markup(text) or UNKNOWN
 

@@ -82,8 +82,7 @@ def fingerprint(split: PreparedSplit) -> dict[str, Any]:
 def resumed_provenance(workdir: Path, there: Mapping[str, Any], here: Mapping[str, Any], step: int) -> dict[str, Any]:
     """Returns the provenance of a run that resumes from a checkpoint of `step`; logs what has changed since.
 
-    Raises:
-        ValueError: the training clips have changed.
+    Raises ValueError if the training clips have changed.
     """
     old, new = _compared(there), _compared(here)
     changes = [f"{name}: {old[name]} there, {new[name]} here" for name in old if old[name] != new.get(name, old[name])]

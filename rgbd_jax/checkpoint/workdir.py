@@ -35,14 +35,10 @@ log = logging.getLogger("rgbd_jax")
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Makes the workdir and holds its lock, so that one run alone writes to it.
+    """Makes the workdir and holds its lock, so that one run alone writes to it; ValueError names who holds it already.
 
     The system releases the lock when the process ends, however it ends. A disk that cannot lock files, and object
     storage, are reported in the log, and nothing is locked.
-
-    Raises:
-        ValueError: another process holds the lock; names it and its machine.
-        OSError: the workdir cannot be written to.
     """
     if is_remote(workdir):
         log.warning("%s cannot be locked, as it is in object storage: start no second run in it", workdir)
@@ -70,11 +66,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def write_config(workdir: Path, config: ConfigDict, class_names: Sequence[str]) -> None:
-    """Makes the workdir and writes the config, if it has no run yet, and the class names into it.
-
-    Raises:
-        OSError: the workdir cannot be written to.
-    """
+    """Makes the workdir and writes the config, if it has no run yet, and the class names into it."""
     file = workdir / CONFIG_FILE
     # An existing file is written again: a run that cannot save must fail now, not after an epoch.
     text = file.read_text() if has_run(workdir) else json.dumps(config.to_dict(), indent=1) + "\n"
@@ -84,12 +76,7 @@ def write_config(workdir: Path, config: ConfigDict, class_names: Sequence[str]) 
 
 
 def check_workdir(workdir: Path, config: ConfigDict, *, new_allowed: bool) -> None:
-    """Checks that a workdir's run has this config, but for `MUTABLE_FIELDS`; a new one has to be empty or missing.
-
-    Raises:
-        ValueError: the workdir holds a run of another config (names every field), or something else.
-        FileNotFoundError: there is no run, and there has to be one.
-    """
+    """Checks that a workdir's run has this config, but for `MUTABLE_FIELDS`; a new one has to be empty or missing."""
     file = workdir / CONFIG_FILE
     if has_run(workdir) or (file.is_file() and not new_allowed):
         if differing := _differences(read_config(workdir).to_dict(), config.to_dict()):
@@ -121,12 +108,7 @@ def _holds_results(path: Path) -> bool:
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """Returns the config of a run.
-
-    Raises:
-        FileNotFoundError: the folder holds no run.
-        ValueError: the file is damaged.
-    """
+    """Returns the config of a run."""
     file = workdir / CONFIG_FILE
     try:
         return recorded_config(json.loads(file.read_text(), object_hook=with_tuples))
@@ -138,11 +120,7 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def read_class_names(workdir: Path) -> tuple[str, ...]:
-    """Returns the class names of a run by label; empty for a folder that has none.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
+    """Returns the class names of a run by label; empty for a folder that has none."""
     file = workdir / CLASSES_FILE
     if not file.is_file():
         return ()
@@ -151,9 +129,7 @@ def read_class_names(workdir: Path) -> tuple[str, ...]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("expected a list of names")
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}): restore it, or delete it to report classes by number"
-        ) from error
+        raise ValueError(f"{file} is damaged ({error}): restore it, or delete it to number the classes") from error
     return tuple(names)
 
 

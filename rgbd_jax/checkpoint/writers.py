@@ -56,9 +56,6 @@ class WandbWriter:
     """Logs to the Weights & Biases project "rgbd_jax", or the one of WANDB_PROJECT.
 
     A resumed run continues the same one there, by the identifier in `WORKDIR/wandb/run_id.txt`.
-
-    Raises:
-        OSError: Weights & Biases cannot start the run.
     """
 
     def __init__(self, workdir: Path, config: ConfigDict, first_step: int):
@@ -100,11 +97,7 @@ WRITERS: Mapping[str, Callable[[Path, ConfigDict, int], Writer]] = {
 
 
 def check_installed(names: Iterable[str]) -> None:
-    """Checks that the optional packages of `config.train.writers` are installed.
-
-    Raises:
-        ValueError: one is not; names the command that installs it.
-    """
+    """Raises ValueError if the optional package of one of `config.train.writers` is not installed."""
     if "wandb" in names and importlib.util.find_spec("wandb") is None:
         raise ValueError("config.train.writers has 'wandb', but the package is not installed: pip install wandb")
 

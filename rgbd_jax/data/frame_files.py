@@ -6,7 +6,7 @@ takes are read, and none for the other modality.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import Any, BinaryIO
 
 from rgbd_jax.storage import read_range
 
@@ -19,12 +19,7 @@ def append_frame(file: BinaryIO, name: str, encoded: bytes) -> bytes:
 
 
 class StoredFrames(Sequence[bytes]):
-    """The encoded frames at some places in the files of a folder.
-
-    Raises:
-        FileNotFoundError: on access: the file is missing.
-        ValueError: on access: the file ends within the frame.
-    """
+    """The encoded frames at some places in the files of a folder."""
 
     def __init__(self, directory: Path, places: Sequence[bytes]):
         self._directory, self._places = directory, places
@@ -32,11 +27,7 @@ class StoredFrames(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return StoredFrames(self._directory, self._places[index])
         name, offset, length = self._places[index].decode().rsplit(" ", 2)

@@ -48,10 +48,7 @@ def decode_frame(encoded: bytes | np.ndarray, modality: str, scratch: Scratch | 
     """Decodes a JPEG or PNG frame to RGB, whatever is stored, or to single-channel depth if that is stored.
 
     Arrays are decoded already. With `scratch` the frame may lie in it, until the next one is decoded there, and may
-    have a fourth channel.
-
-    Raises:
-        ValueError: the frame cannot be decoded, or has depth in several channels that are no colours.
+    have a fourth channel. Raises ValueError if it cannot be decoded, or has depth in channels that are no colours.
     """
     if isinstance(encoded, np.ndarray):
         return encoded
@@ -82,11 +79,7 @@ def decode_frame(encoded: bytes | np.ndarray, modality: str, scratch: Scratch | 
 
 
 def decode_image(encoded: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
-    """Decodes a JPEG or PNG by OpenCV's flags, h w or h w c.
-
-    Raises:
-        ValueError: it cannot be decoded, or claims to be too large; then nothing is decoded.
-    """
+    """Decodes a JPEG or PNG by OpenCV's flags, h w or h w c; ValueError if it is damaged, or claims to be too large."""
     check_header(encoded)
     if encoded.startswith(_PNG_SIGNATURE) and not _has_whole_chunks(encoded):
         raise _damaged(encoded)

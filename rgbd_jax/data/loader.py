@@ -52,15 +52,27 @@ def train_batches(
     Each epoch is a fresh shuffle of all clips, of which every shard takes its block of each batch: the batches over
     all shards, and the order of the clips in them, are the same for every number of shards. `get_state()` of the
     iterator is a small JSON-able dict, and `set_state()` resumes exactly after the batch that was last taken.
-
-    Raises:
-        ValueError: there are fewer clips than a batch over all shards; from the iterator: a clip cannot be read.
     """
-    global_batch = batch_size * shard_count
+    global_batch, modalities = batch_size * shard_count, training_modalities(config)
     steps = steps_per_epoch(source, global_batch)
+    shape = (batch_size, 1, 1, config.clip.frames, config.clip.size, config.clip.size, 3)  # b v c t h w 3
+
+    def load(step: int, records: np.ndarray) -> Batch:
+        records = records[shard_index * batch_size :][:batch_size]
+        frames, labels = {modality: np.empty(shape, np.uint8) for modality in modalities}, []
+        for place, record in enumerate(records.tolist()):
+            clip = source[record]
+            out = {modality: each[place] for modality, each in frames.items()}
+            _load_training_clip(clip, record, step // steps, config, out)
+            labels.append(clip.label)
+        return {
+            "frames": {modality: each[:, 0, 0] for modality, each in frames.items()},  # b t h w 3
+            "label": np.array(labels, np.int32),
+            "record": records.astype(np.int32),
+            "mask": np.ones(batch_size, np.bool_),
+        }
+
     order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle()[: steps * global_batch].repeat(None)
-    block = slice(shard_index * batch_size, (shard_index + 1) * batch_size)
-    load = functools.partial(_train_batch, source, config, steps, block)
     return iter(_prefetched(order.batch(global_batch, drop_remainder=True).map_with_index(load), config))
 
 
@@ -77,9 +89,6 @@ def eval_batches(
     There are `eval_steps` batches on every shard. The last one is padded with black clips of label 0 and record -1.
     With several views of a clip (`config.eval.clips` times `config.eval.crops`, crops side by side) "frames" holds
     uint8[b v t h w 3].
-
-    Raises:
-        ValueError: there are no clips; from the iterator: a clip cannot be read.
     """
     size, view_count = config.clip.size, config.eval.clips * config.eval.crops
     shape = (config.clip.frames, size, size, 3)
@@ -109,9 +118,6 @@ def load_clip(clip: ClipRecord, config: ConfigDict) -> dict[str, UInt8[np.ndarra
     """Returns the frames of one clip by modality, as an evaluation sees them; the label is not read.
 
     Several views, `config.eval.clips` times `config.eval.crops`, get an axis of their own.
-
-    Raises:
-        ValueError: the clip lacks a modality, or a frame cannot be decoded.
     """
     count, size = _frame_count(clip, config, STREAMS[config.modality]), config.clip.size
     numbers = view_frames(count, config.clip.frames, config.eval.clips)  # v t
@@ -129,26 +135,6 @@ def _prefetched(batches: grain.MapDataset[Batch], config: ConfigDict) -> grain.I
     """Makes `config.data.workers` batches at a time, each in a thread of its own; with 0, each on demand."""
     workers = config.data.workers
     return batches.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers))
-
-
-def _train_batch(
-    source: ClipSource, config: ConfigDict, steps_per_epoch: int, block: slice, step: int, records: np.ndarray
-) -> Batch:
-    records = records[block]
-    shape = (len(records), 1, 1, config.clip.frames, config.clip.size, config.clip.size, 3)  # b v c t h w 3
-    frames = {modality: np.empty(shape, np.uint8) for modality in training_modalities(config)}
-    labels = []
-    for place, record in enumerate(records.tolist()):
-        clip = source[record]
-        out = {modality: each[place] for modality, each in frames.items()}
-        _load_training_clip(clip, record, step // steps_per_epoch, config, out)
-        labels.append(clip.label)
-    return {
-        "frames": {modality: each[:, 0, 0] for modality, each in frames.items()},  # b t h w 3
-        "label": np.array(labels, np.int32),
-        "record": records.astype(np.int32),
-        "mask": np.ones(len(records), np.bool_),
-    }
 
 
 def _load_training_clip(

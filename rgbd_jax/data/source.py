@@ -107,12 +107,7 @@ class Splits:
 
 
 def open_splits(config: ConfigDict) -> Splits:
-    """Opens the training and evaluation split of a config; nothing is built here.
-
-    Raises:
-        ValueError: the data do not fit the config; names the field.
-        FileNotFoundError: the data set is not prepared.
-    """
+    """Opens the training and evaluation split of a config; ValueError names the field that the data do not fit."""
     data = config.data
     training = open_split(data.dataset, data.data_dir, data.train_split)
     evaluation = open_split(data.dataset, data.data_dir, data.eval_split)
@@ -137,7 +132,6 @@ def open_splits(config: ConfigDict) -> Splits:
 
 
 def _without_short_clips(split: PreparedSplit, modality: str) -> PreparedSplit:
-    """Leaves out the clips that the reference leaves out."""
     lengths = [min(clip.frame_counts[each] for each in STREAMS[modality]) for clip in split.clips]
     kept = [index for index, length in enumerate(lengths) if length > REFERENCE_SHORT]
     left_out = f"{len(split) - len(kept)} of {len(split)} clips have {REFERENCE_SHORT} frames or fewer"
@@ -175,10 +169,6 @@ def open_split(dataset: str, data_dir: str | Path, split: str | None) -> Prepare
 
     `split` is such as "train", "train[:80%]" or, of a protocol, "cs_train"; None takes the first split of the first
     protocol, or "train" without protocols.
-
-    Raises:
-        FileNotFoundError: the data set is not prepared, or its index is missing.
-        ValueError: the data set has no such split, or its index is damaged.
     """
     directory = prepared_directory(dataset, data_dir)
     if directory is None:
@@ -229,9 +219,6 @@ def resolve(
     """Returns a split in base splits, in the notation of TFDS ("a+b[:20%]"), and its number of classes.
 
     A percentage of a protocol split, such as "cs_train[:20%]", is that percentage of each of its base splits.
-
-    Raises:
-        ValueError: there is no such split, a part of a protocol split is not in percent, or two splits share clips.
     """
     terms: list[str] = []
     classes = 0
@@ -280,12 +267,10 @@ def index_file(directory: Path, split: str) -> Path:
     return directory / f"index_{split}.json"
 
 
-def write_index(
-    directory: Path, split: str, names: Sequence[str], labels: Sequence[int], frames: Mapping[str, Sequence[int]]
-) -> None:
-    """Writes the index of a base split, in the order of its records; `frames` is modality -> frame counts."""
-    counts = {modality: list(map(int, counts)) for modality, counts in frames.items()}
-    content = {"names": list(names), "labels": list(map(int, labels)), "frames": counts}
+def write_index(directory: Path, split: str, clips: Sequence[ClipInfo]) -> None:
+    """Writes the index of a base split, of at least one clip, in the order of its records."""
+    counts = {modality: [clip.frame_counts[modality] for clip in clips] for modality in clips[0].frame_counts}
+    content = {"names": [clip.name for clip in clips], "labels": [clip.label for clip in clips], "frames": counts}
     with atomic_write(index_file(directory, split)) as unfinished:
         unfinished.write_text(json.dumps(content) + "\n", encoding="utf-8")
 

@@ -13,7 +13,7 @@ from rgbd_jax.config import load_config
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import ClipRecord
 from rgbd_jax.inference import drawing
-from rgbd_jax.inference.clips import CAMERA, UserClip, checked_frame, encoded_frames, find_clips, read_user_clip
+from rgbd_jax.inference.clips import CAMERA, checked_frame, encoded_frames, find_clips, paired, read_user_clip
 from rgbd_jax.inference.predictor import Prediction, Predictor, StreamPrediction, stream
 from rgbd_jax.inference.trained import TrainedModel, load_trained
 from rgbd_jax.metrics import softmax
@@ -26,21 +26,13 @@ Frames = str | Path | int | Iterable[np.ndarray]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClipPrediction:
-    """The prediction for one clip.
+    """The prediction for one clip."""
 
-    Attributes:
-        name: the path of the clip, or "array".
-        heads: head -> logits; "logits" decides.
-        class_names: the classes by label.
-        record: the frames as they were given.
-        frames: modality -> the frames that the network saw.
-    """
-
-    name: str
-    heads: Mapping[str, Float[np.ndarray, "k"]]
-    class_names: Sequence[str]
-    record: ClipRecord
-    frames: Mapping[str, UInt8[np.ndarray, "t h w 3"]]
+    name: str  # the path of the clip, or "array"
+    heads: Mapping[str, Float[np.ndarray, "k"]]  # head -> logits; "logits" decides
+    class_names: Sequence[str]  # by label
+    record: ClipRecord  # the frames as they were given
+    frames: Mapping[str, UInt8[np.ndarray, "t h w 3"]]  # modality -> the frames that the network saw
     _classifier: "Classifier" = dataclasses.field(repr=False)
 
     @property
@@ -216,26 +208,15 @@ class Classifier:
         given = {modality: clip for modality, clip in of_modalities.items() if clip is not None}
         self._check_modalities(given)
         single = not any(isinstance(clip, list | tuple) for clip in given.values())
-        listed = {m: list(clip) if isinstance(clip, list | tuple) else [clip] for m, clip in given.items()}
-        found = {m: [source for clip in each for source in _sources(clip, m)] for m, each in listed.items()}
-        if len({len(each) for each in found.values()}) > 1:
-            counts = " and ".join(f"{len(each)} {modality}" for modality, each in found.items())
-            raise ValueError(f"found {counts} clips; expected as many of each")
-        clips = [dict(zip(found, sources, strict=True)) for sources in zip(*found.values(), strict=True)]
-        names = [next((str(x) for x in clip.values() if isinstance(x, Path)), "array") for clip in clips]
-        records = [read_user_clip(UserClip(name, clip)) for name, clip in zip(names, clips, strict=True)]
+        records = [read_user_clip(clip) for clip in paired({m: _sources(clip, m) for m, clip in given.items()})]
         return records, single and len(records) == 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.trained, self.batch_size)
+        return functools.partial(Classifier, batch_size=self.batch_size), (self.trained,)
 
     def __repr__(self) -> str:
         inputs = " and ".join(self.modalities)
         return f"Classifier({self.trained.path}: {inputs}, {len(self.class_names)} classes)"
-
-
-def _restored(trained: TrainedModel, batch_size: int) -> Classifier:
-    return Classifier(trained, batch_size=batch_size)
 
 
 def load(path: str | Path, *, config: str | None = None, checkpoint: str = "best") -> Classifier:
@@ -253,15 +234,15 @@ def load(path: str | Path, *, config: str | None = None, checkpoint: str = "best
     return Classifier(load_trained(path, checkpoint, load_config(config) if config else None))
 
 
-def _sources(clip: Clip, modality: str) -> Sequence[Path | np.ndarray]:
+def _sources(clip: Clip | Sequence[Clip], modality: str) -> Sequence[Path | np.ndarray]:
+    if isinstance(clip, list | tuple):
+        return [source for each in clip for source in _sources(each, modality)]
     if isinstance(clip, np.ndarray):
         return [clip]
     return [found.sources[modality] for found in find_clips({modality: [str(clip)]}, [modality])]
 
 
 def _reader(frames: Frames, modality: str) -> Iterator[bytes] | Iterator[np.ndarray]:
-    if isinstance(frames, int):
-        return encoded_frames(f"{CAMERA}{frames}", modality)
-    if isinstance(frames, str | Path):
-        return encoded_frames(str(frames), modality)
+    if isinstance(frames, int | str | Path):
+        return encoded_frames(f"{CAMERA}{frames}" if isinstance(frames, int) else str(frames), modality)
     return map(functools.partial(checked_frame, modality=modality), frames)

@@ -21,8 +21,8 @@ from rgbd_jax.ingest.clip_files import (
     FrameRange,
     clip_kind,
     colour_spread,
-    frame_bounds,
     frame_files,
+    least_count,
     natural_key,
     read_clip,
     read_frame_file,
@@ -57,19 +57,20 @@ def find_clips(given: Mapping[str, Sequence[str]], modalities: Sequence[str]) ->
     """Returns the clips at some paths, the modalities paired in order.
 
     A path is a video, a folder of frames, a folder of such clips, or a list (.txt, a path a line, relative to it).
-
-    Raises:
-        ValueError: a modality, a path or a partner is missing; names it.
     """
     if any(not given.get(modality) for modality in modalities):
         wanted = " and ".join(f"--{modality} PATH" for modality in modalities)
         raise ValueError(f"the model reads {' and '.join(modalities)} clips: give {wanted}")
-    found = {modality: [clip for path in given[modality] for clip in _clips_at(path)] for modality in modalities}
-    if len({len(clips) for clips in found.values()}) > 1:
-        counts = " and ".join(f"{len(clips)} {modality}" for modality, clips in found.items())
+    return paired({modality: [clip for path in given[modality] for clip in _clips_at(path)] for modality in modalities})
+
+
+def paired(sources: Mapping[str, Sequence[Path | np.ndarray]]) -> list[UserClip]:
+    """Returns clips from the sources of each modality, in order; raises ValueError if one modality has more of them."""
+    if len({len(each) for each in sources.values()}) > 1:
+        counts = " and ".join(f"{len(each)} {modality}" for modality, each in sources.items())
         raise ValueError(f"found {counts} clips; expected as many of each")
-    pairs = zip(*found.values(), strict=True)
-    return [UserClip(str(paths[0]), dict(zip(modalities, paths, strict=True))) for paths in pairs]
+    clips = [dict(zip(sources, clip, strict=True)) for clip in zip(*sources.values(), strict=True)]
+    return [UserClip(next((str(x) for x in c.values() if isinstance(x, Path)), "array"), c) for c in clips]
 
 
 def _clips_at(text: str) -> list[Path]:
@@ -104,12 +105,7 @@ def _expanded(text: str) -> Path:
 
 
 def read_user_clip(clip: UserClip) -> ClipRecord:
-    """Reads all frames of a clip; the label of the record is 0 and means nothing.
-
-    Raises:
-        ValueError: a file is of another kind, damaged, empty or too long, an array is none of frames, or the modalities
-            differ in length.
-    """
+    """Reads all frames of a clip, with a label of 0 that means nothing; ValueError if they cannot be used."""
     frames: dict[str, Sequence[bytes | np.ndarray]] = {}
     for modality, path in clip.sources.items():
         if isinstance(path, np.ndarray):
@@ -131,7 +127,7 @@ def _read_path(path: Path, modality: str) -> list[bytes]:
     elif not is_video(path):
         raise ValueError(f"{path} is neither a folder of frames nor a video ({', '.join(VIDEO_SUFFIXES)})")
     else:
-        count, _ = frame_bounds(path)
+        count = least_count(path)
     if count > MAX_FRAMES:
         advice = "cut it to one motion, or use `rgbd stream`"
         raise ValueError(f"{path} has {count} frames, more than {MAX_FRAMES}: {advice}")
@@ -139,11 +135,7 @@ def _read_path(path: Path, modality: str) -> list[bytes]:
 
 
 def checked_frame(frame: np.ndarray, modality: str) -> np.ndarray:
-    """Returns a decoded frame as `decode_frame` would, h w 3 or h w; depth may come as h w 1.
-
-    Raises:
-        ValueError: its type or shape is another one.
-    """
+    """Returns a decoded frame as `decode_frame` would, h w 3 or h w; depth may be h w 1. ValueError if it is none."""
     frame = np.asarray(frame)
     if modality == "depth" and frame.shape[2:] == (1,):
         frame = frame[..., 0]
@@ -178,9 +170,6 @@ def encoded_frames(source: str, modality: str) -> Iterator[bytes]:
     """Yields the frames of a source as they come, encoded as those of a clip; a grey depth video is one channel.
 
     A source is "camera:0", "-" (standard input), a pipe, a video or a folder of frames.
-
-    Raises:
-        ValueError: the source cannot be opened.
     """
     path = _expanded(source)
     try:
@@ -197,7 +186,6 @@ def encoded_frames(source: str, modality: str) -> Iterator[bytes]:
 
 
 def _images(source: str, path: Path) -> Generator[UInt8[np.ndarray, "h w 3"], None, None]:
-    """Yields the BGR images of a camera or video as they come."""
     if not source.startswith(CAMERA):
         if source != STANDARD_INPUT and not path.exists():
             raise ValueError(f"{source}: no such file, folder or pipe")

@@ -22,11 +22,7 @@ Picture = UInt8[np.ndarray, "h w 3"]
 
 
 def shown_frame(encoded: bytes, modality: str, config: ConfigDict) -> Picture:
-    """Returns a JPEG or PNG frame for people to look at: single-channel depth in colours, red is near.
-
-    Raises:
-        ValueError: the frame cannot be decoded.
-    """
+    """Returns a JPEG or PNG frame for people to look at: single-channel depth in colours, red is near."""
     frame = decode_frame(encoded, modality)
     if frame.ndim == 2:
         grey = grey_depth(crop_person(frame, config.data.depth), config.data.depth)

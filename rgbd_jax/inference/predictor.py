@@ -61,11 +61,7 @@ class Predictor:
         return {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": level}
 
     def __call__(self, frames: Mapping[str, UInt8[np.ndarray, "n *v t h w 3"]]) -> Prediction:
-        """Returns the prediction for clips (modality -> frames); logits are averaged over the views of a clip.
-
-        Raises:
-            ValueError: an explanation of several views is requested.
-        """
+        """Returns the prediction for clips (modality -> frames); logits are averaged over the views of a clip."""
         views = [self._one_view(view["frames"]) for view in loader.views({"frames": frames})]
         if len(views) == 1:
             return views[0]
@@ -153,16 +149,8 @@ def stream(
 ) -> Iterator[StreamPrediction]:
     """Yields a prediction for the latest `window` frames, first when there are as many, then every `hop` frames.
 
-    A stream that ends earlier gives one prediction, for all of its frames.
-
-    Args:
-        predictor: the compiled network.
-        readers: modality -> encoded frames, or arrays.
-        window: frames of a prediction, at least 1.
-        hop: frames between predictions, at least 1.
-
-    Raises:
-        ValueError: a reader cannot read, or there is no frame.
+    A stream that ends earlier gives one prediction, for all of its frames. `readers` are modality -> encoded frames, or
+    arrays.
     """
     if min(window, hop) < 1:
         raise ValueError(f"window={window}, hop={hop}: expected at least 1")

@@ -42,18 +42,13 @@ def load_trained(path: str | Path, which: str = "best", config: ConfigDict | Non
 
     A path is a workdir (its "best" or "latest" checkpoint), a converted checkpoint or a file of PyTorch or safetensors.
     A workdir records its config, as does what was converted from one, but for files of PyTorch; others need one.
-
-    Raises:
-        FileNotFoundError: there is no such path or name, or no checkpoint yet.
-        ValueError: it is damaged, cannot be fetched, is of another network than the config's, or needs a config.
     """
     path, named = resolve(path)
     weights = read_weights(path, which)
-    if is_workdir(path):
-        if config is not None:
-            check_workdir(path, config, new_allowed=False)
-        else:
-            config = read_config(path)
+    if is_workdir(path) and config is not None:
+        check_workdir(path, config, new_allowed=False)
+    elif is_workdir(path):
+        config = read_config(path)
     elif config is None and weights.config is not None:
         config = recorded_config(weights.config)
     elif config is None and named:

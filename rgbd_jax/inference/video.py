@@ -26,10 +26,6 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], frame_
     """Writes RGB frames, all of one size, as H.264, 4:2:0, with the index first; whole or not at all.
 
     A frame of odd height or width has its last row or column repeated, as 4:2:0 needs even ones.
-
-    Raises:
-        ValueError: there is no frame, or one is not uint8 h w 3.
-        OSError: the file cannot be written; names it.
     """
     options = {"movflags": "+faststart"}
     # "12:30.mp4" alone would be a protocol named 12.
@@ -55,11 +51,7 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], frame_
 
 
 def write_overlay(path: Path, loaded: LoadedClip, trained: TrainedModel, prediction: Prediction, index: int) -> None:
-    """Writes clip `index` of an explained prediction as a video: all of its frames, modalities abreast.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Writes clip `index` of an explained prediction as a video: all of its frames, modalities abreast."""
     probabilities = prediction.probabilities[index]
     caption = f"{trained.class_names[probabilities.argmax()]}  {probabilities.max():.1%}"
     assert loaded.record is not None

@@ -58,11 +58,7 @@ def dataset_names() -> list[str]:
 
 
 def builder_class(dataset: str) -> type[tfds.core.DatasetBuilder]:
-    """Returns the class in `rgbd_jax.datasets.DATASET.builder` that builds a data set.
-
-    Raises:
-        ValueError: there is no such data set.
-    """
+    """Returns the class in `rgbd_jax.datasets.DATASET.builder` that builds a data set; ValueError if there is none."""
     if dataset not in dataset_names():
         raise ValueError(f"unknown data set {dataset!r}; there are {', '.join(dataset_names())}")
     module = importlib.import_module(f"rgbd_jax.datasets.{dataset}.builder")
@@ -92,12 +88,12 @@ def prepare(
         OSError: the prepared data cannot be written.
     """
     cls = builder_class(dataset)
-    if issubclass(cls, RawClipsBuilder) and not raw_dir:
-        raise ValueError(f"{dataset} is built from raw clips: raw_dir must name the folder that holds them")
-    if raw_dir and not issubclass(cls, RawClipsBuilder):
-        raise ValueError(f"{dataset} is generated: it takes no raw_dir, found {str(raw_dir)!r}")
-    if depth_storage and not issubclass(cls, RawClipsBuilder):
-        raise ValueError(f"{dataset} is generated: it takes no depth_storage, found {depth_storage!r}")
+    if issubclass(cls, RawClipsBuilder):
+        if not raw_dir:
+            raise ValueError(f"{dataset} is built from raw clips: raw_dir must name the folder that holds them")
+    elif raw_dir or depth_storage:
+        found = f"raw_dir, found {str(raw_dir)!r}" if raw_dir else f"depth_storage, found {depth_storage!r}"
+        raise ValueError(f"{dataset} is generated: it takes no {found}")
     data_dir, raw = as_path(data_dir), Path(raw_dir).expanduser() if raw_dir else None
     if is_remote(data_dir):
         raise ValueError(f"--data_dir={data_dir}: a data set is built on disk; then {copy_advice(dataset, data_dir)}")
@@ -112,18 +108,13 @@ def prepare(
             builder = cls(data_dir=data_dir, file_format="array_record")
             builder.download_and_prepare(download_dir=no_downloads, file_format="array_record")
     info = tfds.builder_from_directory(directory).info
-    left_out = tuple(info.metadata.get("left_out", ()))
+    advice = "name another data_dir, or delete that folder to build it anew"
     if raw and info.metadata["raw_dir"] != str(raw.resolve()):
-        raise ValueError(
-            f"{directory} was built from {info.metadata['raw_dir']}, not from {raw.resolve()}: "
-            "name another data_dir, or delete that folder to build it anew"
-        )
+        raise ValueError(f"{directory} was built from {info.metadata['raw_dir']}, not from {raw.resolve()}: {advice}")
     stored_as = info.metadata.get("depth_storage", DEPTH_STORAGES[0])
     if depth_storage not in (None, stored_as):
-        raise ValueError(
-            f"{directory} was built with depth_storage={stored_as}, not {depth_storage}: "
-            "name another data_dir, or delete that folder to build it anew"
-        )
+        raise ValueError(f"{directory} was built with depth_storage={stored_as}, not {depth_storage}: {advice}")
+    left_out = tuple(info.metadata.get("left_out", ()))
     if left_out and not built and not skip_bad_clips:
         log.warning("%s leaves out %d bad clips; delete it to build it anew", directory, len(left_out))
     stored = {split: info.splits[split].num_examples for split in info.splits}
@@ -143,9 +134,8 @@ def prepare_for(config: ConfigDict) -> None:
         return
     rendered = data.dataset == "rgbd_demo" and prepared_directory(data.dataset, data.data_dir) is None
     if data.raw_dir or rendered:
-        info = prepare(
-            data.dataset, data_dir=data.data_dir, raw_dir=data.raw_dir or None, skip_bad_clips=data.skip_bad_clips
-        )
+        where = {"data_dir": data.data_dir, "raw_dir": data.raw_dir}
+        info = prepare(data.dataset, **where, skip_bad_clips=data.skip_bad_clips)
         log.info("%s is prepared in %s", data.dataset, info.directory)
 
 

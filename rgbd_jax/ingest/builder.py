@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.splits import SplitDict, SplitInfo
 
-from rgbd_jax.data.source import write_index
+from rgbd_jax.data.source import ClipInfo, write_index
 from rgbd_jax.ingest.clip_files import COLOUR, ClipSpec, FrameKind, clip_kind, read_clip
 from rgbd_jax.ingest.discovery import RawClips
 from rgbd_jax.ingest.problems import Problem, RawDataError, bad_data
@@ -33,11 +33,6 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
 
     `runner` writes the shards, by default on all cores of this machine. With `skip_bad_clips`, bad clips are left out
     and listed in the log instead of refused; `kwargs` are passed to TFDS (`data_dir`).
-
-    Raises:
-        FileNotFoundError: there are no raw clips.
-        RawDataError: something is wrong with a clip and bad clips are not skipped, or with all of the raw data.
-        ValueError: depth is to be stored for speed, but there is none.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -102,10 +97,6 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
         """Builds the data set, unless it is there; resumes where an earlier build ended.
 
         Until the data set is complete, finished shards lie in `incomplete.VERSION` beside its folder.
-
-        Raises:
-            RawDataError: clips are bad and bad clips are not skipped, or a split has no good clip.
-            OSError: a shard cannot be written, or was lost.
         """
         directory = Path(self.data_dir)
         with locked(directory.parent):
@@ -124,25 +115,17 @@ class RawClipsBuilder(tfds.core.dataset_builder.FileReaderBuilder):
             log.warning("left out: %s", problem)
         tasks = [task for split in self._raw.splits for task in self._tasks(split, folder)]
         reports = build_shards(self.name, folder, tasks, self._runner, self._skip_bad_clips)
-        by_split = {
-            split: [report for task, report in zip(tasks, reports, strict=True) if task.split == split]
-            for split in self._raw.splits
-        }
-        stored = {split: [clip for shard in shards for clip in shard.clips] for split, shards in by_split.items()}
-        if empty := [split for split, clips in stored.items() if not clips]:
-            raise bad_data(self.raw_dir, f"has no good clip in split {' and '.join(empty)}")
-        infos = []
-        for split, shards in by_split.items():
-            names, labels, counts = zip(*stored[split], strict=True)
-            write_index(folder, split, names, labels, {m: [count[m] for count in counts] for m in self._kinds})
-            infos.append(
-                SplitInfo(
-                    name=split,
-                    shard_lengths=[len(shard.clips) for shard in shards],
-                    num_bytes=sum(shard.record_bytes for shard in shards),
-                    filename_template=self._get_filename_template(split_name=split),
-                )
-            )
+        infos, stored = [], {}
+        for split in self._raw.splits:
+            shards = [report for task, report in zip(tasks, reports, strict=True) if task.split == split]
+            stored[split] = [ClipInfo(*clip) for shard in shards for clip in shard.clips]
+            if not stored[split]:
+                raise bad_data(self.raw_dir, f"has no good clip in split {split}")
+            lengths, size = [len(shard.clips) for shard in shards], sum(shard.record_bytes for shard in shards)
+            template = self._get_filename_template(split_name=split)
+            infos.append(SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
+        for split, clips in stored.items():
+            write_index(folder, split, clips)
         left_out = [*self._raw.problems, *(problem for report in reports for problem in report.problems)]
         self.info.set_splits(SplitDict(infos))
         self.info.metadata.update(left_out=list(map(str, left_out)))

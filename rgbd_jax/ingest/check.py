@@ -28,10 +28,6 @@ def check_raw(dataset: str, raw_dir: Path, *, decode: bool, workers: int | None 
 
     With `decode`, every frame is decoded as in a build, by `workers` threads (default: one a core); otherwise files are
     listed and their headers read.
-
-    Raises:
-        ValueError: there is no such data set, or it is generated.
-        FileNotFoundError: there are no raw clips.
     """
     cls = builder_class(dataset)
     if not issubclass(cls, RawClipsBuilder):

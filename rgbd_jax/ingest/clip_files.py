@@ -6,6 +6,7 @@ video JPEG of quality 95. Every frame is decoded once: nothing else shows that i
 
 import dataclasses
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -28,8 +29,6 @@ _HEAD = 1 << 12  # bytes of a frame that nearly always hold its header
 _IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 # Colour maps spread the channels by 30 and more; compressing grey frames as a video spreads them by up to 3.
 GREY_SPREAD = 8.0
-# Containers without an index only estimate how many frames they hold.
-_ESTIMATE_TOLERANCE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,18 +97,16 @@ def frame_files(frames: FrameRange) -> list[Path]:
     names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), key=natural_key)
     if not names:
         raise bad_clip(folder, "holds no frame", "missing")
-    stems, suffixes = zip(*map(os.path.splitext, names), strict=True)
-    for name, suffix in zip(names, suffixes, strict=True):
-        if suffix.lower() not in FRAME_SUFFIXES:
+    for name in names:
+        if os.path.splitext(name)[1].lower() not in FRAME_SUFFIXES:
             raise bad_clip(folder / name, f"is no frame ({', '.join(FRAME_SUFFIXES)})")
-    for i in range(1, len(names)):
-        if stems[i] == stems[i - 1]:
-            what = f"holds two files of one frame, {names[i - 1]} and {names[i]}"
-            raise bad_clip(folder, what, "duplicated")
+    for before, after in itertools.pairwise(names):
+        if os.path.splitext(before)[0] == os.path.splitext(after)[0]:
+            raise bad_clip(folder, f"holds two files of one frame, {before} and {after}", "duplicated")
     count = len(names) if frames.count is None else frames.count
     if count > len(names):
         raise bad_clip(folder, f"expected {count} frames, found {len(names)}", "missing")
-    numbers = [int(found[-1]) if (found := re.findall("[0-9]+", stem)) else -1 for stem in stems[:count]]
+    numbers = [int(found[-1]) if (found := re.findall("[0-9]+", name)) else -1 for name in names[:count]]
     if (missing := _missing_number(numbers, frames.first)) is not None:
         around = "around it" if frames.first is None else f"from {frames.first}"
         raise bad_clip(folder, f"frame {missing} is missing: frames count by ones {around}", "missing")
@@ -137,9 +134,7 @@ def check_headers(frames: FrameRange) -> int:
 
     Returns the number of frames that are used; 0 where the header of a video does not give it.
     """
-    if is_matrix(frames.path):
-        return frames.count or matrix_frame_count(frames.path)
-    if not is_video(frames.path):
+    if not (is_matrix(frames.path) or is_video(frames.path)):
         files = frame_files(frames)
         for file in files:
             check_regular(file, bad_clip)
@@ -147,13 +142,10 @@ def check_headers(frames: FrameRange) -> int:
                 head = stream.read(_HEAD)
                 _check_header(file, head if image_size(head) else head + stream.read(MAX_FRAME_BYTES))
         return len(files)
-    with open_video(frames.path) as video:
-        announced = announced_frames(video)
-    if announced < 1:
-        return frames.count or 0
-    if frames.stop is not None and announced < frames.stop:
+    announced = announced_count(frames.path)
+    if 0 < announced < (frames.stop or 0):
         raise bad_clip(frames.path, f"expected {frames.stop} frames, found {announced} by its header", "missing")
-    return frames.count or announced - (frames.first or 0)
+    return frames.count or max(announced - (frames.first or 0), 0)
 
 
 def announced_count(path: Path) -> int:
@@ -261,24 +253,20 @@ def video_frames(frames: FrameRange) -> Iterator[np.ndarray]:
     if frames.stop is not None and count < frames.stop:
         found = f"{count}; {damage}" if damage else count
         raise bad_clip(frames.path, f"expected {frames.stop} frames, found {found}", "missing")
-    if frames.stop is None and count < announced - _tolerance(announced):
-        what = f"ends after {count} of {announced} frames: {damage or 'truncated or damaged'}"
-        raise bad_clip(frames.path, what)
+    if frames.stop is None and count < _least(announced):
+        raise bad_clip(frames.path, f"ends after {count} of {announced} frames: {damage or 'truncated or damaged'}")
     if damage and not announced:
         raise bad_clip(frames.path, damage)
 
 
-def frame_bounds(video: Path) -> tuple[int, float]:
-    """Returns the least and largest number of frames a video may have by its header; 0 and infinity if unknown."""
-    with open_video(video) as opened:
-        announced = announced_frames(opened)
-    if announced < 1:
-        return 0, float("inf")
-    return max(0, int(announced - _tolerance(announced))), announced + _tolerance(announced)
+def least_count(video: Path) -> int:
+    """Returns the least number of frames that a video may have by its header; 0 if it does not say so."""
+    return _least(announced_count(video))
 
 
-def _tolerance(announced: float) -> float:
-    return max(1.0, _ESTIMATE_TOLERANCE * announced)
+def _least(announced: int) -> int:
+    """Returns how many frames there must be: containers without an index only estimate their number."""
+    return max(0, math.ceil(announced - max(1.0, 0.05 * announced)))
 
 
 def colour_spread(frame: np.ndarray) -> float:

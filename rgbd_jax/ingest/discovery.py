@@ -31,13 +31,12 @@ class RawClips:
     def notes(self) -> list[str]:
         """Returns what is odd but no fault: clips in two splits, classes without a training clip."""
         notes = []
-        names: dict[str, str] = {}
+        split_of: dict[str, str] = {}
         for split, clips in self.splits.items():
-            shared = [clip for clip in clips if clip.name in names]
-            if shared:
-                first = f"{names[shared[0].name]} too, the first is {shared[0].where}"
+            if shared := [clip for clip in clips if clip.name in split_of]:
+                first = f"{split_of[shared[0].name]} too, the first is {shared[0].where}"
                 notes.append(f"{len(shared)} clips of split {split} are in split {first}")
-            names.update((clip.name, split) for clip in clips)
+            split_of.update((clip.name, split) for clip in clips)
         untrained = set(range(len(self.class_names))) - {clip.label for clip in self.splits.get("train", ())}
         if "train" in self.splits and untrained:
             notes.append(f"{len(untrained)} of {len(self.class_names)} classes have no training clip")
@@ -71,11 +70,9 @@ def locator(
 def complete(clip: ClipSpec, found: Mapping[str, Path | None], expected: Mapping[str, Path]) -> dict[str, Path]:
     """Returns the folder or video of each modality of a clip; raises RawDataError if one is not `found`."""
     paths = {modality: path for modality, path in found.items() if path is not None}
-    missing = [str(expected[modality]) for modality in found if modality not in paths]
-    if missing:
+    if missing := " or ".join(str(expected[modality]) for modality in found if modality not in paths):
         only = f"; it is in {' and '.join(paths)} only" if paths else ""
-        what = f"there is no clip {' or '.join(missing)}{only}"
-        raise bad_clip(clip.where, what, "unpaired" if paths else "missing")
+        raise bad_clip(clip.where, f"there is no clip {missing}{only}", "unpaired" if paths else "missing")
     return paths
 
 

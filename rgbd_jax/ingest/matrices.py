@@ -38,7 +38,6 @@ def read_matrix(path: Path) -> UInt16[np.ndarray, "t h w"]:
 
 
 def _variable(path: Path) -> tuple[str, int]:
-    """Returns the name of the array and its number of frames."""
     check_regular(path, bad_clip)
     try:
         variables = whosmat(path)

@@ -46,9 +46,6 @@ def find_protocol_clips(
 
     `on_disk` is the name of every clip on disk -> where it lies. `name_of` gives the clip that a path of a list stands
     for, and `label_of` the label that is part of a clip's name; both may raise ValueError.
-
-    Raises:
-        RawDataError: the lists cannot be used, or there are no clips.
     """
     listed = {}
     for protocol in protocols:
@@ -99,8 +96,7 @@ def _merge(
                 continue
             first = merged.setdefault(clip.name, dataclasses.replace(clip, label=label))
             if clip.frame_count != first.frame_count:
-                there = f"{first.frame_count} at {first.where}"
-                what = f"{clip.name} has {clip.frame_count} frames here, but {there}"
+                what = f"{clip.name} has {clip.frame_count} frames here, but {first.frame_count} at {first.where}"
                 problems.append(Problem(clip.where, what, "mislabelled"))
             if (twin := seen.setdefault(clip.name, clip)) is not clip:
                 what = f"{clip.name} is in two splits of {protocol}: {twin.where}"

@@ -108,11 +108,7 @@ def read_example(clip: ClipSpec, kinds: Mapping[str, FrameKind], read_frames: Re
 
 
 def write_shard(task: ShardTask) -> None:
-    """Writes a shard of the good clips of a task, one clip in memory at a time, and its report.
-
-    Raises:
-        OSError: the shard cannot be written (ArrayRecord itself raises RuntimeError for every failure).
-    """
+    """Writes a shard of the good clips of a task, one clip in memory at a time, and its report."""
     report = ShardReport(task.fingerprint())
     serializer = ExampleSerializer(task.features.get_serialized_info())
     try:
@@ -138,52 +134,24 @@ def write_shard(task: ShardTask) -> None:
                 report.record_bytes += len(record)
                 report.clips.append((clip.name, clip.label, counts))
             writer.close()
-    except RuntimeError as error:
+    except RuntimeError as error:  # ArrayRecord raises it for every failure
         raise OSError(errno.EIO, f"the shard cannot be written: {error}", str(task.file)) from error
     with atomic_write(task.report_file) as unfinished:
         unfinished.write_text(json.dumps(dataclasses.asdict(report)))
 
 
-def read_report(task: ShardTask) -> ShardReport | None:
-    """Returns the report of a shard, None if the shard is not finished."""
-    try:
+def finished_report(task: ShardTask) -> ShardReport | None:
+    """Returns the report of a shard; None if the shard is not finished, or is not what its report states."""
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # a file is missing, or was overwritten
         fields = json.loads(task.report_file.read_text())
-    except FileNotFoundError:
-        return None
-    return ShardReport(**{**fields, "problems": [Problem(**problem) for problem in fields["problems"]]})
-
-
-def check_shard(task: ShardTask) -> ShardReport:
-    """Returns the report of a shard if the shard is what its report states.
-
-    Raises:
-        OSError: the shard is not finished, is missing, or has another number of records; its report is removed.
-    """
-    report, records = read_report(task), None
-    if report:
-        with contextlib.suppress(RuntimeError, ValueError):  # it is missing, or was overwritten
-            reader = ArrayRecordReader(str(task.file))
-            records = reader.num_records()  # a shard that is cut off reads as an empty one
-            reader.close()
-        depth = task.depth_file.stat().st_size if task.fast_depth and task.depth_file.exists() else 0
-        if records == len(report.clips) and depth == report.depth_bytes:
+        report = ShardReport(**{**fields, "problems": [Problem(**problem) for problem in fields["problems"]]})
+        reader = ArrayRecordReader(str(task.file))
+        records = reader.num_records()  # a shard that is cut off reads as an empty one
+        reader.close()
+        depth_bytes = task.depth_file.stat().st_size if task.fast_depth else 0
+        if (records, depth_bytes) == (len(report.clips), report.depth_bytes):
             return report
-    expected = "the shard is not finished"
-    if report:
-        expected = f"expected {len(report.clips)} records in the shard"
-        expected += f" and {report.depth_bytes} bytes of depth beside it" if task.fast_depth else ""
-    task.report_file.unlink(missing_ok=True)
-    raise OSError(errno.EIO, f"the shard was lost or damaged: {expected}; build again", str(task.file))
-
-
-def is_finished(task: ShardTask, skip_bad_clips: bool) -> bool:
-    """Returns whether an earlier build wrote the shard from the same raw files; if not, its report is removed."""
-    with contextlib.suppress(OSError):
-        report = check_shard(task)
-        if report.fingerprint == task.fingerprint() and (skip_bad_clips or not report.problems):
-            return True
-        task.report_file.unlink()
-    return False
+    return None
 
 
 # ---- all shards
@@ -195,22 +163,22 @@ def build_shards(
     """Writes the shards that are missing in `folder` and returns the reports of all, in order.
 
     After an error the log states how many shards are finished, which stay for the next build, and what space it needs.
-
-    Raises:
-        RawDataError: clips are bad and bad clips are not skipped.
-        OSError: a shard cannot be written, or was lost.
     """
     folder.mkdir(exist_ok=True)
     try:
         _remove_others(folder, tasks)
         _write_missing(name, folder, tasks, runner, skip_bad_clips)
-        reports = [check_shard(task) for task in tasks]  # a runner may have lost some without an error
+        reports = []
+        for task in tasks:
+            if (report := finished_report(task)) is None:  # a runner may lose some without an error
+                raise OSError(errno.EIO, "the shard was lost or damaged; build again", str(task.file))
+            reports.append(report)
         problems = [problem for report in reports for problem in report.problems]
         if problems and not skip_bad_clips:
             raise RawDataError(problems)
         return reports
     except BaseException:
-        finished = [task for task in tasks if (r := read_report(task)) and (skip_bad_clips or not r.problems)]
+        finished = [task for task in tasks if (r := finished_report(task)) and (skip_bad_clips or not r.problems)]
         state = f"{len(finished)} of {len(tasks)} shards are finished"
         if finished:
             state += f" and kept in {folder}: build again to resume, or delete that folder"
@@ -222,9 +190,16 @@ def build_shards(
 
 
 def _write_missing(name: str, folder: Path, tasks: Sequence[ShardTask], runner: Runner, skip_bad_clips: bool) -> None:
+    def is_finished(task: ShardTask) -> bool:
+        report = finished_report(task)
+        if report is None or (report.problems and not skip_bad_clips):
+            return False
+        return report.fingerprint == task.fingerprint()  # of the same raw files
+
     with ThreadPoolExecutor(THREADS) as threads:
-        finished = threads.map(lambda task: is_finished(task, skip_bad_clips), tasks)
-        to_do = [task for task, done in zip(tasks, finished, strict=True) if not done]
+        to_do = [task for task, done in zip(tasks, threads.map(is_finished, tasks), strict=True) if not done]
+    for task in to_do:
+        task.report_file.unlink(missing_ok=True)
     log.info("%s: %d shards, of which %d are to be written", name, len(tasks), len(to_do))
     clips, missing = (sum(len(task.clips) for task in each) for each in (tasks, to_do))
     interval = 0.1 if sys.stderr.isatty() else 60  # a log file gets a line a minute

@@ -1,5 +1,6 @@
 """Text files that list clips, first of all split lists in the reference's format: `path frame_count label` a line."""
 
+import codecs
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -19,17 +20,12 @@ SPLIT_NAMES = tuple(alias for aliases in _ALIASES.values() for alias in aliases)
 
 
 def read_lines(file: Path) -> list[tuple[str, str]]:
-    """Returns the lines of a text file that are not blank, stripped, each after its place ("file:line").
-
-    Raises:
-        RawDataError: there is no such file, it is no regular one, too large, not
-            UTF-8, or all lines are blank.
-    """
+    """Returns the lines of a text file that are not blank, stripped, each after its place ("file:line")."""
     if not file.exists():
         raise bad_data(file, "no such file")
     lines = []
-    content_of_file = read_file(file, _MAX_BYTES, bad_data).removeprefix(b"\xef\xbb\xbf")
-    for number, content in enumerate(content_of_file.splitlines(), start=1):
+    whole = read_file(file, _MAX_BYTES, bad_data).removeprefix(codecs.BOM_UTF8)
+    for number, content in enumerate(whole.splitlines(), start=1):
         where = f"{file}:{number}"
         if len(content) > _MAX_LINE_BYTES:
             raise bad_data(where, f"has {len(content):,} bytes in a line; expected at most {_MAX_LINE_BYTES:,}")
@@ -85,13 +81,12 @@ def read_split_list(
     file: Path,
     problems: list[Problem],
     split: str = "",
-    num_classes: int | None = None,
+    num_classes: int = MAX_CLASSES,
     name_of: Callable[[str], str] = clip_name,
 ) -> list[ClipSpec]:
     """Reads a split list in the reference's format, as `read_clips` does.
 
-    Labels must lie below `num_classes` or `MAX_CLASSES`; `name_of` gives the clip that a path of the list stands for,
-    or ValueError.
+    Labels must lie below `num_classes`; `name_of` gives the clip that a path of the list stands for, or ValueError.
     """
 
     def parse(line: str, where: str) -> ClipSpec:
@@ -101,9 +96,8 @@ def read_split_list(
         path, frame_count, label = relative_path(fields[0]), int(fields[1]), int(fields[2])
         if not 1 <= frame_count <= MAX_FRAMES:
             raise ValueError(f"expected a frame count from 1 to {MAX_FRAMES}, found {frame_count} in {line!r}")
-        if not 0 <= label < (num_classes or MAX_CLASSES):
-            expected = f"from 0 to {(num_classes or MAX_CLASSES) - 1}"
-            raise LabelError(f"expected a label {expected}, found {label} in {line!r}")
+        if not 0 <= label < num_classes:
+            raise LabelError(f"expected a label from 0 to {num_classes - 1}, found {label} in {line!r}")
         return ClipSpec(name_of(str(path)), label, where, frame_count)
 
     return read_clips(file, parse, split, problems)
@@ -123,17 +117,11 @@ def find_splits(folder: Path, suffix: str = ".txt") -> dict[str, Path]:
 
 
 def read_lists(
-    folder: Path,
-    problems: list[Problem],
-    num_classes: int | None = None,
-    name_of: Callable[[str], str] = clip_name,
+    folder: Path, problems: list[Problem], num_classes: int, name_of: Callable[[str], str] = clip_name
 ) -> dict[str, list[ClipSpec]]:
     """Returns split to the clips of its list in `folder` or, without one, in a folder of each modality; {} if none.
 
-    Lists are read by `read_split_list`.
-
-    Raises:
-        RawDataError: a list cannot be read, or the modalities do not list the same clips in the same splits.
+    Lists are read by `read_split_list`. The modalities have to list the same clips in the same splits.
     """
 
     def read(lists: Path, faults: list[Problem]) -> dict[str, list[ClipSpec]]:

@@ -28,8 +28,7 @@ def is_video(path: Path) -> bool:
 def open_video(path: Path, *, live: bool = False) -> InputContainer:
     """Opens a video, which the caller closes; with `live`, also MPEG-TS, a named pipe or, as "-", standard input.
 
-    Raises:
-        RawDataError: it is no file, cannot be opened, has no frames, or too large ones by its header.
+    Raises RawDataError if it cannot be opened, has no frames, or too large ones by its header.
     """
     standard_input = live and str(path) == STANDARD_INPUT
     if not standard_input and not (live and path.is_fifo()):
@@ -69,11 +68,7 @@ def recorded_rate(container: InputContainer) -> float:
 
 
 def decoded_frames(container: InputContainer) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Yields the frames of a video that was just opened, upright, BGR, exactly as OpenCV decodes them.
-
-    Raises:
-        ValueError: a frame is damaged or too large.
-    """
+    """Yields the frames of a video just opened, upright, BGR, as OpenCV decodes them; ValueError if one is damaged."""
     try:
         for frame in container.decode(container.streams.video[0]):
             check_size(frame.width, frame.height)  # some decoders have no limit of their own

@@ -11,16 +11,10 @@ SMALLEST_SHARDED = 2**12  # values; smaller tensors are replicated: splitting th
 
 
 def make_mesh(shards: int, devices: list[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of some or all devices, with parameters and optimizer state split over `shards` (FSDP).
-
-    Raises:
-        ValueError: the devices do not divide by `shards`; names the config field.
-    """
+    """Returns the mesh of some or all devices, with parameters and optimizer state split over `shards` (FSDP)."""
     devices = jax.devices() if devices is None else devices
     if len(devices) % shards:
-        raise ValueError(
-            f"config.sharding.parameter_shards={shards} does not divide the number of devices, {len(devices)}"
-        )
+        raise ValueError(f"config.sharding.parameter_shards={shards} does not divide the {len(devices)} devices")
     return Mesh(np.asarray(devices).reshape(-1, shards), (DATA, FSDP))
 
 

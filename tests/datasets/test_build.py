@@ -300,22 +300,22 @@ def overwrite(task) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "expected"),
+    "damage",
     [
-        (lambda task: task.report_file.unlink(), "the shard is not finished"),
-        (lambda task: task.file.unlink(), "expected 1 records in the shard"),
-        (cut_off, "expected 1 records in the shard"),
-        (overwrite, "expected 1 records in the shard"),
-        (lambda task: task.depth_file.unlink(), "expected 1 records in the shard and [0-9]+ bytes of depth"),
+        lambda task: task.report_file.unlink(),
+        lambda task: task.file.unlink(),
+        cut_off,
+        overwrite,
+        lambda task: task.depth_file.unlink(),
     ],
     ids=["report lost", "shard lost", "cut off", "overwritten", "depth lost"],
 )
-def test_a_shard_that_is_lost_or_damaged_is_noticed(eight_clips, reads, damage, expected):
+def test_a_shard_that_is_lost_or_damaged_is_noticed(eight_clips, reads, damage):
     def runner(tasks):
         yield from run_locally(tasks, workers=1)
         damage(tasks[3])
 
-    with pytest.raises(OSError, match=f"{expected}.*; build again.*00003-of-00005"):
+    with pytest.raises(OSError, match=r"the shard was lost or damaged; build again.*00003-of-00005"):
         eight_clips.build(runner=runner, depth_storage="fast")
     assert prepared_directory("rgbd_folder", eight_clips.data_dir) is None
     reads.clear()

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from rgbd_jax.data.source import write_index
+from rgbd_jax.data.source import ClipInfo, write_index
 from rgbd_jax.ingest import check
 from tests.datasets.conftest import RawFolder
 
@@ -134,7 +134,7 @@ def test_what_was_built_is_what_the_raw_data_say(good, command):
     status, output = command(good, "--data_dir", good.data_dir)
     assert status == 0, output
     assert f"{good.prepared}: 0 differences from the raw data" in output
-    write_index(good.prepared, "train", ["a"], [0], {"rgb": [20], "depth": [20]})
+    write_index(good.prepared, "train", [ClipInfo("a", 0, {"rgb": 20, "depth": 20})])
     status, output = command(good, "--data_dir", good.data_dir)
     assert status == 1
     assert "train: 3 records, but 1 clips in its index" in output
