@@ -35,10 +35,10 @@ def recoupling_distillation(
     return config.loss.reference_device_batch * optax.losses.kl_divergence_with_log_targets(log_student, log_teacher)
 
 
-def _distillation(output: Output, config: ConfigDict, suffixes: tuple[str, ...]) -> Float[Array, "b"]:
-    """Returns the distillation of each clip; 0 for a network without recoupling."""
+def _distillation(output: Output, config: ConfigDict) -> Float[Array, "b"]:
+    """Returns the distillation of each clip, summed over the modalities; 0 for a network without recoupling."""
     features, total = output.features, jnp.zeros_like(output.logits[:, 0])
-    for suffix in suffixes:
+    for suffix in ("", *(f"_{name}" for name in MODALITIES)):
         if f"student{suffix}" in features:
             total += recoupling_distillation(features[f"teacher{suffix}"], features[f"student{suffix}"], config)
     return total
@@ -48,7 +48,7 @@ def unimodal_losses(
     output: Output, labels: Labels, config: ConfigDict, schedule: ScheduleValues
 ) -> Mapping[str, Float[Array, "b"]]:
     """Returns the losses of each clip: `loss` (averaged over clips and minimised) and its terms."""
-    return _with_distillation(_branches(output, labels, config), _distillation(output, config, ("",)), schedule)
+    return _with_distillation(_branches(output, labels, config), _distillation(output, config), schedule)
 
 
 def umdr_losses(
@@ -118,11 +118,7 @@ def fusion_losses(
     for name in MODALITIES:
         error = at_least_float32(features["decoded"]) - at_least_float32(features[f"feature_{name}"])
         reconstruction += jnp.mean(jnp.square(error), axis=-1)
-    distillation = _distillation(output, config, tuple(f"_{name}" for name in MODALITIES))
-    return {
-        "loss": cross_entropy + modality + reconstruction + schedule.distillation_weight * distillation,
-        "cross_entropy": cross_entropy,
-        "modality": modality,
-        "reconstruction": reconstruction,
-        "distillation": distillation,
-    }
+    terms = {"cross_entropy": cross_entropy, "modality": modality, "reconstruction": reconstruction}
+    distillation = _distillation(output, config)
+    loss = cross_entropy + modality + reconstruction + schedule.distillation_weight * distillation
+    return {"loss": loss, **terms, "distillation": distillation}
