@@ -181,7 +181,7 @@ def _with_diagonal(figure: go.Figure) -> go.Figure:
 
 def training_charts(source: Source) -> dict[str, go.Figure]:
     """Returns the curves of a training that were recorded, by epoch, or by step if its length is unknown."""
-    if source.curves is None or source.config is None:
+    if source.config is None:
         return {}
     scale, unit = source.steps_per_epoch or 1.0, "epoch" if source.steps_per_epoch else "step"
     curves, figures = dict(source.curves), {}
