@@ -103,8 +103,7 @@ class TrainedWeights:
 
     def record(self) -> dict[str, Any]:
         """Returns what a file of tensors cannot hold, JSON-able."""
-        names = ("epoch", "best_accuracy", "optimizer", "reference_layout", "config", "class_names")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in RECORDED}
 
 
 def is_workdir(path: Path) -> bool:

@@ -39,7 +39,6 @@ class Runs:
 
     @property
     def probabilities(self) -> Float[np.ndarray, "r n k"]:
-        """Probabilities of each run, clip and class."""
         return softmax(self.logits)
 
 

@@ -86,12 +86,7 @@ def _trained(
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Returns the forward and backward pass of a module in training, and its arguments.
 
-    Args:
-        make: makes the module.
-        call: applies it.
-        x: its input.
-        prefix: of the names of the submodules that are trained.
-        of_input: whether the gradient of the input is computed too.
+    The submodules whose names have the prefix are trained; with `of_input` the input has a gradient too.
     """
 
     def trained(kind: type) -> Callable[[tuple[Any, ...], Any], bool]:
