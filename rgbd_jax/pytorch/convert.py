@@ -184,7 +184,6 @@ def write_weights(path: str | Path, trained: TrainedWeights) -> str:
 
 
 def _torch_contents(trained: TrainedWeights) -> dict[str, Any]:
-    """Returns what the reference's training saves."""
     if trained.reference_layout is False:
         raise ConversionError(
             "a fusion network trained with config.fusion.reference_layout=False: the reference would compute something "

@@ -52,7 +52,6 @@ def _inception(config: ConfigDict) -> tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 def _branch(config: ConfigDict) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The smallest of the temporal branches, without dropout."""
     frames, features = min(config.model.branch_frames), feature_count(config)
 
     def call(branch: TemporalBranch, x: jax.Array) -> jax.Array:

@@ -74,7 +74,6 @@ def _dots(x: str, names: Sequence[str], values: Mapping[str, Float[np.ndarray, "
 
 
 def _bars(x: str, bars: Sequence[tuple[str, float, str, str]]) -> go.Figure:
-    """Returns a bar for each title, value, text and colour."""
     titles, values, texts, colours = zip(*bars, strict=True)
     style: dict[str, Any] = {"orientation": "h", "textposition": "outside", "cliponaxis": False, "hoverinfo": "skip"}
     figure = _rows(x, titles, 40).update_xaxes(range=[0, 1.35 * max(values)])
