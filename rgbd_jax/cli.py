@@ -35,7 +35,7 @@ COMMANDS = {
     "completion": ("rgbd_jax.tools.completion", "print a script that completes commands and arguments in a shell"),
 }
 
-RUNNABLE = ("rgbd_jax.main", "rgbd_jax.__main__", "rgbd_jax.tools.plan.worker")  # with `python -m`
+RUNNABLE = ("rgbd_jax.main", "rgbd_jax.__main__")  # with `python -m`
 
 log = logging.getLogger("rgbd_jax")
 
@@ -75,7 +75,8 @@ def _suggestion(name: str, prefix: str = "rgbd ") -> str:
 def run(command: ModuleType, prog: str, argv: Sequence[str]) -> None:
     """Runs a module's `run(args)` with arguments parsed by its `add_arguments(parser)`; errors end the process.
 
-    The module's docstring is the help. `--config.FIELD=VALUE` overrides a field where the command takes `--config`.
+    Its ValueError or OSError is a message for the user. The module's docstring is the help. `--config.FIELD=VALUE`
+    overrides a field where the command takes `--config`.
     """
     parser = argparse.ArgumentParser(
         prog, description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False

@@ -13,6 +13,9 @@ from rgbd_jax.models.family import Labels, Output, ScheduleValues
 from rgbd_jax.models.layers import at_least_float32
 from rgbd_jax.models.temporal import BRANCHES
 
+# Of each clip: `loss`, which is averaged over the clips and minimised, and its terms.
+Losses = Mapping[str, Float[Array, "b"]]
+
 
 def smoothed_cross_entropy(logits: Float[Array, "b k"], labels: Labels, smoothing: float) -> Float[Array, "b"]:
     """Returns the cross entropy of each clip, with a fraction `smoothing` of its label spread over all classes."""
@@ -35,29 +38,25 @@ def recoupling_distillation(
     return config.loss.reference_device_batch * optax.losses.kl_divergence_with_log_targets(log_student, log_teacher)
 
 
-def _distillation(output: Output, config: ConfigDict, suffixes: tuple[str, ...]) -> Float[Array, "b"]:
-    """Returns the distillation of each clip; 0 for a network without recoupling."""
+def _distillation(output: Output, config: ConfigDict) -> Float[Array, "b"]:
+    """Returns the distillation of each clip, summed over the modalities; 0 for a network without recoupling."""
     features, total = output.features, jnp.zeros_like(output.logits[:, 0])
-    for suffix in suffixes:
+    for suffix in ("", *(f"_{name}" for name in MODALITIES)):
         if f"student{suffix}" in features:
             total += recoupling_distillation(features[f"teacher{suffix}"], features[f"student{suffix}"], config)
     return total
 
 
-def unimodal_losses(
-    output: Output, labels: Labels, config: ConfigDict, schedule: ScheduleValues
-) -> Mapping[str, Float[Array, "b"]]:
-    """Returns the losses of each clip: `loss` (averaged over clips and minimised) and its terms."""
-    return _with_distillation(_branches(output, labels, config), _distillation(output, config, ("",)), schedule)
+def unimodal_losses(output: Output, labels: Labels, config: ConfigDict, schedule: ScheduleValues) -> Losses:
+    """Returns the weighted cross entropies of all heads, and the distillation."""
+    return _with_distillation(_branches(output, labels, config), _distillation(output, config), schedule)
 
 
-def umdr_losses(
-    output: Output, labels: Labels, config: ConfigDict, schedule: ScheduleValues
-) -> Mapping[str, Float[Array, "b"]]:
-    """Returns the losses of each clip: `loss` (averaged over clips and minimised) and its terms.
+def umdr_losses(output: Output, labels: Labels, config: ConfigDict, schedule: ScheduleValues) -> Losses:
+    """Returns the weighted cross entropies of all heads, and the distillation.
 
-    The distillation is the cross entropy of each recoupling module's spatial feature, averaged over the modules. As in
-    the reference, its gradient flows into the teachers too.
+    That is the cross entropy of each recoupling module's spatial feature, averaged over the modules. As in the
+    reference, its gradient flows into the teachers too.
     """
     temperature = config.loss.distillation_temperature
     teachers, students = (at_least_float32(output.features[x]) / temperature for x in ("teachers", "students"))
@@ -65,10 +64,8 @@ def umdr_losses(
     return _with_distillation(_branches(output, labels, config), distillation, schedule)
 
 
-def umdr_fusion_losses(
-    output: Output, labels: Labels, config: ConfigDict, schedule: ScheduleValues
-) -> Mapping[str, Float[Array, "b"]]:
-    """Returns the losses of each clip: `loss` (averaged over clips and minimised), the sum of both cross entropies."""
+def umdr_fusion_losses(output: Output, labels: Labels, config: ConfigDict, schedule: ScheduleValues) -> Losses:
+    """Returns the cross entropies of both heads of the fusion, and their sum."""
     del schedule
     terms = {
         f"cross_entropy_{name}": smoothed_cross_entropy(
@@ -92,18 +89,13 @@ def _branches(output: Output, labels: Labels, config: ConfigDict) -> Float[Array
 
 def _with_distillation(
     cross_entropy: Float[Array, "b"], distillation: Float[Array, "b"], schedule: ScheduleValues
-) -> Mapping[str, Float[Array, "b"]]:
-    return {
-        "loss": cross_entropy + schedule.distillation_weight * distillation,
-        "cross_entropy": cross_entropy,
-        "distillation": distillation,
-    }
+) -> Losses:
+    loss = cross_entropy + schedule.distillation_weight * distillation
+    return {"loss": loss, "cross_entropy": cross_entropy, "distillation": distillation}
 
 
-def fusion_losses(
-    output: Output, labels: Labels, config: ConfigDict, schedule: ScheduleValues
-) -> Mapping[str, Float[Array, "b"]]:
-    """Returns the losses of each clip: `loss` (averaged over clips and minimised) and its terms.
+def fusion_losses(output: Output, labels: Labels, config: ConfigDict, schedule: ScheduleValues) -> Losses:
+    """Returns the losses of the paper's fusion.
 
     Cross entropy of the fused logits and of those of both modalities; `modality`, the binary cross entropy of which
     modality a feature is of; `reconstruction`, the mean squared distance of the decoded feature to that of either
@@ -118,11 +110,7 @@ def fusion_losses(
     for name in MODALITIES:
         error = at_least_float32(features["decoded"]) - at_least_float32(features[f"feature_{name}"])
         reconstruction += jnp.mean(jnp.square(error), axis=-1)
-    distillation = _distillation(output, config, tuple(f"_{name}" for name in MODALITIES))
-    return {
-        "loss": cross_entropy + modality + reconstruction + schedule.distillation_weight * distillation,
-        "cross_entropy": cross_entropy,
-        "modality": modality,
-        "reconstruction": reconstruction,
-        "distillation": distillation,
-    }
+    terms = {"cross_entropy": cross_entropy, "modality": modality, "reconstruction": reconstruction}
+    distillation = _distillation(output, config)
+    loss = cross_entropy + modality + reconstruction + schedule.distillation_weight * distillation
+    return {"loss": loss, **terms, "distillation": distillation}

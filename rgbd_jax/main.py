@@ -21,30 +21,24 @@ log = logging.getLogger("rgbd_jax")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command line."""
-    parser.add_argument(
-        "--config", required=True, help="config file or name, with the modality after a colon (ntu_cs:depth)"
-    )
-    parser.add_argument("--workdir", help="folder of the run (checkpoints, metrics, config), or gs://BUCKET/FOLDER")
-    parser.add_argument("--mode", choices=("train", "eval", "plan"), default="train", help="what to do")
-    parser.add_argument(
-        "--checkpoint", choices=("best", "latest"), default="best", help="checkpoint that --mode=eval evaluates"
-    )
+    add = parser.add_argument
+    add("--config", required=True, help="config file or name, with the modality after a colon (ntu_cs:depth)")
+    add("--workdir", help="folder of the run (checkpoints, metrics, config), or gs://BUCKET/FOLDER")
+    add("--mode", choices=("train", "eval", "plan"), default="train", help="what to do")
+    add("--checkpoint", choices=("best", "latest"), default="best", help="checkpoint that --mode=eval evaluates")
     restart = "begin anew a run that has lost all its checkpoints; its metrics are kept"
-    parser.add_argument("--restart", action="store_true", help=restart)
-    group = parser.add_argument_group("devices of --mode=plan; this machine's by default")
-    group.add_argument("--device_kind", default="", help="v4, v5e, v5p, v6e, H100, H200 or A100; need not be present")
-    group.add_argument("--topology", default="", help="of TPUs: the chips along each axis, such as 4x4")
-    group.add_argument(
-        "--device_count", type=int, default=0, help="GPUs (default: 1), or this machine's (default: all)"
-    )
-    group = parser.add_argument_group("several processes")
-    group.add_argument("--coordinator", help="host:port of process 0")
-    group.add_argument("--process_count", type=int, help="number of processes")
-    group.add_argument("--process_index", type=int, help="index of this process, from 0")
-    group.add_argument("--join_timeout", type=int, default=300, help="timeout for all processes to join, in seconds")
-    group.add_argument(
-        "--heartbeat_timeout", type=int, default=60, help="seconds without a heartbeat after which a process is dead"
-    )
+    add("--restart", action="store_true", help=restart)
+    add = parser.add_argument_group("devices of --mode=plan; this machine's by default").add_argument
+    add("--device_kind", default="", help="v4, v5e, v5p, v6e, H100, H200 or A100; need not be present")
+    add("--topology", default="", help="of TPUs: the chips along each axis, such as 4x4")
+    add("--device_count", type=int, default=0, help="GPUs (default: 1), or this machine's (default: all)")
+    add = parser.add_argument_group("several processes").add_argument
+    add("--coordinator", help="host:port of process 0")
+    add("--process_count", type=int, help="number of processes")
+    add("--process_index", type=int, help="index of this process, from 0")
+    add("--join_timeout", type=int, default=300, help="timeout for all processes to join, in seconds")
+    heartbeat = "seconds without a heartbeat after which a process is dead"
+    add("--heartbeat_timeout", type=int, default=60, help=heartbeat)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -76,7 +76,6 @@ def fusion_schedule(config: ConfigDict, epoch: float) -> tuple[float, float]:
     return config.loss.distillation, 1.0
 
 
-BRANCH_HEADS = {"logits": "all branches (maximum)", **{name: f"{name} branch" for name in BRANCHES}}
 UNIMODAL = Family(
     name="unimodal",
     network="decoupled",
@@ -85,7 +84,7 @@ UNIMODAL = Family(
     losses=losses.unimodal_losses,
     schedule=unimodal_schedule,
     loss_names=("loss", "cross_entropy", "distillation"),
-    heads=BRANCH_HEADS,
+    heads={"logits": "all branches (maximum)", **{name: f"{name} branch" for name in BRANCHES}},
     head_sums={},
     # The reference unpacks the network's four outputs shifted by one: these are branch `large` and three sums.
     reference_protocol=(("large",), ("logits", "small"), ("logits", "medium"), ("medium", "small")),
@@ -114,22 +113,15 @@ FUSION = Family(
     attention=lambda modality: {title: f"{modality}/{name}" for title, name in ATTENTION.items()},
     frame_weights=lambda config, modality: _frame_weights(config, f"{modality}/"),
 )
-UMDR = Family(
+UMDR = dataclasses.replace(
+    UNIMODAL,
     name="umdr",
     network="umdr",
-    modalities=MODALITIES,
     module=UMDRNetwork,
     losses=losses.umdr_losses,
     schedule=umdr_schedule,
-    loss_names=("loss", "cross_entropy", "distillation"),
-    heads=BRANCH_HEADS,
-    head_sums={},
     reference_protocol=(("logits",), BRANCHES, ("small", "medium"), ("small", "large"), ("large", "medium")),
-    init_fields={"init_from": ""},
-    explained=lambda config, modality: explained_block(config.clip.size),
-    features=lambda modality: FEATURES,
     name_table=UMDR_NAMES,
-    attention=lambda modality: ATTENTION,
     frame_weights=lambda config, modality: _umdr_frame_weights(),
 )
 UMDR_FUSION = dataclasses.replace(
@@ -169,12 +161,7 @@ def evaluation_schedule(config: ConfigDict, epoch: float) -> ScheduleValues:
 class Model:
     """A network under a config; holds no arrays.
 
-    Args:
-        config: the experiment's config.
-        num_classes: number of classes.
-
-    Attributes:
-        num_parameters: how many numbers its parameters have, frozen ones included.
+    `num_parameters` is how many numbers its parameters have, frozen ones included.
 
     Raises:
         ValueError: `config.checkpoint.best_metric` is not a metric of the network.

@@ -22,9 +22,7 @@ from rgbd_jax.parallel.mesh import FSDP, by_clip, global_batch, make_mesh, repli
 
 Batch = Mapping[str, Any]
 Metrics = Mapping[str, Float[Array, ""]]
-TrainStep = Callable[["TrainState", Batch, ScheduleValues], tuple["TrainState", Metrics]]
 GradFn = Callable[[Tree, Batch], tuple[tuple[Float[Array, ""], Any], Tree]]
-EvaluationStep = Callable[[Tree, Tree, Batch, ScheduleValues], Mapping[str, Any]]
 
 # XLA's older emitters of machine code: steps take 0.95 times, compilation 0.92 times as long (docs/performance.md).
 CPU_COMPILER_OPTIONS = {"xla_cpu_use_fusion_emitters": False}
@@ -67,20 +65,13 @@ def state_shapes(model: Model) -> TrainState:
 
 
 def train_step(model: Model, state: TrainState, batch: Batch, schedule: ScheduleValues) -> tuple[TrainState, Metrics]:
-    """Trains on a batch, or inside `jax.shard_map` on this device's clips together with all other devices.
+    """Trains on a batch (see `with_partners`), or inside `jax.shard_map` on a device's clips together with all others.
 
     The batch is split into `config.train.microbatches`: the gradient is the mean of theirs (gradient accumulation).
     BatchNorm normalises each microbatch by its own statistics, and the running ones are updated once, by their mean.
     Randomness is a function of the seed, the step and the clip.
 
-    Args:
-        model: the model.
-        state: the train state.
-        batch: the clips, and for mixing their `partner`s (see `with_partners`).
-        schedule: learning rate, distillation weight and temperature.
-
-    Returns:
-        The new state and the metrics averaged over all clips; `top1` of mixed clips is that of their main class.
+    Returns the new state and the metrics averaged over all clips; `top1` of mixed clips is that of their main class.
     """
     config, shapes = model.config, model.shapes()[0]
     step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -139,15 +130,9 @@ def train_step(model: Model, state: TrainState, batch: Batch, schedule: Schedule
 
 
 def accumulate_gradients(grad_fn: GradFn, params: Tree, batch: Batch, microbatches: int) -> tuple[Tree, Any]:
-    """Returns the means over microbatches of the gradient and of the auxiliary outputs.
+    """Returns the means over microbatches, processed in sequence, of the gradient and of the auxiliary outputs.
 
     Clip i is in microbatch i modulo their number, so that a microbatch has the same clips on any number of devices.
-
-    Args:
-        grad_fn: `jax.value_and_grad` of a loss with auxiliary outputs.
-        params: the parameters.
-        batch: arrays whose first axis is the clip.
-        microbatches: number of equal parts, processed in sequence.
     """
     if microbatches == 1:
         (_, aux), grads = grad_fn(params, batch)
@@ -187,7 +172,7 @@ def with_partners(model: Model, batch: Batch, step: Int[Array, ""] | int) -> Bat
     return {**batch, "partner": {"frames": partner, "label": mixing.partners(labels)}}
 
 
-def compile_train_step(model: Model, mesh: Mesh) -> TrainStep:
+def compile_train_step(model: Model, mesh: Mesh) -> jax.stages.Wrapped:
     """Returns the jitted training step over the mesh; the state is donated.
 
     Each device runs `train_step` on its own clips in `jax.shard_map`, with explicit collectives.
@@ -205,7 +190,7 @@ def compile_train_step(model: Model, mesh: Mesh) -> TrainStep:
     )
 
 
-def compile_evaluation_step(model: Model, mesh: Mesh) -> EvaluationStep:
+def compile_evaluation_step(model: Model, mesh: Mesh) -> jax.stages.Wrapped:
     """Returns the jitted evaluation step over the mesh; every process receives the results of all clips.
 
     `jax.shard_map` keeps attention on its device: left to itself, XLA gathers it, since it does not split `top_k`.
@@ -223,11 +208,7 @@ def _on_each_device(step: Callable[..., Any], mesh: Mesh, in_specs: Any, out_spe
 class Steps:
     """The training and the evaluation step of a model on all devices; each is compiled at its first call.
 
-    Attributes:
-        model: the model.
-        mesh: the devices.
-        shapes: shapes and dtypes of the train state.
-        sharding: how the train state is laid out over the devices.
+    `shapes` are those of the train state, `sharding` is how it is laid out over the devices.
     """
 
     def __init__(self, model: Model):

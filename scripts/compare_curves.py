@@ -7,11 +7,13 @@ larger of the two values. The exit status is 1 if the runs have other lines or d
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-NOT_COMPARED = {"step", "kind", "clips_per_second", "input_wait_fraction"}  # where they stand, and the clock's
+from rgbd_jax.checkpoint.metric_writers import JSONL_FILE, TIMING_METRICS, read_metrics
+from rgbd_jax.metrics import from_json
+
+NOT_COMPARED = {"step", "kind", *TIMING_METRICS}
 
 
 def main() -> None:
@@ -39,12 +41,13 @@ def main() -> None:
 
 def read(workdir: Path) -> dict[tuple[int, str, str], float]:
     """Returns the metrics of a run by step, kind and name."""
-    file = workdir / "metrics.jsonl"
-    if not file.exists():
-        sys.exit(f"error: {file} does not exist; expected the folder of a run")
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    values = {(line["step"], line["kind"], name): line[name] for line in lines for name in line.keys() - NOT_COMPARED}
-    return {where: float("nan") if value is None else value for where, value in values.items()}
+    if not (rows := read_metrics(workdir)):
+        sys.exit(f"error: {workdir / JSONL_FILE} does not exist; expected the folder of a run")
+    return {
+        (row["step"], row["kind"], name): row[name]
+        for row in map(from_json, rows)
+        for name in row.keys() - NOT_COMPARED
+    }
 
 
 def apart(a: float, b: float) -> float:

@@ -27,10 +27,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rgbd_jax.checkpoint.checkpoints import find, list_checkpoints
-from rgbd_jax.checkpoint.metric_writers import JSONL_FILE, TIMING_METRICS
+from rgbd_jax.checkpoint.metric_writers import TIMING_METRICS, read_metrics
+from rgbd_jax.parallel.preemption import PREEMPTED
 
 ROOT = Path(__file__).resolve().parents[1]
-PREEMPTED = 75
 
 
 def main() -> None:
@@ -117,8 +117,7 @@ def outcome(workdir: Path) -> dict[str, Any]:
         tree = checkpointer.restore((find(workdir, "latest", evaluated=True) / "state").absolute())
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     arrays = {jax.tree_util.keystr(path): (leaf.dtype, leaf.shape, np.asarray(leaf).tobytes()) for path, leaf in leaves}
-    lines = [json.loads(line) for line in (workdir / JSONL_FILE).read_text().splitlines()]
-    metrics = {f"line {i + 1}": line | dict.fromkeys(TIMING_METRICS) for i, line in enumerate(lines)}
+    metrics = {f"line {i}": row | dict.fromkeys(TIMING_METRICS) for i, row in enumerate(read_metrics(workdir), 1)}
     return {**arrays, **metrics}
 
 

@@ -33,6 +33,7 @@ from ml_collections import ConfigDict
 from benchmarking.accuracies import PROTOCOLS, Accuracies, draw, read_results, table
 from benchmarking.layout import check_trainable, write_layout
 from rgbd_jax.atomic_write import atomic_write
+from rgbd_jax.checkpoint.metric_writers import read_metrics
 from rgbd_jax.config import load_config
 from rgbd_jax.data.source import open_splits
 from rgbd_jax.ingest.build import prepare_for
@@ -126,8 +127,7 @@ def train_ours(spec: str, fields: list[str], run: Path, seed: int) -> Accuracies
         status = subprocess.run(command, check=False, stdout=written, stderr=subprocess.STDOUT).returncode
     if status:
         raise RuntimeError(f"our training failed with status {status}; see {run}.log")
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    evaluations = [line for line in lines if line["kind"] == "validation"]
+    evaluations = [row for row in read_metrics(run) if row["kind"] == "validation"]
     epochs = {protocol: [line[protocol] for line in evaluations] for protocol in PROTOCOLS}
     return Accuracies(epochs=epochs, seconds=None if resumed else time.monotonic() - started)
 

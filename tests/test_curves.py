@@ -1,12 +1,11 @@
-"""The scripts that compare the curves of two runs and that tabulate what a clip costs."""
+"""The script that compares the curves of two runs."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 
-from tests.conftest import ROOT
+import compare_curves
 
 LINES = [
     {"step": 1, "kind": "train", "loss": 4.0, "top1": 0.0, "clips_per_second": 10.0},
@@ -15,56 +14,49 @@ LINES = [
 ]
 
 
-def run(script, *arguments):
-    command = [sys.executable, ROOT / "scripts" / script, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*arguments):
+        """Returns the exit status, or the message of an error, and what is printed."""
+        monkeypatch.setattr(sys, "argv", ["compare_curves.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            compare_curves.main()
+        return ended.value.code, capsys.readouterr().out
+
+    return run
 
 
-def compare(tmp_path, tolerance, change):
+def compare(run, tmp_path, tolerance, change):
     lines = [dict(line) for line in LINES]
     change(*lines)
     for name, written in (("one", LINES), ("other", lines)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
-    return run("compare_curves.py", tmp_path / "one", tmp_path / "other", "--tolerance", tolerance)
+    return run(tmp_path / "one", tmp_path / "other", "--tolerance", tolerance)
 
 
 @pytest.mark.parametrize(("tolerance", "status", "text"), [("0.03", 0, "all"), ("0.01", 1, "those before step 2")])
-def test_largest_differences_with_their_steps(tmp_path, tolerance, status, text):
+def test_largest_differences_with_their_steps(run, tmp_path, tolerance, status, text):
     def change(first, second, _):
         first["clips_per_second"], second["loss"] = 99, 2.05
 
-    done = compare(tmp_path, tolerance, change)
-    assert (done.returncode, done.stderr) == (status, "")
-    rows = [line.rsplit(None, 2)[0] for line in done.stdout.splitlines()[1:-1]]
+    found, printed = compare(run, tmp_path, tolerance, change)
+    assert found == status
+    rows = [line.rsplit(None, 2)[0] for line in printed.splitlines()[1:-1]]
     assert rows == ["train loss", "train top1", "validation loss", "validation top1"]  # not those of the clock
-    assert "train loss                               0.0244        2\n" in done.stdout
-    assert done.stdout.endswith(f"6 values within {tolerance}: {text}\n")
+    assert "train loss                               0.0244        2\n" in printed
+    assert printed.endswith(f"6 values within {tolerance}: {text}\n")
 
 
-def test_a_loss_that_is_not_a_number_is_no_agreement(tmp_path):
-    done = compare(tmp_path, "1", lambda _, second, __: second.update(loss=None))
-    assert (done.returncode, "inf" in done.stdout) == (1, True)
+def test_a_loss_that_is_not_a_number_is_no_agreement(run, tmp_path):
+    status, printed = compare(run, tmp_path, "1", lambda _, second, __: second.update(loss=None))
+    assert (status, "inf" in printed) == (1, True)
 
 
-def test_runs_that_cannot_be_compared(tmp_path):
-    done = compare(tmp_path, "1", lambda first, *_: first.pop("top1"))
-    assert (done.returncode, done.stderr) == (1, "error: only one of the runs has train top1 at step 1\n")
-    done = run("compare_curves.py", tmp_path, tmp_path)
-    error = f"error: {tmp_path}/metrics.jsonl does not exist; expected the folder of a run\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", error)
-
-
-def test_cost_table_and_picture_of_measured_points(tmp_path):
-    points = json.loads((ROOT / "docs/cost.json").read_text())
-    points["frames=64,size=112,batch=2,devices=1"]["train"] |= {"seconds": 17.0, "bytes": 1e11}
-    points["frames=32,size=112,batch=16,devices=8"]["infer"] |= {"seconds": 0.5, "bytes": 2.5e8}
-    (tmp_path / "points.json").write_text(json.dumps(points))
-    done = run("cost_curves.py", "--out", tmp_path / "points.json", "--picture", tmp_path / "cost.html")
-    assert (done.returncode, done.stderr) == (0, "")
-    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:] if "**" not in line]
-    sizes = ["16", "32", "64", "128", "112", "160", "224", "320", "1", "2", "4", "8", "16", "1", "2", "4", "8"]
-    assert [row[0] for row in rows] == sizes
-    assert rows[2][1:3] == ["17", "100"]
-    assert rows[-1][3:] == ["0.5", "0.25"]
-    assert "seconds a clip" in (tmp_path / "cost.html").read_text()
+def test_runs_that_cannot_be_compared(run, tmp_path):
+    found = compare(run, tmp_path, "1", lambda first, *_: first.pop("top1"))
+    assert found == ("error: only one of the runs has train top1 at step 1", "")
+    assert run(tmp_path, tmp_path) == (
+        f"error: {tmp_path}/metrics.jsonl does not exist; expected the folder of a run",
+        "",
+    )

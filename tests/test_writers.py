@@ -79,7 +79,7 @@ def test_a_metric_that_is_no_number_leaves_valid_json(tmp_path):
     writer.close()
     lines = (tmp_path / JSONL_FILE).read_text().splitlines()
     assert [json.loads(line, parse_constant=pytest.fail)["gradient_norm"] for line in lines] == [None]
-    (steps, values) = read_curves(tmp_path / JSONL_FILE)["train gradient_norm"]
+    (steps, values) = read_curves(tmp_path)["train gradient_norm"]
     assert (steps, math.isnan(values[0])) == ([1], True)
 
 

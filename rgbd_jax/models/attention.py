@@ -147,7 +147,7 @@ def encode(
         for name, stack in stacks.items():
             with jax.named_scope(f"branch_{name}"):
                 graph, state = nnx.split(stack.layers)
-                result[name] = Encoded(*_apply_layers(first, graph, state, tokens[name], keys[name]))
+                result[name] = _apply_layers(first, graph, state, tokens[name], keys[name])
         return result
     lengths = {name: each.shape[1] for name, each in tokens.items()}
     longest = max(lengths.values())
@@ -173,7 +173,7 @@ def _apply_layers(
     tokens: Float[Array, "*s b n c"],
     keys: Key[Array, "depth *s b"] | None,
     padding: Padding | None = None,
-) -> tuple[Array, Array, Array]:
+) -> Encoded:
     """Applies layers of which the states are stacked, of one sequence or with `padding` of several in parallel."""
 
     def apply(state, tokens, keys, padding):
@@ -185,5 +185,5 @@ def _apply_layers(
         tokens, attention = apply(layer[0], tokens, layer[1], padding)
         return tokens, (tokens, attention)
 
-    x, (all_tokens, all_attention) = jax.lax.scan(step, tokens, (states, keys), unroll=stack.ops.unrolled_layers)
-    return x, all_tokens, all_attention
+    tokens, layers = jax.lax.scan(step, tokens, (states, keys), unroll=stack.ops.unrolled_layers)
+    return Encoded(tokens, *layers)

@@ -21,7 +21,6 @@ class DenseUnit(nnx.Module):
         self.norm = BatchNormReLU(outputs, config, epsilon=1e-5, momentum=0.1)
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
-        """Applies the unit to the last axis; batch statistics are taken over all others."""
         return self.norm(self.linear(x))
 
 
@@ -71,7 +70,6 @@ class Autoencoder(nnx.Module):
     def __call__(
         self, rgb: Float[Array, "b c"], depth: Float[Array, "b c"]
     ) -> tuple[Float[Array, "b k"], Float[Array, "b c"]]:
-        """Returns the logits and the reconstructed feature."""
         both = jnp.concatenate([rgb, depth], axis=-1)  # b 2c
         code = self.encoder_output(self.encoder_3(self.encoder_2(self.encoder_1(both))))  # b c/2
         return self.classifier(code), self.decoder_2(self.decoder_1(code))

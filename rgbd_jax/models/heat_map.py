@@ -87,7 +87,6 @@ def heat_maps(
 
 
 def _rank_pool(frames: UInt8[Array, "b t h w 3"], window: int) -> Int[Array, "b n h w 3"]:
-    """Returns the weighted sum of the frames of every full window."""
     n = frames.shape[1] - window + 1
     largest = 255 * (window**2 // 4)  # the sum where frames of a positive weight are white and the others black
     dtype = jnp.int16 if largest <= jnp.iinfo(jnp.int16).max else jnp.int32

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from rgbd_jax.models.ops import operations
 from rgbd_jax.models.ops.convolution import PRODUCT
-from rgbd_jax.models.ops.normalisation import STATISTICS, Normalised, NormalisedAndPooled, values_per_channel
+from rgbd_jax.models.ops.normalisation import STATISTICS, Norm, Normalised, NormalisedAndPooled, values_per_channel
 from rgbd_jax.models.ops.pooling import POOLED
 from rgbd_jax.models.ops.windows import Window
 
@@ -51,7 +51,6 @@ class ClipRngs:
         self._count = 0
 
     def next_keys(self) -> Key[Array, "b"]:
-        """Returns new keys, one for each clip."""
         self._count += 1
         return jax.vmap(jax.random.fold_in, in_axes=(0, None))(self._keys, self._count)
 
@@ -94,7 +93,6 @@ class Linear(nnx.Module):
         self.dtype = dtypes.compute
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
-        """Applies the map in the compute dtype."""
         y = checkpoint_name(x.astype(self.dtype) @ self.kernel[...].astype(self.dtype), PRODUCT)
         # Added in the parameters' dtype, in which the gradient of the bias is then summed.
         return y if self.bias is None else (y.astype(self.bias.dtype) + self.bias[...]).astype(self.dtype)
@@ -111,7 +109,6 @@ class LayerNorm(nnx.LayerNorm):
         self.compute_dtype = dtypes.compute
 
     def __call__(self, x: Float[Array, "*batch c"], *, mask: Array | None = None) -> Float[Array, "*batch c"]:
-        """Returns the normalised values."""
         options = {} if mask is None else {"mask": mask}  # an export replaces Flax's call by one without a mask
         return super().__call__(x, **options).astype(self.compute_dtype)
 
@@ -123,7 +120,6 @@ class Dropout(nnx.Module):
         self.rate = rate
 
     def __call__(self, x: Float[Array, "b *rest"], rngs: ClipRngs | None) -> Float[Array, "b *rest"]:
-        """Returns x with values dropped; x itself without `rngs`."""
         if rngs is None or not self.rate:
             return x
         kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(rngs.next_keys())
@@ -173,17 +169,19 @@ def normalise_together(
     """Applies layers in training, of which each has its part of the channels, by one operation (see `Operations`)."""
     first = norms[0]
     axes = jax.sharding.get_abstract_mesh().manual_axes if first.sync else ()
-    scale, bias, shift = (
-        jnp.concatenate([getattr(norm, name)[...] for norm in norms]) for name in ("scale", "bias", "mean")
-    )
-    normalised = operation(x, scale, bias, shift, first.epsilon, axes)
-    ends = list(itertools.accumulate(norm.scale[...].size for norm in norms))[:-1]
+    scale, bias, shift = (jnp.concatenate([getattr(n, name)[...] for n in norms]) for name in ("scale", "bias", "mean"))
+    normalised = operation(x, Norm(scale, bias, shift, first.epsilon, axes))
     count = values_per_channel(normalised.values, axes)
-    for norm, mean, variance in zip(
-        norms, jnp.split(normalised.mean, ends), jnp.split(normalised.variance, ends), strict=True
-    ):
+    statistics = (split_channels(x, norms) for x in (normalised.mean, normalised.variance))
+    for norm, mean, variance in zip(norms, *statistics, strict=True):
         norm.update(mean, variance, count)
     return normalised
+
+
+def split_channels(x: Float[Array, "*batch c"], norms: Sequence[BatchNormReLU]) -> list[Float[Array, "*batch n"]]:
+    """Returns the part of the channels that each layer normalises."""
+    ends = itertools.accumulate(norm.scale.size for norm in norms)
+    return jnp.split(x, list(ends)[:-1], axis=-1)
 
 
 class ConvUnit(nnx.Module):
@@ -259,8 +257,7 @@ def apply_side_by_side(units: Sequence[ConvUnit], x: Float[Array, "b t h w i"]) 
         y = jax.nn.relu(y + offset.astype(y.dtype))
     else:
         y = normalise_together(norms, first.ops.batch_norm_relu, checkpoint_name(y, PRODUCT)).values
-    ends = list(itertools.accumulate(norm.scale[...].size for norm in norms))[:-1]
-    return jnp.split(y, ends, axis=-1)
+    return split_channels(y, norms)
 
 
 class Inception(nnx.Module):
@@ -294,9 +291,7 @@ class Inception(nnx.Module):
     def __call__(self, x: Float[Array, "b t h w i"], frames: int | None = None) -> Float[Array, "b t h2 w2 o"]:
         """Applies the four paths to x and concatenates their channels.
 
-        Args:
-            x: the clips, or those of one network one after the other as one clip, which has one layout on TPUs.
-            frames: number of frames of a clip, over whose ends no pool reaches; t by default.
+        x may hold the clips of `frames` frames one after the other as one clip; no pool reaches over their ends.
         """
         if self.pool_before is not None:
             x = self.ops.max_pool(x, self.pool_before, (1, 2, 2))

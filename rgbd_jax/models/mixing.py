@@ -22,19 +22,12 @@ _KEPT_FRAMES, _REFERENCE_LABEL = 0.75, 0.9  # of mixing within a class
 
 @struct.dataclass
 class Mixture:
-    """How the clips of one batch are mixed.
+    """How the clips of one batch are mixed."""
 
-    Attributes:
-        frames: weight of the clip's own frame in each frame, from 0 to 1.
-        label: weight of the clip's own label.
-        partner: weight of the partner's frame in each frame; None: the rest to 1.
-        source: number of the partner's frame; None: the same.
-    """
-
-    frames: Float[Array, "t"]
-    label: Float[Array, ""]
-    partner: Float[Array, "t"] | None = None
-    source: Int[Array, "t"] | None = None
+    frames: Float[Array, "t"]  # weight of the clip's own frame in each frame, from 0 to 1
+    label: Float[Array, ""]  # weight of the clip's own label
+    partner: Float[Array, "t"] | None = None  # weight of the partner's frame in each frame; None: the rest to 1
+    source: Int[Array, "t"] | None = None  # number of the partner's frame; None: the same
 
     def complete(self) -> "Mixture":
         """Returns the same mixture without None."""
@@ -59,7 +52,6 @@ class Mixture:
         return weight * own.astype(jnp.float32) + other * partner.astype(jnp.float32)
 
     def labels(self, own: Int[Array, "b"], partner: Int[Array, "b"], num_classes: int) -> Float[Array, "b k"]:
-        """Returns the class distributions of the mixed clips, float32."""
         own_class, partner_class = (jax.nn.one_hot(x, num_classes, dtype=jnp.float32) for x in (own, partner))
         return self.label * own_class + (1 - self.label) * partner_class
 

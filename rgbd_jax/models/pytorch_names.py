@@ -30,6 +30,20 @@ WORDS = {
     "norm": NORM,
     "linear": {"kernel": "weight", "bias": "bias"},
     "conv1x1": {"kernel": "weight", "bias": "bias"},  # a linear map here, a convolution of one pixel in PyTorch
+    "layer_norm": {"attention_norm": "0.norm", "mlp_norm": "1.norm"},  # of the transformers
+    "layer": {
+        "attention.qkv": "0.fn.to_qkv",
+        "attention.output": "0.fn.to_out.0",
+        "mlp_in": "1.fn.fc1",
+        "mlp_out": "1.fn.fc2",
+    },
+    "recoupling": {
+        "query": "q",
+        "key": "k",
+        "frame_hidden": "project.0",
+        "frame_output": "project.2",
+        "spatial": "linear",
+    },
 }
 LAYOUTS = {
     "unit.kernel": "t h w i o -> o i t h w",
@@ -40,7 +54,6 @@ LAYOUTS = {
     "mixture": "n -> 1 n 1",
 }
 BLOCK = "dtn.multi_scale_transformers.<block>.transformer_enc_<branch>.layers.0"
-LAYERS = "temporal.<branch>.transformer.layers"
 TRUNK = (
     ("spatial.projection_norm.<norm>", "LinearMap.0.<norm>"),
     ("spatial.projection.<linear>", "LinearMap.1.<linear>"),
@@ -51,19 +64,11 @@ TRUNK = (
         for ours, theirs in WORDS["branch"].items()
         for kind, prefix in (("position_embedding", "pos_embedding"), ("class_token", "cls_token"))
     ),
-    (f"{LAYERS}.attention_norm.<norm>", f"{BLOCK}.0.norm.<norm>"),
-    (f"{LAYERS}.attention.qkv.<linear>", f"{BLOCK}.0.fn.to_qkv.<linear>"),
-    (f"{LAYERS}.attention.output.<linear>", f"{BLOCK}.0.fn.to_out.0.<linear>"),
-    (f"{LAYERS}.mlp_norm.<norm>", f"{BLOCK}.1.norm.<norm>"),
-    (f"{LAYERS}.mlp_in.<linear>", f"{BLOCK}.1.fn.fc1.<linear>"),
-    (f"{LAYERS}.mlp_out.<linear>", f"{BLOCK}.1.fn.fc2.<linear>"),
+    ("temporal.<branch>.transformer.layers.<layer_norm>.<norm>", f"{BLOCK}.<layer_norm>.<norm>"),
+    ("temporal.<branch>.transformer.layers.<layer>.<linear>", f"{BLOCK}.<layer>.<linear>"),
     ("temporal.<branch>.inception.<path>.<unit>", "dtn.multi_scale_transformers.0.Mixed_<branch>.<path>.<unit>"),
-    ("temporal.recoupling.query.<linear>", "dtn.rcm.q.<linear>"),
-    ("temporal.recoupling.key.<linear>", "dtn.rcm.k.<linear>"),
-    ("temporal.recoupling.frame_hidden.<linear>", "dtn.rcm.project.0.<linear>"),
-    ("temporal.recoupling.frame_output.<linear>", "dtn.rcm.project.2.<linear>"),
+    ("temporal.recoupling.<recoupling>.<linear>", "dtn.rcm.<recoupling>.<linear>"),
     ("temporal.recoupling.frame_norm.<norm>", "dtn.rcm.project.3.<norm>"),
-    ("temporal.recoupling.spatial.<linear>", "dtn.rcm.linear.<linear>"),
     ("temporal.recoupling.merge.<linear>", "dtn.rcm.mergefc.1.<linear>"),
     ("temporal.recoupling.merge_norm.<norm>", "dtn.rcm.mergefc.2.<norm>"),
     ("head_<branch>.norm.<norm>", "dtn.mlp_head_<branch>.0.<norm>"),

@@ -23,11 +23,7 @@ INCEPTION_CHANNELS = {  # name -> channels of the six convolutions, in the order
     "mixed_5c": (384, 192, 384, 48, 128, 128),
 }
 POOL_BEFORE = {"mixed_4b": (1, 3, 3), "mixed_5b": (1, 2, 2)}  # window of the stride-2 pooling that a block begins with
-CELL = {
-    "mixed_5c": 32,
-    "mixed_4c": 16,
-    "mixed_3c": 8,
-}  # last block of a resolution -> pixels a position
+CELL = {"mixed_5c": 32, "mixed_4c": 16, "mixed_3c": 8}  # last block of a resolution -> pixels a position
 SHOWN_POSITIONS = 7  # along a side: a class-activation map with fewer shows little
 GUIDED_BY_HEAT = ("mixed_3b", "mixed_4b", "mixed_5b")  # blocks after which FRP weights the features
 
@@ -35,13 +31,9 @@ GUIDED_BY_HEAT = ("mixed_3b", "mixed_4b", "mixed_5b")  # blocks after which FRP 
 class FrameNetwork(nnx.Module):
     """The layers that spatial networks share: a stem, six inception blocks, and a projection to the frame features.
 
-    Inside of it the clips have the axes b t h w c, or on some platforms 1 (b t) h w c.
-
-    Args:
-        features: length of a frame feature.
-        config: the experiment's config.
-        pool_before: inception block -> window of the stride-2 pooling that it begins with.
-        channel_pool: number of channels of the last block that are pooled before the projection.
+    Inside of it the clips have the axes b t h w c, or on some platforms 1 (b t) h w c. `pool_before` are the windows of
+    the stride-2 poolings that inception blocks begin with; `channel_pool` channels of the last block are pooled before
+    the projection.
     """
 
     def __init__(self, features: int, config: ConfigDict, *, pool_before: Mapping[str, Window], channel_pool: int = 1):
@@ -77,10 +69,9 @@ class FrameNetwork(nnx.Module):
         return self.inside(intermediates.sow(name, self.outside(y, frames)))
 
     def stem(self, x: Float[Array, "b t h w 3"], intermediates: Intermediates) -> Float[Array, "b2 t2 h2 w2 c"]:
-        """Applies the layers before the inception blocks."""
+        units = self.conv_1a_7x7, self.conv_2b_1x1, self.conv_2c_3x3
         with jax.named_scope("stem"):
-            stem = remat(self.remat_stem, _stem)
-            stages = stem(self.conv_1a_7x7, self.conv_2b_1x1, self.conv_2c_3x3, self.inside(x))
+            stages = remat(self.remat_stem, _stem)(*units, self.inside(x))
         for name, y in stages.items():
             self.sow_clips(intermediates, name, y, x.shape[1])
         return y
@@ -97,7 +88,6 @@ class FrameNetwork(nnx.Module):
     def project(
         self, y: Float[Array, "b2 t2 h w c"], frames: int, intermediates: Intermediates
     ) -> Float[Array, "b t c2"]:
-        """Returns one feature vector a frame."""
         with jax.named_scope("projection"):
             pooled = self.outside(y, frames).mean((2, 3))  # b t c
             features = self.projection(self.projection_norm(pooled))  # b t c
@@ -137,16 +127,10 @@ def explained_block(size: int) -> str:
 
 
 def _stem(
-    conv_1a_7x7: ConvUnit,
-    conv_2b_1x1: ConvUnit,
-    conv_2c_3x3: ConvUnit,
-    clip: Float[Array, "1 bt h w 3"],
+    conv_1a_7x7: ConvUnit, conv_2b_1x1: ConvUnit, conv_2c_3x3: ConvUnit, clip: Float[Array, "b2 t2 h w 3"]
 ) -> dict[str, Array]:
     """Returns the outputs of the layers before the inception blocks by name; the last is the blocks' input."""
-    window, stride, stages = (1, 3, 3), (1, 2, 2), {}
-    # b t h/2 w/2 64, b t h/4 w/4 64
-    stages["conv_1a_7x7"], stages["max_pool_2a"] = conv_1a_7x7.before_max_pool(clip, window, stride)
-    y = conv_2b_1x1(stages["max_pool_2a"])  # b t h/4 w/4 64
-    # b t h/4 w/4 192, b t h/8 w/8 192
-    stages["conv_2c_3x3"], stages["max_pool_3a"] = conv_2c_3x3.before_max_pool(y, window, stride)
-    return stages
+    window, stride = (1, 3, 3), (1, 2, 2)
+    half, quarter = conv_1a_7x7.before_max_pool(clip, window, stride)  # h/2 w/2 64, h/4 w/4 64
+    quarter_2c, eighth = conv_2c_3x3.before_max_pool(conv_2b_1x1(quarter), window, stride)  # h/4 w/4 192, h/8 w/8 192
+    return {"conv_1a_7x7": half, "max_pool_2a": quarter, "conv_2c_3x3": quarter_2c, "max_pool_3a": eighth}

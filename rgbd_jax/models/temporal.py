@@ -56,13 +56,7 @@ class TemporalBranch(nnx.Module):
 
 
 class Branches(nnx.Module):
-    """The three decoupled branches; each sees another number of frames.
-
-    Args:
-        features: c.
-        config: the experiment's config.
-        branch: (number of frames, c, config) -> a branch.
-    """
+    """The three decoupled branches; each sees another number of frames."""
 
     def __init__(self, features: int, config: ConfigDict, branch: Callable[..., TemporalBranch] = TemporalBranch):
         self.random_frames = config.model.random_branch_frames
@@ -72,7 +66,6 @@ class Branches(nnx.Module):
     def encode(
         self, x: Float[Array, "b t c"], rngs: ClipRngs | None, intermediates: Intermediates
     ) -> dict[str, Encoded]:
-        """Returns what the transformer of each branch makes of the frames that it sees."""
         branches = {name: getattr(self, name) for name in BRANCHES}
         tokens, keys = {}, {}
         for name, branch in branches.items():

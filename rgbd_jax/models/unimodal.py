@@ -38,7 +38,6 @@ class ClassHead(nnx.Module):
         self.linear = Linear(feature_count(config), classes, head_dtypes(config))
 
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b k"]:
-        """Returns the logits."""
         return self.linear(self.norm(x))
 
 

@@ -42,45 +42,22 @@ TORCH_SUFFIXES, SAFETENSORS_SUFFIX = (".pth.tar", ".pth", ".pt"), ".safetensors"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.epilog = "A file is never run: anything but tensors and plain values in it is refused."
-    parser.add_argument(
-        "source",
-        metavar="IN",
-        help="a *.pth.tar of the reference (zip or older format), safetensors, a converted checkpoint, or a workdir; "
-        "recognised by its content",
-    )
-    parser.add_argument(
-        "target",
-        metavar="OUT",
-        type=disk_path,
-        help="NAME.pth.tar (also .pth, .pt), NAME.safetensors, or a name without suffix: a converted checkpoint, for "
-        "--config.init_from, --config.continue_from and --mode=eval",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        choices=("best", "latest"),
-        default="best",
-        help="which one of a workdir (default: %(default)s)",
-    )
+    add, which = parser.add_argument, "which one of a workdir (default: %(default)s)"
+    source = "a *.pth.tar of the reference (zip or older format), safetensors, a converted checkpoint, or a workdir; "
+    add("source", metavar="IN", help=f"{source}recognised by its content")
+    target = "NAME.pth.tar (also .pth, .pt), NAME.safetensors, or a name without suffix: a converted checkpoint, for "
+    target += "--config.init_from, --config.continue_from and --mode=eval"
+    add("target", metavar="OUT", type=disk_path, help=target)
+    add("--checkpoint", choices=("best", "latest"), default="best", help=which)
     for name in MODALITIES:
-        parser.add_argument(
-            f"--{name}",
-            metavar="FILE",
-            type=Path,
-            help=f"the frozen {name} network, which the reference's files of UMDR's fusion do not hold",
-        )
-    parser.add_argument(
-        "--half",
-        action="store_true",
-        help="matrices and kernels in float16, no momentum: for inference, a quarter of the size or less",
-    )
+        frozen = f"the frozen {name} network, which the reference's files of UMDR's fusion do not hold"
+        add(f"--{name}", metavar="FILE", type=Path, help=frozen)
+    half = "matrices and kernels in float16, no momentum: for inference, a quarter of the size or less"
+    add("--half", action="store_true", help=half)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Converts one checkpoint and prints what became of its tensors.
-
-    Raises:
-        ValueError, OSError: the source cannot be read or the target not be written; names it.
-    """
+    """Converts one checkpoint and prints what became of its tensors."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what it is meant to do: read only
     trained = read_weights(resolve(args.source).path, args.checkpoint)
     for name in MODALITIES:
@@ -175,7 +152,10 @@ def write_weights(path: str | Path, trained: TrainedWeights) -> str:
     if not_finite := trained.not_finite(match.loaded):
         log.warning("%s; they are converted, but cannot be used for predictions", not_finite)
     if path.name.endswith(TORCH_SUFFIXES):
-        write_torch(path, _torch_contents(_without_frozen(fitting)))
+        # The reference keeps frozen networks in files of their own.
+        frozen = tuple(f"{table.words['modality'][part]}." for part in family.frozen)
+        kept = {name: tensor for name, tensor in fitting.tensors.items() if not name.startswith(frozen)}
+        write_torch(path, _torch_contents(dataclasses.replace(fitting, tensors=kept)))
     elif path.name.endswith(SAFETENSORS_SUFFIX):
         _write_safetensors(path, fitting, card)
     elif path.suffix and not path.suffix[1:].isdigit():
@@ -203,16 +183,7 @@ def write_weights(path: str | Path, trained: TrainedWeights) -> str:
     return f"{trained.source}: {detected.family} network, {shown}\n{table.report(match, left_out)}"
 
 
-def _without_frozen(trained: TrainedWeights) -> TrainedWeights:
-    """Returns the weights without those of the frozen networks, which the reference keeps in files of their own."""
-    family = FAMILIES[trained.detect().family]
-    prefixes = tuple(f"{family.name_table.words['modality'][part]}." for part in family.frozen)
-    kept = {name: tensor for name, tensor in trained.tensors.items() if not name.startswith(prefixes)}
-    return dataclasses.replace(trained, tensors=kept)
-
-
 def _torch_contents(trained: TrainedWeights) -> dict[str, Any]:
-    """Returns what the reference's training saves."""
     if trained.reference_layout is False:
         raise ConversionError(
             "a fusion network trained with config.fusion.reference_layout=False: the reference would compute something "

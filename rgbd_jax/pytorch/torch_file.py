@@ -146,7 +146,6 @@ class _Unpickler(pickle._Unpickler):
         self._load_storage = load_storage
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns what stands in for something that the pickle names."""
         if (full_name := f"{module}.{name}") not in GLOBALS:
             raise ConversionError(f"its pickle names {full_name[:120]!a}, not a tensor or plain value; {TRUSTED_WAY}")
         return GLOBALS[full_name]

@@ -103,8 +103,7 @@ class TrainedWeights:
 
     def record(self) -> dict[str, Any]:
         """Returns what a file of tensors cannot hold, JSON-able."""
-        names = ("epoch", "best_accuracy", "optimizer", "reference_layout", "config", "class_names")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in RECORDED}
 
 
 def is_workdir(path: Path) -> bool:
@@ -222,7 +221,6 @@ def _sgd_state(saved: Any, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str,
 
 
 def _from_safetensors(path: Path) -> TrainedWeights:
-    """Reads a file by whichever program it was written."""
     with safe_open(path, framework="np", backend="pread") as file:  # not mapped: see `read_torch`
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
         text = (file.metadata() or {}).get(RECORD, "{}")
@@ -312,7 +310,6 @@ def _listed(names: Any) -> str:
 
 
 def _from_converted(path: Path) -> TrainedWeights:
-    """Reads what `convert.write_weights` wrote."""
     _check_files(path)
     items = ocp.args.Composite(weights=ocp.args.PyTreeRestore(), network=ocp.args.JsonRestore())
     try:

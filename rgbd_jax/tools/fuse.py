@@ -39,7 +39,6 @@ class Runs:
 
     @property
     def probabilities(self) -> Float[np.ndarray, "r n k"]:
-        """Probabilities of each run, clip and class."""
         return softmax(self.logits)
 
 
@@ -186,7 +185,6 @@ def _mismatch(one: Scores, other: Scores) -> str | None:
 
 
 def _check_independence(tuning: Runs, reported: Runs) -> None:
-    """Checks that the weights are not tuned on reported clips."""
     for file, tuned, scores in zip(tuning.files, tuning.scores, reported.scores, strict=True):
         if tuned.step != scores.step:
             raise ValueError(

@@ -10,10 +10,9 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from rgbd_jax.modalities import MODALITIES
 from rgbd_jax.printable import printable
@@ -38,21 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--example", nargs="?", const="swipe_left", metavar="MOTION", help=motion)
     add("--top", type=positive, default=5, help="classes to report for each clip (default: 5)")
     add("--json", action="store_true", help="one JSON object a line instead of a table")
-    add(
-        "--out",
-        type=disk_path,
-        help="draw class and class-activation map over clips: NAME.mp4, or a folder for several",
-    )
+    out = "draw class and class-activation map over clips: NAME.mp4, or a folder for several"
+    add("--out", type=disk_path, help=out)
     add("--batch_size", type=positive, default=8, help="clips of a batch (default: 8)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the most probable classes of each clip.
-
-    Raises:
-        ValueError: a path, the model or some of the clips cannot be used.
-        OSError: a drawing cannot be written.
-    """
+    """Prints the most probable classes of each clip."""
     from rgbd_jax.inference.clips import UserClip, find_clips, is_live, load_clips  # seconds: not before --help
     from rgbd_jax.inference.example import example
     from rgbd_jax.inference.predictor import Predictor
@@ -88,7 +79,10 @@ def run(args: argparse.Namespace) -> None:
                 failed += 1
                 continue
             top = probabilities.argsort(kind="stable")[::-1][: args.top].tolist()
-            classes = [named(label, probabilities, trained.class_names) for label in top]
+            classes = [
+                {"label": label, "class": trained.class_names[label], "probability": float(probabilities[label])}
+                for label in top
+            ]
             width = max(len(entry["class"]) for entry in classes)
             lines = [each.clip.name, *(f"  {x['class']:{width}}  {x['probability']:7.2%}" for x in classes)]
             result = {"clip": each.clip.name, "top": classes}
@@ -111,8 +105,3 @@ def _drawing(out: Path, clip: "UserClip", clips: "Sequence[UserClip]") -> Path:
     if target.exists():
         raise ValueError(f"--out: {target} exists already; give another name, or remove it")
     return target
-
-
-def named(label: int, probabilities: Float[np.ndarray, "k"], class_names: Sequence[str]) -> dict[str, Any]:
-    """Returns a predicted class as it is printed with --json."""
-    return {"label": label, "class": class_names[label], "probability": float(probabilities[label])}

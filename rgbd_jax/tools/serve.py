@@ -42,12 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serves the page until the process is interrupted or terminated; leaves no file.
-
-    Raises:
-        ValueError: the model cannot be used, or Gradio is not installed.
-        OSError: the address cannot be used.
-    """
+    """Serves the page until the process is interrupted or terminated; leaves no file."""
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the page needs Gradio (the extra 'demo'), which is not installed: run ./scripts/setup.sh")
     try:

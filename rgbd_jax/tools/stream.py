@@ -31,11 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the class of the latest frames, as they come, until the stream ends or the user stops it.
-
-    Raises:
-        ValueError: a stream or the model cannot be used.
-    """
+    """Prints the class of the latest frames, as they come, until the stream ends or the user stops it."""
     from rgbd_jax.inference.clips import encoded_frames  # seconds: not before --help
     from rgbd_jax.inference.predictor import Predictor, stream
 
@@ -59,10 +55,8 @@ def run(args: argparse.Namespace) -> None:
                 raise ValueError(f"frame {prediction.frame}: {NOT_FINITE}")
             result = {"frame": prediction.frame, "label": label, "class": name, "probability": probability}
             text = f"frame {prediction.frame:6}  {name}  {probability:.1%}  {latencies[-1]:.0f} ms"
-            print(
-                json.dumps({**result, "latency_ms": round(latencies[-1], 1)}) if args.json else printable(text),
-                flush=True,
-            )
+            line = json.dumps({**result, "latency_ms": round(latencies[-1], 1)}) if args.json else printable(text)
+            print(line, flush=True)
     finally:  # also when the user stops the stream
         if latencies:
             fps = (prediction.frame + 1) / (time.perf_counter() - started)

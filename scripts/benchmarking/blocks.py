@@ -52,7 +52,6 @@ def _inception(config: ConfigDict) -> tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 def _branch(config: ConfigDict) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The smallest of the temporal branches, without dropout."""
     frames, features = min(config.model.branch_frames), feature_count(config)
 
     def call(branch: TemporalBranch, x: jax.Array) -> jax.Array:
@@ -86,12 +85,7 @@ def _trained(
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Returns the forward and backward pass of a module in training, and its arguments.
 
-    Args:
-        make: makes the module.
-        call: applies it.
-        x: its input.
-        prefix: of the names of the submodules that are trained.
-        of_input: whether the gradient of the input is computed too.
+    The submodules whose names have the prefix are trained; with `of_input` the input has a gradient too.
     """
 
     def trained(kind: type) -> Callable[[tuple[Any, ...], Any], bool]:

@@ -95,15 +95,8 @@ def write_clips(
 ) -> list[str]:
     """Writes clips by the names that the reference reads; returns the lines of its list: path, frames, label.
 
-    JPEG is written as it is stored; other frames as PNG, which data sets have compressed.
-
-    Args:
-        source: the clips.
-        modality: the one that is written.
-        folder: where.
-        prefix: of the clips' numbers, in path and list.
-        colours: `config.data.depth`, to write single-channel depth in the colours that the network is to see.
-        limit: the largest number of clips to write.
+    JPEG is written as it is stored; other frames as PNG, which data sets have compressed. The prefix is that of the
+    clips' numbers; `colours`, `config.data.depth`, are those that the network is to see single-channel depth in.
     """
     lines = []
     for number in range(len(source) if limit is None else min(limit, len(source))):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +27,14 @@ log = logging.getLogger("rgbd_jax")
 Rows = dict[str, dict[str, Any]]
 
 
-def batch_sizes() -> Iterator[int]:
-    """Yields 1, 2, 4, 6 and then twice as many each time."""
-    yield from (1, 2, 4)
-    yield from (6 * 2**power for power in itertools.count())
-
-
 def measure_steps(
     make_sides: Callable[[contextlib.ExitStack, int], dict[str, Side]],
     measure: Callable[[dict[str, Side], int], Rows],
     deadline: float,
 ) -> Rows:
-    """Measures growing batches, until one does not fit or the next would end too late.
-
-    Args:
-        make_sides: starts the sides for a number of clips.
-        measure: returns the rows of sides for a number of clips.
-        deadline: of `time.monotonic`.
-    """
+    """Measures sides for growing numbers of clips, until one does not fit or the next would end after the deadline."""
     rows: Rows = {}
-    for clips in batch_sizes():
+    for clips in itertools.chain((1, 2, 4), (6 * 2**power for power in itertools.count())):
         started = time.monotonic()
         try:
             with contextlib.ExitStack() as stack:
@@ -66,14 +54,7 @@ def measure_steps(
 
 
 def measure_loader(options: Sequence[str]) -> Rows:
-    """Returns the rows of the part "loader" for RGB and depth, of rendered clips with frames as large as a camera's.
-
-    Args:
-        options: of the command line.
-
-    Raises:
-        RuntimeError: a command failed; what it printed is on stderr.
-    """
+    """Returns the rows of the part "loader" for RGB and depth, of rendered clips with frames as large as a camera's."""
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         raw, data = Path(folder, "raw"), Path(folder, "data")
@@ -81,11 +62,8 @@ def measure_loader(options: Sequence[str]) -> Rows:
         build = ["-m", "rgbd_jax", "data", "build", "rgbd_folder", f"--raw_dir={raw}", f"--data_dir={data}"]
         _python(*build, "--depth_storage=fast")
         for modality in RAW_SIZES:
-            fields = (
-                f"--config.modality={modality}",
-                "--config.data.dataset=rgbd_folder",
-                f"--config.data.data_dir={data}",
-            )
+            fields = [f"--config.modality={modality}", f"--config.data.data_dir={data}"]
+            fields.append("--config.data.dataset=rgbd_folder")
             found = json.loads(_python(str(_BENCHMARK), "loader", "--json", *options, *fields))["rows"]
             rows[f"loader, {modality}, one core"] = found["loader"]
     return rows

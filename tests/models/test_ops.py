@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rgbd_jax.models.ops import OPERATIONS
+from rgbd_jax.models.ops.normalisation import Norm
 
 AXES = ("NDHWC", "DHWIO", "NDHWC")
 on_every_platform = pytest.mark.parametrize("ops", OPERATIONS.values(), ids=OPERATIONS)
@@ -95,7 +96,7 @@ def test_batch_normalisation_and_its_gradient(ops):
         return jax.nn.relu((x - mean) / jnp.sqrt(variance + 1e-3) * scale + bias), mean, variance
 
     def normalise(x, scale, bias):
-        return ops.batch_norm_relu(x, scale, bias, jnp.zeros(5), 1e-3, ())
+        return ops.batch_norm_relu(x, Norm(scale, bias, jnp.zeros(5), 1e-3, ()))
 
     for found, expected in zip(normalise(x, scale, bias), plain(x, scale, bias), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -118,13 +119,13 @@ def test_a_unit_before_a_pooling_equals_its_operations_one_after_the_other(ops, 
     x, weights = random(2, *size, 3) * 3 + 1, random(*shape, 3, 5, seed=4)
 
     def in_one(x, weights, scale, bias):
-        arguments = (jnp.zeros(5), 1e-3, (), weights, spatial_stride)
-        result = ops.convolve_batch_norm_relu_max_pool(x, scale, bias, *arguments, window=window, stride=stride)
+        arguments = (x, Norm(scale, bias, jnp.zeros(5), 1e-3, ()), weights, spatial_stride)
+        result = ops.convolve_batch_norm_relu_max_pool(*arguments, window=window, stride=stride)
         return result.pooled, result.values
 
     def one_after_the_other(x, weights, scale, bias):
         y = ops.convolve(x, weights, spatial_stride)
-        values = ops.batch_norm_relu(y, scale, bias, jnp.zeros(5), 1e-3, ()).values
+        values = ops.batch_norm_relu(y, Norm(scale, bias, jnp.zeros(5), 1e-3, ())).values
         return ops.max_pool(values, window, stride), values
 
     arguments = x, weights, scale, bias
@@ -139,14 +140,14 @@ def test_a_unit_before_a_pooling_equals_its_operations_one_after_the_other(ops, 
 @on_every_platform
 def test_batch_statistics_do_not_cancel_in_float32(ops):
     x = random(20, 50, 2) + 3000
-    _, _, variance = ops.batch_norm_relu(x, jnp.ones(2), jnp.zeros(2), jnp.zeros(2), 1e-3, ())
+    _, _, variance = ops.batch_norm_relu(x, Norm(jnp.ones(2), jnp.zeros(2), jnp.zeros(2), 1e-3, ()))
     np.testing.assert_allclose(variance, np.asarray(x, np.float64).var((0, 1)), rtol=1e-3)
 
 
 @on_every_platform
 def test_statistics_of_a_convolution_do_not_cancel_where_the_running_mean_is_far_off(ops):
     x, kernel = random(2, 5, 10, 10, 2) + 3000, jnp.eye(2).reshape(1, 1, 1, 2, 2)
-    arguments = (x, jnp.ones(2), jnp.zeros(2), jnp.zeros(2), 1e-3, (), kernel, 1)
+    arguments = (x, Norm(jnp.ones(2), jnp.zeros(2), jnp.zeros(2), 1e-3, ()), kernel, 1)
     pooled = ops.convolve_batch_norm_relu_max_pool(*arguments, window=(1, 3, 3), stride=(1, 2, 2))
     for _, mean, variance, *_ in (ops.convolve_batch_norm_relu(*arguments), pooled):
         exact = np.asarray(x, np.float64)

@@ -144,8 +144,8 @@ def test_curves_are_read_and_damaged_lines_are_named(tmp_path):
     lines.append({"step": 4, "kind": "validation", "top1": 0.5})
     file.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 6, "kind": "tra')
     curves = {"train loss": ([2, 4], [3.5, 2.5]), "train lr": ([2], [0.1]), "validation top1": ([4], [0.5])}
-    assert read_curves(file) == curves
+    assert read_curves(tmp_path) == curves
     for line in ("nonsense", "[1]", '{"step": 3}', '{"step": "x", "kind": "train", "loss": 1}'):
         file.write_text(json.dumps(lines[0]) + f"\n{line}\n")
-        with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not a line of metrics"):
-            read_curves(file)
+        with pytest.raises(ValueError, match=r"metrics\.jsonl:2 is damaged"):
+            read_curves(tmp_path)

@@ -270,8 +270,6 @@ def test_program_of_a_tpu():
     assert by_hand["in loops"] > 1000
     assert sum(cycles.values()) == by_hand["once"] + LAYERS * by_hand["in loops"]
     assert min(cycles[f"{name}, {way}"] for name in STAGES for way in ("forward", "backward")) > 100
-    names = tpu.cycles_by_instruction(parsed)
-    assert [count for _, count in names] == sorted((count for _, count in names), reverse=True)
     assert sum(row["number"] for row in program.collectives(parsed)) >= 1
 
 

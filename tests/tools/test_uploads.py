@@ -172,13 +172,13 @@ def test_requests_beyond_the_limit_or_without_a_length_are_refused(announced):
     from starlette.routing import Route
     from starlette.testclient import TestClient
 
-    from rgbd_jax.tools.page.app import BodyLimit
+    from rgbd_jax.tools.page.app import RequestCheck
 
     async def count(request):
         return PlainTextResponse(str(len(await request.body())))
 
     largest = (2 << 20) + 1_000_000  # bytes: of files, and beside them
-    app = BodyLimit(Starlette(routes=[Route("/", count, methods=["POST"])]), 2 << 20)
+    app = RequestCheck(Starlette(routes=[Route("/", count, methods=["POST"])]), ["testserver"], 2 << 20)
     with TestClient(app) as client:
         for size, accepted in ((1, announced), (largest, announced), (largest + 1, False)):
             answer = client.post("/", content=b"x" * size if announced else iter([b"x" * size]))

@@ -16,49 +16,34 @@ from rgbd_jax.models.ops import convolution, gpu, normalisation, pooling, tpu
 
 @dataclasses.dataclass(frozen=True)
 class Operations:
-    """The operations for one platform.
+    """The operations for one platform, and the choices that the networks make by it."""
 
-    Attributes:
-        convolve: see `convolution.convolve`.
-        convolve_relu: that in evaluation, with an offset for each channel and ReLU.
-        max_pool: see `pooling`.
-        batch_norm_relu: see `normalisation.batch_norm_relu`.
-        convolve_batch_norm_relu: the two one after the other, in training.
-        convolve_batch_norm_relu_max_pool: the three one after the other, in training.
-        joined_convolutions: whether convolutions of the same input are one whose outputs are split.
-        pooled_again: whether what an inception block pools is computed again in the backward pass, not stored.
-        batched_stacks: whether the transformers of the branches are applied together, to sequences of one length.
-        unrolled_layers: whether transformer layers are compiled one by one, not as the body of a loop.
-        clips_end_to_end: whether the frames of all clips are one clip; with an axis more, TPUs copy most values.
-        small_tensors_together: whether the optimizer reads small tensors from one vector (`optim.beside_each_other`).
-    """
-
-    convolve: Callable
-    convolve_relu: Callable
-    max_pool: Callable
-    batch_norm_relu: Callable[..., normalisation.Normalised]
+    convolve: Callable  # see `convolution.convolve`
+    convolve_relu: Callable  # that in evaluation, with an offset for each channel and ReLU
+    max_pool: Callable  # see `pooling`
+    batch_norm_relu: Callable[..., normalisation.Normalised]  # see `normalisation.batch_norm_relu`
+    # In training, one after the other: convolution and normalisation, and these and the pooling.
     convolve_batch_norm_relu: Callable[..., normalisation.Normalised]
     convolve_batch_norm_relu_max_pool: Callable[..., normalisation.NormalisedAndPooled]
-    joined_convolutions: bool
-    pooled_again: bool
-    batched_stacks: bool
-    unrolled_layers: bool
-    clips_end_to_end: bool
-    small_tensors_together: bool
+    joined_convolutions: bool = False  # convolutions of the same input are one whose outputs are split
+    pooled_again: bool = False  # what an inception block pools is computed again in the backward pass, not stored
+    batched_stacks: bool = False  # the transformers of the branches are applied together, to sequences of one length
+    unrolled_layers: bool = False  # transformer layers are compiled one by one, not as the body of a loop
+    clips_end_to_end: bool = False  # the frames of all clips are one clip; with an axis more, TPUs copy most values
+    small_tensors_together: bool = False  # the optimizer reads small tensors from one vector
 
 
 def _one_after_the_other(batch_norm_relu: Callable, max_pool: Callable) -> Callable:
-    def batch_norm_relu_max_pool(x, scale, bias, shift, epsilon, axes, window, stride):
-        y, mean, variance = batch_norm_relu(x, scale, bias, shift, epsilon, axes)
+    def batch_norm_relu_max_pool(x, norm, window, stride):
+        y, mean, variance = batch_norm_relu(x, norm)
         return normalisation.NormalisedAndPooled(y, mean, variance, max_pool(y, window, stride))
 
     return batch_norm_relu_max_pool
 
 
 def _after_a_convolution(operation: Callable, convolve: Callable) -> Callable:
-    def convolve_first(x, scale, bias, shift, epsilon, axes, kernel, spatial_stride, **pooling):
-        y = checkpoint_name(convolve(x, kernel, spatial_stride), convolution.PRODUCT)
-        return operation(y, scale, bias, shift, epsilon, axes, **pooling)
+    def convolve_first(x, norm, kernel, spatial_stride, **pooling):
+        return operation(checkpoint_name(convolve(x, kernel, spatial_stride), convolution.PRODUCT), norm, **pooling)
 
     return convolve_first
 
@@ -73,12 +58,6 @@ OPERATIONS = {
         convolve_batch_norm_relu_max_pool=_after_a_convolution(
             _one_after_the_other(normalisation.batch_norm_relu, pooling.max_pool_on_cpu), convolution.convolve_on_cpu
         ),
-        joined_convolutions=False,
-        pooled_again=False,
-        batched_stacks=False,
-        unrolled_layers=False,
-        clips_end_to_end=False,
-        small_tensors_together=False,
     ),
     "gpu": Operations(
         convolve=convolution.convolve,
@@ -91,7 +70,6 @@ OPERATIONS = {
         pooled_again=True,
         batched_stacks=True,
         unrolled_layers=True,
-        clips_end_to_end=False,
         small_tensors_together=True,
     ),
     "tpu": Operations(
@@ -101,12 +79,8 @@ OPERATIONS = {
         batch_norm_relu=tpu.batch_norm_relu,
         convolve_batch_norm_relu=tpu.convolve_batch_norm_relu,
         convolve_batch_norm_relu_max_pool=tpu.convolve_batch_norm_relu_max_pool,
-        joined_convolutions=False,
-        pooled_again=False,
-        batched_stacks=False,
         unrolled_layers=True,
         clips_end_to_end=True,
-        small_tensors_together=False,
     ),
 }
 

@@ -12,13 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from rgbd_jax.models.ops.normalisation import (
-    STATISTICS,
-    Normalised,
-    NormalisedAndPooled,
-    over_devices,
-    values_per_channel,
-)
+from rgbd_jax.models.ops.normalisation import Norm, Normalised, NormalisedAndPooled, mean_over_devices, over_devices
 from rgbd_jax.models.ops.pooling import POOLED, winners_of_windows, zero_but_winners
 from rgbd_jax.models.ops.windows import Window
 
@@ -28,68 +22,52 @@ MOST_ROWS = 2048  # partial sums of a channel
 NO_WINNER = 255  # in a window whose maximum is 0, so that no value receives its gradient
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def batch_norm_relu(
-    x: Float[Array, "*batch c"],
-    scale: Float[Array, "c"],
-    bias: Float[Array, "c"],
-    shift: Float[Array, "c"],
-    epsilon: float,
-    axes: tuple[str, ...],
-) -> Normalised:
+@jax.custom_vjp
+def batch_norm_relu(x: Float[Array, "*batch c"], norm: Norm) -> Normalised:
     """`normalisation.batch_norm_relu` whose gradient includes the ReLU's."""
-    return _forward(x, scale, bias, shift, epsilon, axes)[0]
+    return _forward(x, norm)[0]
 
 
 def batch_norm_relu_max_pool(
-    x: Float[Array, "b t h w c"],
-    scale: Float[Array, "c"],
-    bias: Float[Array, "c"],
-    shift: Float[Array, "c"],
-    epsilon: float,
-    axes: tuple[str, ...],
-    window: Window,
-    stride: Window,
+    x: Float[Array, "b t h w c"], norm: Norm, window: Window, stride: Window
 ) -> NormalisedAndPooled:
     """`batch_norm_relu` and the maxima of its values; the values themselves cost nothing if they are not used."""
-    pooled, mean, variance = _pooled(x, scale, bias, shift, epsilon, axes, window, stride)
-    values = batch_norm_relu(x, scale, bias, shift, epsilon, axes).values
-    return NormalisedAndPooled(values, mean, variance, pooled)
+    pooled, mean, variance = _pooled(x, norm, window, stride)
+    return NormalisedAndPooled(batch_norm_relu(x, norm).values, mean, variance, pooled)
 
 
-def _forward(x, scale, bias, shift, epsilon, axes):
-    mean, variance = _statistics(x, shift, axes)  # c, c
-    inverse = jax.lax.rsqrt(variance + epsilon)  # c
-    y = jax.nn.relu(_normalise(x, scale, bias, mean, inverse)).astype(x.dtype)
-    return Normalised(y, mean, variance), (x, scale, bias, shift, mean, inverse)
+def _forward(x, norm):
+    mean, variance = _statistics(x, norm)  # c, c
+    inverse = jax.lax.rsqrt(variance + norm.epsilon)  # c
+    y = jax.nn.relu(_normalise(x, norm, mean, inverse)).astype(x.dtype)
+    return Normalised(y, mean, variance), (x, norm, mean, inverse)
 
 
-def _backward(epsilon, axes, residuals, cotangents):
-    del epsilon
-    x, scale, bias, shift, mean, inverse = residuals
+def _backward(residuals, cotangents):
+    x, norm, mean, inverse = residuals
 
     def seen_again():
         again = jax.lax.optimization_barrier(x)
-        positive = _normalise(again, scale, bias, mean, inverse) > 0
-        gradient = jnp.where(positive, cotangents.values.astype(scale.dtype), 0)
-        return gradient, (again.astype(scale.dtype) - mean) * inverse
+        positive = _normalise(again, norm, mean, inverse) > 0
+        gradient = jnp.where(positive, cotangents.values.astype(mean.dtype), 0)
+        return gradient, (again.astype(mean.dtype) - mean) * inverse
 
     gradient, normal = seen_again()
     sums = _sums(gradient, gradient * normal)  # 2 c
     gradient, normal = seen_again()
-    return _gradients(gradient, normal, x, scale, shift, inverse, sums, axes)
+    return _gradients(gradient, normal, x, norm, inverse, sums)
 
 
 batch_norm_relu.defvjp(_forward, _backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
-def _pooled(x, scale, bias, shift, epsilon, axes, window, stride):
-    return _pooled_forward(x, scale, bias, shift, epsilon, axes, window, stride)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _pooled(x, norm, window, stride):
+    return _pooled_forward(x, norm, window, stride)[0]
 
 
-def _pooled_forward(x, scale, bias, shift, epsilon, axes, window, stride):
-    normalised, residuals = _forward(x, scale, bias, shift, epsilon, axes)
+def _pooled_forward(x, norm, window, stride):
+    normalised, residuals = _forward(x, norm)
     y, winning_x, winner = winners_of_windows(x, window, stride, normalised.values)
     winner = jnp.where(y > 0, winner, jnp.uint8(NO_WINNER))
     # Without the barrier XLA stores the outcomes of all comparisons, to take `winning_x` from x in the gradient.
@@ -98,41 +76,38 @@ def _pooled_forward(x, scale, bias, shift, epsilon, axes, window, stride):
     return (y, normalised.mean, normalised.variance), (*residuals, winner, winning_x)
 
 
-def _pooled_backward(epsilon, axes, window, stride, residuals, cotangents):
-    del epsilon
+def _pooled_backward(window, stride, residuals, cotangents):
     gradient, _, _ = cotangents  # statistics have none
-    x, scale, _, shift, mean, inverse, winner, winning_x = residuals
-    gradient = gradient.astype(scale.dtype)  # b t2 h2 w2 c
+    x, norm, mean, inverse, winner, winning_x = residuals
+    gradient = gradient.astype(mean.dtype)  # b t2 h2 w2 c
     reaching = jnp.where(winner < NO_WINNER, gradient, 0)
-    sums = _sums(reaching, reaching * ((winning_x.astype(scale.dtype) - mean) * inverse))  # 2 c
-    normal = (x.astype(scale.dtype) - mean) * inverse
+    sums = _sums(reaching, reaching * ((winning_x.astype(mean.dtype) - mean) * inverse))  # 2 c
+    normal = (x.astype(mean.dtype) - mean) * inverse
     gradient = zero_but_winners(winner, gradient, x.shape, window, stride)  # b t h w c
-    return _gradients(gradient, normal, x, scale, shift, inverse, sums, axes)
+    return _gradients(gradient, normal, x, norm, inverse, sums)
 
 
 _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
-def _gradients(gradient, normal, x, scale, shift, inverse, sums, axes):
-    """Returns the gradients of x, scale, bias and shift from that of the normalised values and its two sums."""
-    bias_mean, scale_mean = (jax.lax.psum(sums, axes) if axes else sums) / values_per_channel(x, axes)  # c, c
-    x_gradient = (scale * inverse) * (gradient - bias_mean - normal * scale_mean)
-    return x_gradient.astype(x.dtype), sums[1], sums[0], jnp.zeros_like(shift)
+def _gradients(gradient, normal, x, norm, inverse, sums):
+    """Returns the gradients of x and norm from that of the normalised values and its two sums."""
+    bias_mean, scale_mean = mean_over_devices(sums, x, norm.axes)  # c, c
+    x_gradient = (norm.scale * inverse) * (gradient - bias_mean - normal * scale_mean)
+    return x_gradient.astype(x.dtype), norm.replace(scale=sums[1], bias=sums[0], shift=jnp.zeros_like(norm.shift))
 
 
-def _normalise(x, scale, bias, mean, inverse):
-    return (x.astype(scale.dtype) - mean) * (inverse * scale) + bias
+def _normalise(x, norm, mean, inverse):
+    return (x.astype(mean.dtype) - mean) * (inverse * norm.scale) + norm.bias
 
 
-def _statistics(x, shift, axes):
+def _statistics(x, norm):
     """Returns mean and biased variance from one pass over x; they are taken of x minus one of its values."""
     rows = x.reshape(-1, x.shape[-1])
-    sample = rows[len(rows) // 2].astype(shift.dtype)  # c
-    centred = x.astype(shift.dtype) - sample
+    sample = rows[len(rows) // 2].astype(norm.shift.dtype)  # c
+    centred = x.astype(sample.dtype) - sample
     offset, square = _sums(centred, jnp.square(centred)) / len(rows)  # c, c
-    mean, variance = sample + offset, jnp.maximum(square - jnp.square(offset), 0)
-    mean, variance = over_devices(mean, variance, shift, axes)
-    return checkpoint_name(mean, STATISTICS), checkpoint_name(variance, STATISTICS)
+    return over_devices(sample + offset, jnp.maximum(square - jnp.square(offset), 0), norm)
 
 
 def _sums(*values: Float[Array, "*batch c"]) -> Float[Array, "k c"]:

@@ -7,11 +7,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 STATISTICS = "batch_statistics"  # name of values that rematerialisation stores
+
+
+@struct.dataclass
+class Norm:
+    """The parameters of a normalisation."""
+
+    scale: Float[Array, "c"]
+    bias: Float[Array, "c"]
+    shift: Float[Array, "c"]  # near the mean, such as the running mean: keeps the sums over devices small and precise
+    epsilon: float = struct.field(pytree_node=False)  # added to the variance
+    # Mesh axes of the devices that the statistics are taken over, by one all-reduce; the gradient takes another.
+    axes: tuple[str, ...] = struct.field(pytree_node=False)
 
 
 class Normalised(NamedTuple):
@@ -41,31 +54,12 @@ def two_pass_statistics(x: Float[Array, "*batch c"], dtype: DTypeLike) -> tuple[
     return mean, jnp.square(exact - mean).mean(reduced)
 
 
-def batch_norm_relu(
-    x: Float[Array, "*batch c"],
-    scale: Float[Array, "c"],
-    bias: Float[Array, "c"],
-    shift: Float[Array, "c"],
-    epsilon: float,
-    axes: tuple[str, ...],
-    statistics: Callable = two_pass_statistics,
-) -> Normalised:
-    """Normalises x by its own statistics and applies ReLU.
-
-    Args:
-        x: the values.
-        scale: the factor of each channel.
-        bias: the offset of each channel.
-        shift: a value near the mean, such as the running mean: it keeps the sums over devices small and precise.
-        epsilon: added to the variance.
-        axes: mesh axes over which x is split, for the statistics of x on all devices, from one all-reduce; the gradient
-            takes another.
-        statistics: how the statistics of this device's x are computed, from x and a dtype.
-    """
-    mean, variance = statistics(jax.lax.stop_gradient(x), shift.dtype)  # c, c
-    mean, variance = over_devices(mean, variance, shift, axes)
-    mean, variance = checkpoint_name(mean, STATISTICS), checkpoint_name(variance, STATISTICS)
-    return Normalised(jax.nn.relu(_normalised(x, scale, bias, mean, variance, epsilon, axes)), mean, variance)
+def batch_norm_relu(x: Float[Array, "*batch c"], norm: Norm, statistics: Callable = two_pass_statistics) -> Normalised:
+    """Normalises x by its own statistics, which `statistics` takes of it in a dtype, and applies ReLU."""
+    mean, variance = statistics(jax.lax.stop_gradient(x), norm.shift.dtype)  # c, c
+    mean, variance = over_devices(mean, variance, norm)
+    y = _normalised(x, norm.scale, norm.bias, mean, variance, norm.epsilon, norm.axes)
+    return Normalised(jax.nn.relu(y), mean, variance)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
@@ -89,7 +83,7 @@ def _backward(epsilon, axes, residuals, gradient):
     normal = (x.astype(scale.dtype) - mean) * inverse
     reduced = tuple(range(x.ndim - 1))
     sums = jnp.stack([gradient.sum(reduced), (gradient * normal).sum(reduced)])  # 2 c
-    bias_mean, scale_mean = (jax.lax.psum(sums, axes) if axes else sums) / values_per_channel(x, axes)  # c, c
+    bias_mean, scale_mean = mean_over_devices(sums, x, axes)  # c, c
     x_gradient = (scale * inverse) * (gradient - bias_mean - normal * scale_mean)
     # The gradients of scale and bias are those of this device's clips, as for every other parameter.
     return x_gradient.astype(x.dtype), sums[1], sums[0], jnp.zeros_like(mean), jnp.zeros_like(inverse)
@@ -99,14 +93,19 @@ _normalised.defvjp(_forward, _backward)
 
 
 def over_devices(
-    mean: Float[Array, "c"], variance: Float[Array, "c"], shift: Float[Array, "c"], axes: tuple[str, ...]
+    mean: Float[Array, "c"], variance: Float[Array, "c"], norm: Norm
 ) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
-    """Returns the mean and variance over mesh axes from those of this device; `shift` is a value near the mean."""
-    if not axes:
-        return mean, variance
-    offset = mean - shift
-    offset, square = jax.lax.pmean(jnp.stack([offset, variance + jnp.square(offset)]), axes)  # c, c
-    return shift + offset, jnp.maximum(square - jnp.square(offset), 0)
+    """Returns the mean and variance over `norm.axes` from those of this device, by the name that remat stores."""
+    if norm.axes:
+        offset = mean - norm.shift
+        offset, square = jax.lax.pmean(jnp.stack([offset, variance + jnp.square(offset)]), norm.axes)  # c, c
+        mean, variance = norm.shift + offset, jnp.maximum(square - jnp.square(offset), 0)
+    return checkpoint_name(mean, STATISTICS), checkpoint_name(variance, STATISTICS)
+
+
+def mean_over_devices(sums: Float[Array, "k c"], x: Array, axes: tuple[str, ...]) -> Float[Array, "k c"]:
+    """Returns the means over all values of a channel, from the sums over this device's x."""
+    return (jax.lax.psum(sums, axes) if axes else sums) / values_per_channel(x, axes)
 
 
 def values_per_channel(x: Array, axes: tuple[str, ...]) -> int:

@@ -17,13 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from rgbd_jax.models.ops import convolution, normalisation
 from rgbd_jax.models.ops.convolution import PRODUCT
-from rgbd_jax.models.ops.normalisation import (
-    STATISTICS,
-    Normalised,
-    NormalisedAndPooled,
-    over_devices,
-    values_per_channel,
-)
+from rgbd_jax.models.ops.normalisation import Norm, Normalised, NormalisedAndPooled, mean_over_devices, over_devices
 from rgbd_jax.models.ops.windows import Window
 
 _PADDING = 16  # the code of a window in which a zero of the padding wins
@@ -40,37 +34,21 @@ def convolve(
 
 
 def convolve_batch_norm_relu(
-    x: Float[Array, "b t h w i"],
-    scale: Float[Array, "o"],
-    bias: Float[Array, "o"],
-    shift: Float[Array, "o"],
-    epsilon: float,
-    axes: tuple[str, ...],
-    kernel: Float[Array, "kt kh kw i o"],
-    spatial_stride: int,
+    x: Float[Array, "b t h w i"], norm: Norm, kernel: Float[Array, "kt kh kw i o"], spatial_stride: int
 ) -> Normalised:
     """`convolve` and `batch_norm_relu`, whose sums the convolution's fusion takes along."""
     y = checkpoint_name(convolve(x, kernel, spatial_stride), PRODUCT)
     sample = y[:, :1] if kernel.shape[0] > 1 else _one_row(_frames(x), kernel[0], spatial_stride)
-    return _batch_norm_relu(y, sample, scale, bias, shift, epsilon, axes)
+    return batch_norm_relu(y, norm, sample)
 
 
 def batch_norm_relu(
-    x: Float[Array, "*batch c"],
-    scale: Float[Array, "c"],
-    bias: Float[Array, "c"],
-    shift: Float[Array, "c"],
-    epsilon: float,
-    axes: tuple[str, ...],
+    x: Float[Array, "*batch c"], norm: Norm, sample: Float[Array, "*some c"] | None = None
 ) -> Normalised:
-    """`normalisation.batch_norm_relu` over frames."""
-    return _batch_norm_relu(x, x[:1], scale, bias, shift, epsilon, axes)
-
-
-def _batch_norm_relu(x, sample, scale, bias, shift, epsilon, axes):
+    """`normalisation.batch_norm_relu` over frames; `sample` has some of the values (see `_statistics`)."""
     frames = _frames(x) if x.ndim == 5 else x
-    statistics = functools.partial(_statistics, jax.lax.stop_gradient(sample))
-    result = normalisation.batch_norm_relu(frames, scale, bias, shift, epsilon, axes, statistics)
+    statistics = functools.partial(_statistics, jax.lax.stop_gradient(x[:1] if sample is None else sample))
+    result = normalisation.batch_norm_relu(frames, norm, statistics)
     return result._replace(values=result.values.reshape(x.shape))
 
 
@@ -97,11 +75,7 @@ def max_pool(x: Float[Array, "b t h w c"], window: Window, stride: Window = (1, 
 
 def convolve_batch_norm_relu_max_pool(
     x: Float[Array, "b t h w i"],
-    scale: Float[Array, "o"],
-    bias: Float[Array, "o"],
-    shift: Float[Array, "o"],
-    epsilon: float,
-    axes: tuple[str, ...],
+    norm: Norm,
     kernel: Float[Array, "1 kh kw i o"],
     spatial_stride: int,
     window: Window,
@@ -112,10 +86,8 @@ def convolve_batch_norm_relu_max_pool(
     Every second row and column from each place of the pooling's stride on keeps an array of its own, and these enter
     the convolution's gradient as convolutions of twice the stride. The values cost nothing if they are not used.
     """
-    sizes = (spatial_stride, epsilon, axes, window[1:], stride[1:])
-    pooled, mean, variance = _unit(_frames(x), kernel[0], scale, bias, shift, sizes)
-    y = convolve(x, kernel, spatial_stride)
-    values = batch_norm_relu(y, scale, bias, shift, epsilon, axes).values
+    pooled, mean, variance = _unit(_frames(x), kernel[0], norm, spatial_stride, window[1:], stride[1:])
+    values = batch_norm_relu(convolve(x, kernel, spatial_stride), norm).values
     return NormalisedAndPooled(values, mean, variance, _clips(pooled, x))
 
 
@@ -127,47 +99,42 @@ def _clips(frames: Array, x: Array) -> Array:
     return frames.reshape(x.shape[0], -1, *frames.shape[1:])
 
 
-def _normalise(x: Array, mean: Array, factor: Array, bias: Array) -> Array:
-    return ((x.astype(factor.dtype) - mean) * factor + bias).astype(x.dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _unit(x, kernel, norm, conv_stride, window, stride):
+    return _unit_forward(x, kernel, norm, conv_stride, window, stride)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _unit(x, kernel, scale, bias, shift, sizes):
-    return _unit_forward(x, kernel, scale, bias, shift, sizes)[0]
-
-
-def _unit_forward(x, kernel, scale, bias, shift, sizes):
-    conv_stride, epsilon, axes, window, stride = sizes
+def _unit_forward(x, kernel, norm, conv_stride, window, stride):
     y = checkpoint_name(_convolve(x, kernel, conv_stride, (0, 0), (1, 1)), PRODUCT)  # n h w c
-    mean, variance = over_devices(*_statistics(_one_row(x, kernel, conv_stride), y, shift.dtype), shift, axes)
-    mean, variance = checkpoint_name(mean, STATISTICS), checkpoint_name(variance, STATISTICS)
-    inverse = jax.lax.rsqrt(variance + epsilon)  # c
-    pooled, code = _winners(jax.nn.relu(_normalise(y, mean, inverse * scale, bias)), window, stride)  # n h2 w2 c
-    return (pooled, mean, variance), (x, kernel, y, mean, inverse, scale, shift, pooled, code)
+    mean, variance = over_devices(*_statistics(_one_row(x, kernel, conv_stride), y, norm.shift.dtype), norm)
+    inverse = jax.lax.rsqrt(variance + norm.epsilon)  # c
+    factor = inverse * norm.scale  # c
+    normal = ((y.astype(mean.dtype) - mean) * factor + norm.bias).astype(y.dtype)
+    pooled, code = _winners(jax.nn.relu(normal), window, stride)  # n h2 w2 c
+    return (pooled, mean, variance), (x, kernel, y, mean, inverse, norm, pooled, code)
 
 
-def _unit_backward(sizes, residuals, cotangents):
-    conv_stride, _, axes, window, stride = sizes
-    x, kernel, y, mean, inverse, scale, shift, pooled, code = residuals
+def _unit_backward(conv_stride, window, stride, residuals, cotangents):
+    x, kernel, y, mean, inverse, norm, pooled, code = residuals
     gradient = jnp.where(pooled > 0, cotangents[0], jnp.zeros((), pooled.dtype))  # n h2 w2 c; through the ReLU
     places = _places(stride)
     parts = [_gradient_at(place, gradient, code, y.shape, window, stride) for place in places]  # n h/2 w/2 c each
-    normal = [(y[:, r :: stride[0], q :: stride[1]].astype(scale.dtype) - mean) * inverse for r, q in places]
-    exact = [part.astype(scale.dtype) for part in parts]
+    normal = [(y[:, r :: stride[0], q :: stride[1]].astype(mean.dtype) - mean) * inverse for r, q in places]
+    exact = [part.astype(mean.dtype) for part in parts]
     bias_sum = sum(part.sum((0, 1, 2)) for part in exact)  # c
     scale_sum = sum((part * value).sum((0, 1, 2)) for part, value in zip(exact, normal, strict=True))  # c
-    sums = jnp.stack([bias_sum, scale_sum])  # 2 c
-    bias_mean, scale_mean = (jax.lax.psum(sums, axes) if axes else sums) / values_per_channel(y, axes)  # c, c
+    bias_mean, scale_mean = mean_over_devices(jnp.stack([bias_sum, scale_sum]), y, norm.axes)  # c, c
     x_gradients, kernel_gradients = [], []
     for place, part, value in zip(places, exact, normal, strict=True):
         if part.size:
-            y_gradient = (scale * inverse * (part - bias_mean - value * scale_mean)).astype(y.dtype)
+            y_gradient = (norm.scale * inverse * (part - bias_mean - value * scale_mean)).astype(y.dtype)
             arguments = conv_stride, place, stride
             to_x = jax.linear_transpose(lambda x, a=arguments: _convolve(x, kernel, *a), x)
             to_kernel = jax.linear_transpose(lambda kernel, a=arguments: _convolve(x, kernel, *a), kernel)
             x_gradients += to_x(y_gradient)
             kernel_gradients += to_kernel(y_gradient)
-    return sum(x_gradients), sum(kernel_gradients), scale_sum, bias_sum, jnp.zeros_like(shift)
+    norm_gradient = norm.replace(scale=scale_sum, bias=bias_sum, shift=jnp.zeros_like(norm.shift))
+    return sum(x_gradients), sum(kernel_gradients), norm_gradient
 
 
 _unit.defvjp(_unit_forward, _unit_backward)

@@ -34,7 +34,6 @@ class Enhancement(nnx.Module):
             setattr(self, f"{name}_gate", Linear(features, features, dtypes))
 
     def __call__(self, pair: Pair) -> Pair:
-        """Returns the weighted features."""
         both = self.norm(jnp.concatenate(pair, axis=-1))  # ... 2c
         rgb, depth = (
             x * jax.nn.sigmoid(getattr(self, f"{name}_gate")(jax.nn.relu(getattr(self, f"{name}_hidden")(both))))
@@ -123,7 +122,6 @@ class ClipTokens(nnx.Module):
         self.position_embedding = nnx.Param(jnp.zeros((config.clip.frames + 1, features), dtypes.param))  # t+1 c
 
     def __call__(self, clip: Float[Array, "b c"], frames: Float[Array, "b t c"]) -> Float[Array, "b t+1 c"]:
-        """Returns the normalised tokens, each plus its position embedding."""
         tokens = self.norm(jnp.concatenate([clip[:, None], frames], axis=1))
         return (tokens.astype(self.position_embedding.dtype) + self.position_embedding[...]).astype(tokens.dtype)
 
@@ -144,8 +142,7 @@ class UMDRFusionNetwork(nnx.Module):
         self.spatial_fusion = FusionBlocks(features, config, config.fusion.spatial_blocks, enhanced=True)
         self.clip_enhancement = Enhancement(features, config)
         self.temporal_fusion = FusionBlocks(features, config, config.fusion.temporal_blocks, enhanced=False)
-        sharp = config.loss.sharpness
-        self.temperatures = config.fusion.frozen_temperatures if sharp else (1.0, 1.0)
+        self.temperatures = config.fusion.frozen_temperatures if config.loss.sharpness else (1.0, 1.0)
 
     def train(self, **attributes: bool) -> None:
         """Sets the fusion to training; the frozen networks stay in evaluation."""

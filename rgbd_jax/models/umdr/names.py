@@ -20,30 +20,22 @@ UMDR_WORDS = WORDS | {
         for number, (name, layer) in enumerate(zip(INCEPTION_CHANNELS, (0, 0, 2, 2, 4, 4), strict=True))
     },
     "rcm": {"recoupling_1": "1", "recoupling_2": "3", "recoupling_3": "6"},
+    "recoupling": {ours: theirs.replace("project", "TM_project") for ours, theirs in WORDS["recoupling"].items()},
 }
 BRANCH = "dtn.multi_scale_transformers.<branch>"
 BLOCK = f"{BRANCH}.2.layers.<block>"
-LAYERS = "temporal.<branch>.transformer.layers"
 UMDR_ROWS = (
     ("spatial.<conv>.<unit>", "stem.<conv>.<unit>"),
     ("spatial.<mixed>.<path>.<unit>", "SMS_layers.<mixed>.<path>.<unit>"),
-    ("spatial.<rcm>.query.<linear>", "SMS_layers.<rcm>.q.<linear>"),
-    ("spatial.<rcm>.key.<linear>", "SMS_layers.<rcm>.k.<linear>"),
-    ("spatial.<rcm>.frame_hidden.<linear>", "SMS_layers.<rcm>.TM_project.0.<linear>"),
-    ("spatial.<rcm>.frame_output.<linear>", "SMS_layers.<rcm>.TM_project.2.<linear>"),
+    ("spatial.<rcm>.<recoupling>.<linear>", "SMS_layers.<rcm>.<recoupling>.<linear>"),
     ("spatial.<rcm>.frame_norm.<norm>", "SMS_layers.<rcm>.TM_project.3.<norm>"),
-    ("spatial.<rcm>.spatial.<linear>", "SMS_layers.<rcm>.linear.<linear>"),
     ("spatial.projection_norm.<norm>", "LinearMap.1.<norm>"),
     ("spatial.projection.<linear>", "LinearMap.2.<linear>"),
     ("temporal.<branch>.class_token", "dtn.cls_tokens.<branch>.cls_token"),
     ("temporal.<branch>.position_embedding", "dtn.cls_tokens.<branch>.pos_embedding"),
     ("temporal.<branch>.inception.<path>.<unit>", f"{BRANCH}.0.<path>.<unit>"),
-    (f"{LAYERS}.attention_norm.<norm>", f"{BLOCK}.0.norm.<norm>"),
-    (f"{LAYERS}.attention.qkv.<linear>", f"{BLOCK}.0.fn.to_qkv.<linear>"),
-    (f"{LAYERS}.attention.output.<linear>", f"{BLOCK}.0.fn.to_out.0.<linear>"),
-    (f"{LAYERS}.mlp_norm.<norm>", f"{BLOCK}.1.norm.<norm>"),
-    (f"{LAYERS}.mlp_in.<linear>", f"{BLOCK}.1.fn.fc1.<linear>"),
-    (f"{LAYERS}.mlp_out.<linear>", f"{BLOCK}.1.fn.fc2.<linear>"),
+    ("temporal.<branch>.transformer.layers.<layer_norm>.<norm>", f"{BLOCK}.<layer_norm>.<norm>"),
+    ("temporal.<branch>.transformer.layers.<layer>.<linear>", f"{BLOCK}.<layer>.<linear>"),
     ("head_<branch>.norm.<norm>", f"{BRANCH}.3.0.<norm>"),
     ("head_<branch>.linear.<linear>", f"{BRANCH}.3.2.<linear>"),
 )

@@ -9,7 +9,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from rgbd_jax.models.attention import Encoded
 from rgbd_jax.models.family import ClipInput, Intermediates, Output, ScheduleValues, Tree
 from rgbd_jax.models.layers import ClipRngs
 from rgbd_jax.models.temporal import BRANCHES, Branches, TemporalBranch
@@ -55,7 +54,6 @@ class UMDRNetwork(nnx.Module):
     def encode(
         self, x: ClipInput, temperature: Array | float, rngs: ClipRngs | None, intermediates: Intermediates
     ) -> "Encoding":
-        """Returns what the network makes of the clips of its modality."""
         frame_features, students = self.spatial(x, intermediates)  # b t c, of each module b c
         encoded = self.temporal.encode(frame_features, rngs, intermediates)
         with jax.named_scope("heads"):
@@ -63,7 +61,7 @@ class UMDRNetwork(nnx.Module):
                 name: getattr(self, f"head_{name}")(encoded[name].tokens[:, 0]) / temperature for name in BRANCHES
             }
         heads = {"logits": jnp.max(jnp.stack(list(logits.values())), axis=0), **logits}
-        tokens = class_tokens(encoded)  # branches depth b c
+        tokens = jnp.stack([each.all_tokens[:, :, 0] for each in encoded.values()])  # branches depth b c
         class_feature = intermediates.sow("class_feature", jnp.mean(tokens[:, -1], axis=0))  # b c
         teachers = jnp.sum(tokens[:, -len(RECOUPLINGS) :], axis=0)  # modules b c
         return Encoding(heads, teachers, jnp.stack(students), frame_features, class_feature)
@@ -77,8 +75,3 @@ class Encoding(NamedTuple):
     students: Float[Array, "modules b c"]
     frame_features: Float[Array, "b t c"]
     class_feature: Float[Array, "b c"]
-
-
-def class_tokens(encoded: dict[str, Encoded]) -> Float[Array, "branches depth b c"]:
-    """Returns the class token after each layer of each branch."""
-    return jnp.stack([each.all_tokens[:, :, 0] for each in encoded.values()])

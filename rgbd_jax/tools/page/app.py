@@ -51,54 +51,43 @@ class OwnUpload(route_utils.GradioUploadFile):
 route_utils.GradioUploadFile = OwnUpload  # type: ignore[misc]  # there is no setting for it
 
 
-class HostCheck:
-    """Middleware that answers 400 to a request for a host by a name that is not the page's.
+class RequestCheck:
+    """Middleware that answers 400 to requests for a host by a name that is not the page's, 413 to those too large.
 
     A page of somebody else, whose name is made to lead to this machine (DNS rebinding), could read this one through the
-    browser of whoever visits it. That takes a name: any IP address will do.
+    browser of whoever visits it. That takes a name: any IP address will do. Gradio limits each file, not all of them;
+    servers read no more of a request than it announces.
     """
 
-    def __init__(self, app: ASGIApp, names: Collection[str]):
-        self._app, self._names = app, {"localhost", *(name.lower() for name in names)}
+    def __init__(self, app: ASGIApp, names: Collection[str], size: int):
+        self._app, self._names, self._size = app, {"localhost", *(name.lower() for name in names)}, size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles one connection."""
-        host = dict(scope.get("headers", ())).get(b"host", b"").decode("latin1").lower()
-        name = re.sub(r":\d*$", "", host)
-        if scope["type"] not in ("http", "websocket") or name in self._names or _is_address(name):
+        headers = dict(scope.get("headers", ()))
+        name = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin1").lower())
+        length = headers.get(b"content-length", b"0")
+        known = b"transfer-encoding" not in headers and length.isdigit()
+        if scope["type"] in ("http", "websocket") and name not in self._names and not _is_address(name):
+            status, text = (
+                400,
+                f"This page is not served as {name[:80]!r}; its owner can allow that name (--allow_host).",
+            )
+        elif scope["type"] == "http" and not (known and int(length) <= self._size + OVERHEAD):
+            # Browsers read no answer before they have sent the whole body; it is dropped as it comes.
+            while known and (await receive()).get("more_body"):
+                pass
+            limit = f"up to {self._size >> 20} MB are accepted, all files together"
+            status, text = 413, f"The upload is too large: {limit}."
+        else:
             return await self._app(scope, receive, send)
-        text = f"This page is not served as {name[:80]!r}; its owner can allow that name (--allow_host)."
-        await PlainTextResponse(text, status_code=400)(scope, receive, send)
+        await PlainTextResponse(text, status_code=status)(scope, receive, send)
 
 
 def _is_address(name: str) -> bool:
     try:
-        return bool(ipaddress.ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name))
+        return bool(ipaddress.ip_address(name.strip("[]")))
     except ValueError:
         return False
-
-
-class BodyLimit:
-    """Middleware that answers 413 to a request of more than `size` bytes, or that does not announce its length.
-
-    Gradio limits each file, not all of them. Servers read no more of a request than it announces.
-    """
-
-    def __init__(self, app: ASGIApp, size: int):
-        self._app, self._size = app, size
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles one connection."""
-        headers = dict(scope.get("headers", ()))
-        length = headers.get(b"content-length", b"0")
-        known = b"transfer-encoding" not in headers and length.isdigit()
-        if scope["type"] != "http" or (known and int(length) <= self._size + OVERHEAD):
-            return await self._app(scope, receive, send)
-        # Browsers read no answer before they have sent the whole body; it is dropped as it comes.
-        while known and (await receive()).get("more_body"):
-            pass
-        text = f"The upload is too large: up to {self._size >> 20} MB are accepted, all files together."
-        await PlainTextResponse(text, status_code=413)(scope, receive, send)
 
 
 def find_examples(trained: TrainedModel, count: int, data_dir: str) -> dict[str, ClipRecord]:
@@ -149,14 +138,14 @@ class DemoPage:
         Raises:
             OSError: the address cannot be used.
         """
-        check = Middleware(HostCheck, names=[host, *names])
+        check = Middleware(RequestCheck, names=[host, *names], size=self._limits.size)
         theme = gr.themes.Default(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["monospace"])
         try:
             _, address, _ = self._blocks.launch(
                 server_name=host,
                 server_port=port,
                 max_file_size=self._limits.size,
-                app_kwargs={"middleware": [check, Middleware(BodyLimit, size=self._limits.size)]},
+                app_kwargs={"middleware": [check]},
                 theme=theme.set(button_primary_background_fill="*primary_700"),
                 footer_links=[],
                 share=False,

@@ -36,7 +36,6 @@ class Limits:
 
     @property
     def size(self) -> int:
-        """Bytes of an upload."""
         return self.megabytes << 20
 
 

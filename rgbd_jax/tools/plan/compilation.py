@@ -31,21 +31,13 @@ _NEEDED = re.compile(r"Used ([\d.]+)([KMGT]) of|HLO temporaries \(([\d.]+)([KMGT
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A step to compile.
-
-    Attributes:
-        config: of the experiment.
-        num_classes: number of classes.
-        target: the devices to compile for.
-        batch_size: clips on all devices.
-        step: "train" or "eval".
-    """
+    """A step to compile."""
 
     config: ConfigDict
     num_classes: int
     target: Target
-    batch_size: int
-    step: str = "train"
+    batch_size: int  # clips on all devices
+    step: str = "train"  # or "eval"
 
 
 def estimate_step(job: Job) -> dict[str, Any]:
@@ -88,23 +80,15 @@ def compile_step(job: Job, devices: list[Any]) -> Any:
     number: Any = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
     schedule = ScheduleValues(number, number, number)
     if job.step == "train":
-        train_step: Any = compile_train_step(model, mesh)
-        lowered = train_step.lower(state, batch, schedule)
+        lowered = compile_train_step(model, mesh).lower(state, batch, schedule)
     else:
-        evaluation_step: Any = compile_evaluation_step(model, mesh)
         batch["mask"] = jax.ShapeDtypeStruct((job.batch_size,), jnp.bool_, sharding=by_clip_sharding(mesh))
-        lowered = evaluation_step.lower(state.params, state.batch_stats, batch, schedule)
+        lowered = compile_evaluation_step(model, mesh).lower(state.params, state.batch_stats, batch, schedule)
     return lowered.compile(compiler_options=_CPU_OPTIONS if devices[0].platform == "cpu" else None)
 
 
 def compile_function(function: Callable[..., Any], shapes: Any, target: Target) -> Any:
-    """Returns a function of arrays, compiled for the first device of a target.
-
-    Args:
-        function: what `jax.jit` takes.
-        shapes: its positional arguments, trees of arrays or `jax.ShapeDtypeStruct`.
-        target: the target.
-    """
+    """Returns a function of arrays, compiled for the first device of a target; `shapes` are its arguments."""
     here = replicated(make_mesh(1, devices_of(target)[:1]))
     placed = jax.tree.map(lambda leaf: _placed(leaf, here), shapes)
     return jax.jit(function).lower(*placed).compile()
@@ -124,10 +108,7 @@ def batch_shapes(config: ConfigDict, clips: int, mesh: Mesh) -> dict[str, Any]:
 def estimates(compiled: Any, kind: str, clips: int) -> dict[str, Any]:
     """Returns the compiler's estimates of a program on one device, for a step of so many clips a device; JSON-able.
 
-    Args:
-        compiled: what `jax.stages.Lowered.compile` returns.
-        kind: the device kind; without one, what depends on it is left out.
-        clips: clips that a device processes in a step.
+    Without a device `kind`, what depends on it is left out.
     """
     sizes, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
     memory = {
@@ -164,9 +145,8 @@ def _of_tpu(parsed: hlo.Program, chip: Chip, clips: int, result: dict[str, Any])
 
 
 def _of_gpu(parsed: hlo.Program, chip: Chip, clips: int) -> dict[str, Any]:
-    costs, whole = gpu.costs_by_stage(parsed, chip), gpu.Cost()
-    for cost in costs.values():
-        whole += cost
+    costs = gpu.costs_by_stage(parsed, chip)
+    whole = sum(costs.values(), gpu.Cost())
     stages = {
         stage: {"gigabytes": cost.size / 1e9, "bound_ms_per_clip": cost.bound * 1e3 / clips, "kernels": cost.kernels}
         for stage, cost in costs.items()

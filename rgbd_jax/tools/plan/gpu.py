@@ -11,22 +11,12 @@ import math
 import re
 from collections.abc import Mapping
 
-from rgbd_jax.tools.plan.hlo import Computation, Instruction, Program, op_name_of
+from rgbd_jax.tools.plan.hlo import FREE, Computation, Instruction, Program, op_name_of
 from rgbd_jax.tools.plan.stages import stage_of
 from rgbd_jax.tools.plan.targets import Chip
 
 # These start no kernel, nor does NAME-done.
-_FREE = (
-    "after-all",
-    "bitcast",
-    "constant",
-    "get-tuple-element",
-    "opt-barrier",
-    "parameter",
-    "partition-id",
-    "replica-id",
-    "tuple",
-)
+_FREE = {*FREE, "partition-id", "replica-id"}
 _SLICES = ("slice", "dynamic-slice", "gather")
 _DIM_LABELS = re.compile(r"dim_labels=\w+?_(\w+)->")
 _CONTRACTED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]+)')
@@ -34,49 +24,30 @@ _CONTRACTED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]+)')
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A kernel: the operation that it comes from, how often it runs, and what one run moves and computes.
+    """A kernel: the operation that it comes from, how often it runs, and what one run moves and computes."""
 
-    Attributes:
-        op_name: JAX's name of the operation.
-        instruction: XLA's name of the instruction, and its result.
-        times: runs in a step.
-        size: bytes read and written.
-        flops: of matrix products and convolutions.
-        dtype: that they are computed in.
-    """
-
-    op_name: str
-    instruction: str
-    times: int
-    size: int
-    flops: int
-    dtype: str
+    op_name: str  # JAX's name of the operation
+    instruction: str  # XLA's name of the instruction, and its result
+    times: int  # runs in a step
+    size: int  # bytes read and written
+    flops: int  # of matrix products and convolutions
+    dtype: str  # that they are computed in
 
     def cost(self, chip: Chip) -> "Cost":
-        """Returns what all its runs cost."""
-        busy = self.flops / chip.peak[self.dtype]
+        times, busy = self.times, self.flops / chip.peak[self.dtype]
         bound = max(self.size / chip.bandwidth, busy)
-        times = self.times
         return Cost(times, times * self.size, times * self.flops, times * busy, times * bound)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What kernels cost together.
+    """What kernels cost together."""
 
-    Attributes:
-        kernels: how many are started.
-        size: bytes that they move.
-        flops: of matrix products and convolutions.
-        busy: seconds that the FLOPs take at the device's peak.
-        bound: the fewest seconds that the kernels take.
-    """
-
-    kernels: int = 0
-    size: int = 0
-    flops: int = 0
-    busy: float = 0.0
-    bound: float = 0.0
+    kernels: int = 0  # that are started
+    size: int = 0  # bytes that they move
+    flops: int = 0  # of matrix products and convolutions
+    busy: float = 0.0  # seconds that the FLOPs take at the device's peak
+    bound: float = 0.0  # the fewest seconds that the kernels take
 
     def __add__(self, other: "Cost") -> "Cost":
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)

@@ -19,24 +19,20 @@ _TILE = re.compile(r"T\(([\d,]+)\)")
 _BITS = re.compile(r"\d+")
 CALLED = re.compile(r"\b(?P<role>calls|to_apply|body|condition)=%?(?P<name>[^\s,}]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=(%?[^\s,}]+))")
+# Operations that do nothing on a device.
+FREE = ("after-all", "bitcast", "constant", "get-tuple-element", "opt-barrier", "parameter", "tuple")
+_OP_NAME, _TARGET = re.compile(r'op_name="([^"]*)"'), re.compile(r'custom_call_target="([^"]*)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrayType:
-    """An array's type.
+    """An array's type."""
 
-    Attributes:
-        dtype: XLA's name of it, "bf16".
-        shape: the logical shape.
-        size: bytes in memory, with a TPU's padding to whole tiles.
-        on_chip: whether it lies in a TPU's own memory (VMEM, SMEM) instead of HBM.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    size: int
-    on_chip: bool
+    dtype: str  # XLA's name of it, "bf16"
+    shape: tuple[int, ...]  # the logical one
+    size: int  # bytes in memory, with a TPU's padding to whole tiles
+    on_chip: bool  # in a TPU's own memory (VMEM, SMEM) instead of HBM
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
@@ -61,20 +57,17 @@ class Instruction:
 
     @functools.cached_property
     def size(self) -> int:
-        """Bytes of the result."""
         return sum(array.size for array in self.arrays)
 
     @property
     def op_name(self) -> str:
         """JAX's name of the operation, with its scopes."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        return _first(_OP_NAME, self.attributes)
 
     @property
     def target(self) -> str:
         """What a custom call calls."""
-        found = re.search(r'custom_call_target="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        return _first(_TARGET, self.attributes)
 
     def called(self, role: str) -> str:
         """Returns the computation that it calls as its "calls", "to_apply", "body" or "condition"; "" without one."""
@@ -82,7 +75,6 @@ class Instruction:
 
     @property
     def branches(self) -> list[str]:
-        """The computations of a conditional."""
         found = ",".join(name for names in _BRANCHES.findall(self.attributes) for name in names)
         return re.findall(r"%?([^\s,{}]+)", found)
 
@@ -106,28 +98,25 @@ class Program:
     computations: dict[str, Computation]
     entry: str
 
-    def executed(self) -> Iterator[Execution]:
-        """Yields every instruction that runs, those within fusions excepted.
+    def executed(self, name: str = "", times: int = 1, asynchronous: bool = False) -> Iterator[Execution]:
+        """Yields every instruction that runs in a computation, by default the entry, those within fusions excepted.
 
         Of a conditional all branches count. A loop whose trip count is unknown counts once.
         """
-        yield from self._executed(self.entry, 1)
-
-    def _executed(self, name: str, times: int, asynchronous: bool = False) -> Iterator[Execution]:
-        computation = self.computations[name]
+        computation = self.computations[name or self.entry]
         for instruction in computation.values():
             match instruction.opcode:
                 case "while":
                     trips = self.trip_count(instruction)
-                    yield from self._executed(instruction.called("condition"), times * (trips + 1))
-                    yield from self._executed(instruction.called("body"), times * trips)
+                    yield from self.executed(instruction.called("condition"), times * (trips + 1))
+                    yield from self.executed(instruction.called("body"), times * trips)
                 case "conditional":
                     for branch in instruction.branches:
-                        yield from self._executed(branch, times)
+                        yield from self.executed(branch, times)
                 case "call":
-                    yield from self._executed(instruction.called("to_apply"), times)
+                    yield from self.executed(instruction.called("to_apply"), times)
                 case "async-start":
-                    yield from self._executed(instruction.called("calls"), times, asynchronous=True)
+                    yield from self.executed(instruction.called("calls"), times, asynchronous=True)
                 case _:
                     yield Execution(instruction, computation, times, asynchronous)
 
@@ -192,6 +181,11 @@ def _instruction(name: str, rest: str, root: bool) -> Instruction:
     stop = _closing(rest, start)
     arguments = rest[start + 1 : stop]
     return Instruction(name, opcode, rest[:end], tuple(_NAME.findall(arguments)), arguments, rest[stop + 1 :], root)
+
+
+def _first(pattern: re.Pattern, text: str) -> str:
+    found = pattern.search(text)
+    return found[1] if found else ""
 
 
 def _closing(text: str, start: int) -> int:

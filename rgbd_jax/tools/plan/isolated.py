@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from rgbd_jax.tools.plan.targets import COMPILERS
 
 PROGRESS_SECONDS = 30
 CALL, RESULT, _MESSAGES = "call.pickle", "result.json", "messages"
-_WORKER = "rgbd_jax.tools.plan.worker"
+_CHILD = f"import sys; from {__name__} import main; main(sys.argv[1])"
 _SHOWN = 20  # last lines of a compiler that failed
 _NO_MEMORY = re.compile(r"bad_alloc|LLVM ERROR: out of memory|[Cc]annot allocate memory|allocation failed|MemoryError")
 
@@ -31,11 +33,7 @@ log = logging.getLogger("rgbd_jax")
 def run_isolated(what: str, compile_only: bool, function: Callable[..., Any], *arguments: Any) -> Any:
     """Returns a function's result, a JSON-able value, from a process of its own; logs how long it has taken.
 
-    Args:
-        what: what is done, for the log.
-        compile_only: whether no device of this machine is to be used but the CPU.
-        function: a function that can be imported.
-        *arguments: its arguments, which can be pickled.
+    With `compile_only` that process uses no device of this machine but the CPU.
 
     Raises:
         ValueError: the function raised it.
@@ -48,7 +46,7 @@ def run_isolated(what: str, compile_only: bool, function: Callable[..., Any], *a
         folder = Path(name)
         (folder / CALL).write_bytes(pickle.dumps((function, arguments)))
         with (folder / _MESSAGES).open("wb") as messages:
-            command = [sys.executable, "-m", _WORKER, name]
+            command = [sys.executable, "-c", _CHILD, name]
             options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": messages, "stderr": messages}
             process = subprocess.Popen(command, env=_environment(compile_only), **options)
             try:
@@ -69,6 +67,25 @@ def run_isolated(what: str, compile_only: bool, function: Callable[..., Any], *a
     if "error" in answer:
         raise ValueError(answer["error"])
     return answer["result"]
+
+
+def main(folder: str) -> None:
+    """Calls, in its process, the function that a folder names; writes its result there, or its ValueError's message."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    function, arguments = pickle.loads(Path(folder, CALL).read_bytes())
+    try:
+        answer = {"result": function(*arguments)}
+    except ValueError as error:
+        traceback.print_exc()
+        answer = {"error": str(error)}
+    unfinished = Path(folder, f"{RESULT}.tmp")
+    unfinished.write_text(json.dumps(answer))
+    unfinished.rename(Path(folder, RESULT))
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # returns when the parent's end is closed
+    os._exit(1)
 
 
 def _environment(compile_only: bool) -> dict[str, str]:

@@ -34,16 +34,11 @@ def collectives(program: Program) -> list[dict[str, Any]]:
         row["number"] += times
         row["tensors"] += times * len(instruction.arrays)
         row["bytes"] += times * instruction.size
-        row["asynchronous"] += times * (beside or _overlaps(instruction, computation))
+        # GPUs split collectives in two and mark those that do not run beside other work.
+        split = instruction.opcode.endswith("-done")
+        overlaps = split and '"is_sync":true' not in computation[instruction.operands[0]].attributes
+        row["asynchronous"] += times * (beside or overlaps)
     return [{"kind": kind, **row} for kind, row in rows.items()]
-
-
-def _overlaps(instruction: Instruction, computation: dict[str, Instruction]) -> bool:
-    """Returns whether a collective runs beside other work: GPUs mark those split in two that do not."""
-    if not instruction.opcode.endswith("-done"):
-        return False
-    start = computation[instruction.operands[0]]
-    return '"is_sync":true' not in start.attributes
 
 
 @dataclasses.dataclass

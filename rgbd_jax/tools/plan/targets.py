@@ -24,22 +24,15 @@ COMPILERS = Path(sys.prefix) / "compilers"
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What the estimates of a device need beside its compiler's figures, for one JAX device.
+    """What the estimates of a device need beside its compiler's figures, for one JAX device."""
 
-    Attributes:
-        platform: "tpu" or "gpu".
-        memory: bytes of device memory that a program can use.
-        bandwidth: of that memory, bytes a second.
-        peak: dense FLOPs a second of matrix products in "bfloat16" and in "float32": by JAX's default precision TF32
-            on GPUs and one bfloat16 pass on TPUs.
-        clock: cycles a second of a TPU's core.
-    """
-
-    platform: str
-    memory: float
-    bandwidth: float
+    platform: str  # "tpu" or "gpu"
+    memory: float  # bytes of device memory that a program can use
+    bandwidth: float  # of that memory, bytes a second
+    # Dense FLOPs a second of matrix products in "bfloat16" and in "float32": by JAX's default precision TF32 on GPUs
+    # and one bfloat16 pass on TPUs.
     peak: dict[str, float]
-    clock: float = math.nan
+    clock: float = math.nan  # cycles a second of a TPU's core
 
 
 def _tpu(gib: float, bandwidth: float, peak: float, clock: float) -> Chip:
@@ -65,17 +58,11 @@ _PACKAGES = {"tpu": ("libtpu",), "gpu": ("jax-cuda12-plugin", "jax-cuda12-pjrt")
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """The devices to compile for.
+    """The devices to compile for."""
 
-    Attributes:
-        kind: one of `DEVICE_KINDS`; "" for the devices of this machine.
-        topology: how TPUs are connected, "4x4".
-        device_count: number of GPUs, or of this machine's devices; 0 for all of them (GPUs: one).
-    """
-
-    kind: str = ""
-    topology: str = ""
-    device_count: int = 0
+    kind: str = ""  # one of `DEVICE_KINDS`; "" for the devices of this machine
+    topology: str = ""  # how TPUs are connected, "4x4"
+    device_count: int = 0  # of GPUs, or of this machine's devices; 0 for all of them (GPUs: one)
 
     def __post_init__(self) -> None:
         known = f"expected one of {', '.join(DEVICE_KINDS)}, or none for this machine's devices"

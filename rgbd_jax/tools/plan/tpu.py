@@ -4,31 +4,22 @@ import collections
 import re
 from typing import Any
 
-from rgbd_jax.tools.plan.hlo import Program, op_name_of
+from rgbd_jax.tools.plan.hlo import FREE, Program, op_name_of
 from rgbd_jax.tools.plan.program import COLLECTIVES
 from rgbd_jax.tools.plan.stages import stage_of
 
 # These take no time; collectives are listed by themselves.
-_FREE = ("after-all", "bitcast", "constant", "get-tuple-element", "opt-barrier", "parameter", "tuple", *COLLECTIVES)
-_FREE_CALLS = ("AllocateBuffer", "ConcatBitcast")
+_FREE = {*FREE, *COLLECTIVES, "AllocateBuffer", "ConcatBitcast"}
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
 def cycles_by_stage(program: Program) -> collections.Counter[str]:
     """Returns the estimated cycles of each stage, loops multiplied out; collectives have none."""
     cycles: collections.Counter[str] = collections.Counter()
-    for name, count in cycles_by_instruction(program):
-        cycles[stage_of(name)] += count
-    return cycles
-
-
-def cycles_by_instruction(program: Program) -> list[tuple[str, int]]:
-    """Returns JAX's name of each operation and its estimated cycles, all its runs together; the largest first."""
-    rows = []
     for instruction, computation, times, _ in program.executed():
         if found := _CYCLES.search(instruction.attributes):
-            rows.append((op_name_of(instruction, computation), times * int(found[1])))
-    return sorted(rows, key=lambda row: -row[1])
+            cycles[stage_of(op_name_of(instruction, computation))] += times * int(found[1])
+    return cycles
 
 
 def uncounted(program: Program) -> list[dict[str, Any]]:
@@ -41,7 +32,7 @@ def uncounted(program: Program) -> list[dict[str, Any]]:
     for instruction, _, times, asynchronous in program.executed():
         kind = instruction.target or instruction.opcode
         beside = asynchronous or kind.endswith(("-start", "-done", "-update"))
-        if beside or kind in (*_FREE, *_FREE_CALLS) or _CYCLES.search(instruction.attributes):
+        if beside or kind in _FREE or _CYCLES.search(instruction.attributes):
             continue
         row = rows.setdefault(kind, collections.Counter(number=0, bytes=0))
         row["number"] += times

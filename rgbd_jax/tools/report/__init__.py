@@ -24,12 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the page of a run and prints its path.
-
-    Raises:
-        ValueError: arguments or files cannot be used.
-        OSError: a file is missing, or the page cannot be written.
-    """
+    """Writes the page of a run and prints its path."""
     if min(args.errors, args.correct) < 0:
         raise ValueError("--errors and --correct are numbers of clips, at least 0")
     from rgbd_jax.tools.report.page import render  # these imports take seconds, --help should not

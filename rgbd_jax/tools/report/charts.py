@@ -74,7 +74,6 @@ def _dots(x: str, names: Sequence[str], values: Mapping[str, Float[np.ndarray, "
 
 
 def _bars(x: str, bars: Sequence[tuple[str, float, str, str]]) -> go.Figure:
-    """Returns a bar for each title, value, text and colour."""
     titles, values, texts, colours = zip(*bars, strict=True)
     style: dict[str, Any] = {"orientation": "h", "textposition": "outside", "cliponaxis": False, "hoverinfo": "skip"}
     figure = _rows(x, titles, 40).update_xaxes(range=[0, 1.35 * max(values)])
@@ -181,7 +180,7 @@ def _with_diagonal(figure: go.Figure) -> go.Figure:
 
 def training_charts(source: Source) -> dict[str, go.Figure]:
     """Returns the curves of a training that were recorded, by epoch, or by step if its length is unknown."""
-    if source.curves is None or source.config is None:
+    if source.config is None:
         return {}
     scale, unit = source.steps_per_epoch or 1.0, "epoch" if source.steps_per_epoch else "step"
     curves, figures = dict(source.curves), {}

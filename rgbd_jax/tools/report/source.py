@@ -6,7 +6,6 @@ and attention.
 
 import base64
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from rgbd_jax.checkpoint.checkpoints import CheckpointMetadata, find, read_metadata
+from rgbd_jax.checkpoint.metric_writers import read_metrics
 from rgbd_jax.checkpoint.workdir import read_config
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_splits
@@ -46,13 +46,12 @@ class Source:
     config: ConfigDict | None  # the run's, or the one given for a converted checkpoint
     which: str | None  # the checkpoint that the scores are of, "best" or "latest"
     metadata: CheckpointMetadata | None  # of that checkpoint
-    curves: dict[str, Curve] | None  # of the training, such as "train loss" and "validation top1"
+    curves: dict[str, Curve]  # of the training, such as "train loss" and "validation top1"
     runs: Runs  # the scores of this run and of those to compare it with, on the same clips
     note: str = ""  # a warning for the reader
 
     @property
     def scores(self) -> Scores:
-        """The scores of this run."""
         return self.runs.scores[0]
 
     @property
@@ -95,9 +94,8 @@ def read_source(
             _evaluate(folder, split, of_folder or config)
     runs = load_runs(folders, split)
     if not is_run:
-        return Source(workdir, config, None if config is None else "best", None, None, runs)
-    file, step = workdir / "metrics.jsonl", str(runs.scores[0].step)
-    curves = read_curves(file) if file.is_file() else None
+        return Source(workdir, config, None if config is None else "best", None, {}, runs)
+    curves, step = read_curves(workdir), str(runs.scores[0].step)
     try:
         latest, best = (find(workdir, which, evaluated=True) for which in ("latest", "best"))
     except (FileNotFoundError, ValueError) as error:
@@ -111,26 +109,15 @@ def read_source(
     return Source(workdir, config, which, read_metadata(checkpoint), curves, runs, note)
 
 
-def read_curves(file: Path) -> dict[str, Curve]:
-    """Returns the metrics of a training, such as "train loss"; an incomplete last line is ignored.
-
-    Raises:
-        ValueError: a line is damaged; names it.
-    """
+def read_curves(workdir: Path) -> dict[str, Curve]:
+    """Returns the metrics of a training, such as "train loss"; errors are those of `read_metrics`."""
     curves: dict[str, Curve] = {}
-    for number, line in enumerate(file.read_bytes().decode("utf-8", "replace").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break  # a running training is writing it, or was killed while writing
-        try:
-            metrics = from_json(json.loads(line))
-            step, kind = int(metrics.pop("step")), metrics.pop("kind")
-            for name, value in metrics.items():
-                steps, values = curves.setdefault(f"{kind} {name}", ([], []))
-                values.append(float(value))
-                steps.append(step)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            expected = "expected a JSON object with step and kind: remove the line"
-            raise ValueError(f"{file}:{number}: not a line of metrics ({error!r}); {expected}") from error
+    for row in map(from_json, read_metrics(workdir)):
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                steps, values = curves.setdefault(f"{row['kind']} {name}", ([], []))
+                steps.append(row["step"])
+                values.append(value)
     return curves
 
 

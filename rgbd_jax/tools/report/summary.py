@@ -207,7 +207,7 @@ def findings(source: Source, compared: Sequence[Predictions]) -> Iterator[tuple[
         run = max((each for each in compared if each.kind == "run"), key=lambda run: run.metrics["top1"])
         fused = f"Late fusion of the runs reaches a top-1 accuracy of {compared[-1].metrics['top1']:.1%}"
         yield "comparison", f"{fused}, the best single run ({run.name}) {run.metrics['top1']:.1%}."
-    curves = source.curves or {}
+    curves = source.curves
     if curves.keys() >= {"train top1", "validation top1", "validation cross_entropy"}:
         last, top1s = float(np.mean(curves["train top1"][1][-5:])), curves["validation top1"][1]
         steps, losses = curves["validation cross_entropy"]
