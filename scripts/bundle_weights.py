@@ -91,10 +91,13 @@ def bundle(family: Family, modality: str, runs: Path) -> dict[str, str]:
         measured = evaluate(read_config(run), Path(folder) / name)
     step = {"step": weights.card.history[-1]["step"]}  # a converted checkpoint records none
     history = ({**weights.card.history[-1], **measured, **step},)
+    command = [each.replace(f"{ROOT}/", "") for each in weights.card.provenance["command"]]  # no paths of this machine
+    provenance = {**weights.card.provenance, "command": command}
+    card = dataclasses.replace(weights.card, history=history, provenance=provenance)
     file = INFERENCE / "weights" / f"{name}.safetensors"
     file.parent.mkdir(exist_ok=True)
     file.unlink(missing_ok=True)
-    write_weights(file, dataclasses.replace(weights, card=dataclasses.replace(weights.card, history=history)))
+    write_weights(file, dataclasses.replace(weights, card=card))
     with safe_open(file, "numpy") as opened:
         file.with_suffix(".md").write_text(opened.metadata()["model_card"])
     print(f"{name}: top-1 {measured['top1']:.2%} of {measured['clips']} clips, {file.stat().st_size} bytes")
