@@ -113,7 +113,7 @@ def test_bundled_networks_recognise_an_example_without_training_or_data(installe
 
 @pytest.mark.slow
 @pytest.mark.parametrize("modality", ["rgb", "depth", "fusion"])
-@pytest.mark.parametrize(("family", "demo"), [("demo", "demo")])
+@pytest.mark.parametrize(("family", "demo"), [("demo", "demo"), ("demo-umdr", "umdr_demo")])
 def test_bundled_networks_have_the_accuracy_of_their_cards(installed, family, demo, modality):
     _, python, folder = installed
     name = f"{family}-{modality}"
@@ -132,5 +132,5 @@ def test_bundled_networks_have_the_accuracy_of_their_cards(installed, family, de
 
 def test_bundled_files_have_at_most_8_megabytes():
     files = [Path(entry.file) for entry in entries().values() if entry.file]
-    assert len(files) == 3
+    assert len(files) == 6
     assert sum(file.stat().st_size for file in files[0].parent.iterdir()) <= 8_000_000

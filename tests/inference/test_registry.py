@@ -97,7 +97,7 @@ def test_a_training_starts_from_a_registered_network(weights, small_demo, monkey
         initial_state(Model(config, 12))
 
 
-@pytest.mark.parametrize(("name", "base"), [("demo-depth", "demo:depth")])
+@pytest.mark.parametrize(("name", "base"), [("demo-depth", "demo:depth"), ("demo-umdr-depth", "umdr_demo:depth")])
 def test_the_fields_that_fine_tuning_a_bundled_network_needs_are_named(name, base):
     config = load_config(base)
     config.init_from = name
