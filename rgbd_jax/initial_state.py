@@ -154,6 +154,7 @@ def _load_matching(params: Tree, batch_stats: Tree, model: Model, field: str, pa
     elif weights.reference_layout not in (None, layout := config.fusion.reference_layout):
         found = weights.reference_layout
         raise ValueError(f"config.fusion.reference_layout={layout}, but config.{field}={path} has {found}")
+    _check_width(config, field, path, weights)
     table = expected.name_table
     heads = {name: "last layer of a class head" for name in weights.tensors if table.class_heads.fullmatch(name)}
     if part in frozen:
@@ -172,6 +173,19 @@ def _load_matching(params: Tree, batch_stats: Tree, model: Model, field: str, pa
         raise ValueError(f"config.{field}: {not_finite}; start from another checkpoint")
     table.overlay({name: body[name] for name in match.loaded}, params, batch_stats)
     log.info("config.%s=%s\n%s", field, path, table.report(match, weights.left_out))
+
+
+def _check_width(config: ConfigDict, field: str, path: str, weights: TrainedWeights) -> None:
+    """Refuses a network of another width: nearly none of its tensors fits."""
+    try:
+        found = dict(weights.detect(config.model).model)
+    except ConversionError:  # a part of a network: what fits of it is loaded
+        return
+    if found["width"] != config.model.width:
+        del found["num_classes"]
+        differing = {name: value for name, value in found.items() if value != config.model[name]}
+        lines = [f"config.model.{name}={config.model[name]}, but it has {value}" for name, value in differing.items()]
+        raise ValueError("\n  ".join([f"config.{field}={path} is of another width than the config's network:", *lines]))
 
 
 def _check_temperature(config: ConfigDict, weights: TrainedWeights, part: str) -> None:

@@ -1,19 +1,21 @@
-"""Makes the networks that the package bundles from runs of the demo with 4 attention heads of its 8, for their size.
+"""Makes the networks that the package bundles from runs of both demos, narrower and with fewer attention heads.
 
 python scripts/bundle_weights.py --train
 
-Without `--train` the three runs are there already. For each it writes, beside `rgbd_jax/inference/registry.json`, the
-best checkpoint in float16 and its model card, and the network's entry in the registry. The accuracy in both is measured
-with the float16 weights.
+Without `--train` the runs are there already. For each it writes, beside `rgbd_jax/inference/registry.json`, the best
+checkpoint in float16 and its model card, and the network's entry in the registry. The accuracy in both is measured with
+the float16 weights.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 from safetensors import safe_open
@@ -26,26 +28,38 @@ from rgbd_jax.pytorch.weights import read_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 INFERENCE = ROOT / "rgbd_jax" / "inference"
-RUNS = {"rgb": "demo", "depth": "demo_depth", "fusion": "demo_fusion"}
 INPUTS = {"rgb": "RGB", "depth": "depth", "fusion": "RGB and depth, fused"}
 HEADS = 4
-MAX_BYTES = 8_000_000  # of all bundled files
+MAX_BYTES = 8_000_000  # of all bundled files, cards included
+
+
+class Family(NamedTuple):
+    """Bundled networks of one config."""
+
+    name: str  # what their names start with
+    config: str
+    title: str
+    width: float
+
+
+FAMILIES = (Family("demo", "demo", "", 0.1875), Family("demo-umdr", "umdr_demo", "UMDR, ", 0.125))
 
 
 def main() -> None:
-    """Bundles the weights of all three runs."""
+    """Bundles the weights of all runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/bundled"), help="folder of the runs (%(default)s)")
     parser.add_argument("--train", action="store_true", help="train them first, or resume them")
     args = parser.parse_args()
     flags.FLAGS(sys.argv[:1])  # Grain reads them
+    entries = {}
     try:
-        if args.train:
-            for modality, run in RUNS.items():
-                train(modality, args.runs / run)
-        entries = dict(bundle(modality, args.runs / run) for modality, run in RUNS.items())
-        if (size := sum((INFERENCE / entry["file"]).stat().st_size for entry in entries.values())) > MAX_BYTES:
-            raise ValueError(f"the weights have {size} bytes; expected at most {MAX_BYTES}")
+        for family, modality in itertools.product(FAMILIES, INPUTS):
+            if args.train:
+                train(family, modality, args.runs)
+            entries[f"{family.name}-{modality}"] = bundle(family, modality, args.runs)
+        if (size := sum(file.stat().st_size for file in (INFERENCE / "weights").iterdir())) > MAX_BYTES:
+            raise ValueError(f"the bundled files have {size} bytes; expected at most {MAX_BYTES}")
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: {error}")
     registry = INFERENCE / "registry.json"
@@ -55,17 +69,21 @@ def main() -> None:
         unfinished.write_text(json.dumps(entries | others, indent=1) + "\n")
 
 
-def train(modality: str, run: Path) -> None:
+def train(family: Family, modality: str, runs: Path) -> None:
     """Trains one network; the fusion is initialised from the runs beside it."""
-    command = [sys.executable, "-m", "rgbd_jax.main", f"--config={ROOT}/configs/demo.py:{modality}", f"--workdir={run}"]
+    config, run = f"{ROOT}/configs/{family.config}.py:{modality}", runs / f"{family.config}_{modality}"
+    command = [sys.executable, "-m", "rgbd_jax.main", f"--config={config}", f"--workdir={run}"]
+    command += [f"--config.model.width={family.width}", f"--config.model.attention_heads={HEADS}"]
     if modality == "fusion":
-        command += [f"--config.fusion.init_{each}_from={run.parent / RUNS[each]}" for each in ("rgb", "depth")]
-    subprocess.run([*command, f"--config.model.attention_heads={HEADS}"], check=True, cwd=ROOT)
+        streams = {each: runs / f"{family.config}_{each}" for each in ("rgb", "depth")}
+        command += [f"--config.fusion.init_{each}_from={stream}" for each, stream in streams.items()]
+    subprocess.run(command, check=True, cwd=ROOT)
 
 
-def bundle(modality: str, run: Path) -> tuple[str, dict[str, str]]:
-    """Writes the file and the card of one network; returns its name and its entry in the registry."""
-    name, weights = f"demo-{modality}", halved(read_weights(run))
+def bundle(family: Family, modality: str, runs: Path) -> dict[str, str]:
+    """Writes the file and the card of one network; returns its entry in the registry."""
+    name, run = f"{family.name}-{modality}", runs / f"{family.config}_{modality}"
+    weights = halved(read_weights(run))
     if weights.card is None:
         raise ValueError(f"{run}: no run; train it by --train")
     with tempfile.TemporaryDirectory() as folder:
@@ -73,15 +91,19 @@ def bundle(modality: str, run: Path) -> tuple[str, dict[str, str]]:
         measured = evaluate(read_config(run), Path(folder) / name)
     step = {"step": weights.card.history[-1]["step"]}  # a converted checkpoint records none
     history = ({**weights.card.history[-1], **measured, **step},)
+    command = [each.replace(f"{ROOT}/", "") for each in weights.card.provenance["command"]]  # no paths of this machine
+    provenance = {**weights.card.provenance, "command": command}
+    card = dataclasses.replace(weights.card, history=history, provenance=provenance)
     file = INFERENCE / "weights" / f"{name}.safetensors"
     file.parent.mkdir(exist_ok=True)
     file.unlink(missing_ok=True)
-    write_weights(file, dataclasses.replace(weights, card=dataclasses.replace(weights.card, history=history)))
+    write_weights(file, dataclasses.replace(weights, card=card))
     with safe_open(file, "numpy") as opened:
         file.with_suffix(".md").write_text(opened.metadata()["model_card"])
     print(f"{name}: top-1 {measured['top1']:.2%} of {measured['clips']} clips, {file.stat().st_size} bytes")
-    return name, {
-        "about": f"12 rendered hand motions, {INPUTS[modality]}, {HEADS} attention heads",
+    inputs = f"{family.title}{INPUTS[modality]}"
+    return {
+        "about": f"12 rendered hand motions, {inputs}, width {family.width:g}, {HEADS} attention heads",
         "accuracy": f"{measured['top1']:.2%} top-1 of the demo's {measured['clips']} validation clips, measured",
         "file": f"weights/{file.name}",
     }

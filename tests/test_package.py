@@ -1,6 +1,7 @@
 """The package: layers, what is imported, and the wheel outside the checkout."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -112,21 +113,24 @@ def test_bundled_networks_recognise_an_example_without_training_or_data(installe
 
 @pytest.mark.slow
 @pytest.mark.parametrize("modality", ["rgb", "depth", "fusion"])
-def test_bundled_networks_have_the_accuracy_of_their_cards(installed, modality):
+@pytest.mark.parametrize(("family", "demo"), [("demo", "demo"), ("demo-umdr", "umdr_demo")])
+def test_bundled_networks_have_the_accuracy_of_their_cards(installed, family, demo, modality):
     _, python, folder = installed
-    entry, name = entries()[f"demo-{modality}"], f"converted_{modality}"
-    subprocess.run([python.parent / "rgbd", "convert", entry.file, name], cwd=folder, check=True, capture_output=True)
-    smaller = "--config.model.attention_heads=4"
-    command = [python.parent / "rgbd", "eval", f"--config=demo:{modality}", f"--workdir={name}", smaller]
+    name = f"{family}-{modality}"
+    entry = entries()[name]
+    subprocess.run([python.parent / "rgbd", "convert", name, name], cwd=folder, check=True, capture_output=True)
+    width, heads = re.search(r"width (\S+), (\d) attention heads", entry.about).groups()
+    smaller = [f"--config.model.width={width}", f"--config.model.attention_heads={heads}"]
+    command = [python.parent / "rgbd", "eval", f"--config={demo}:{modality}", f"--workdir={name}", *smaller]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     top1 = f"{json.loads(done.stdout.splitlines()[-1])['top1']:.2%}"
-    print(f"demo-{modality}: top-1 {top1}")
+    print(f"{name}: top-1 {top1}")
     assert entry.accuracy.startswith(f"{top1} top-1 of the demo's 240 validation clips")
     assert f"Top-1 accuracy {top1} on 240 clips" in Path(entry.file).with_suffix(".md").read_text()
 
 
-def test_bundled_weights_have_at_most_8_megabytes():
+def test_bundled_files_have_at_most_8_megabytes():
     files = [Path(entry.file) for entry in entries().values() if entry.file]
-    assert len(files) == 3
-    assert sum(file.stat().st_size for file in files) <= 8_000_000
+    assert len(files) == 6
+    assert sum(file.stat().st_size for file in files[0].parent.iterdir()) <= 8_000_000

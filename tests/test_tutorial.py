@@ -20,7 +20,7 @@ def test_the_tutorial_runs_and_its_outputs_are_stored(tmp_path):
     nbclient.NotebookClient(notebook, timeout=900, resources=where).execute()
     for found in (results(notebook), stored):
         assert found["best"] == ["push", "pump"]
-        assert found["demo-fusion"] > max(found["demo-rgb"], found["demo-depth"])
+        assert found["demo-umdr-fusion"] > max(found["demo-umdr-rgb"], found["demo-umdr-depth"])
         assert found["top-1"] > 60
         assert found["pictures"] == 2
 
@@ -32,6 +32,7 @@ def results(notebook):
     text = "\n".join(
         [output["text"] for output in outputs if "text" in output] + [data["text/plain"] for data in shown]
     )
-    accuracies = {name: float(value) for name, value in re.findall(r"^(demo-\w+|top-1) +([\d.]+)%", text, re.MULTILINE)}
+    rows = re.findall(r"^(demo-umdr-\w+|top-1) +([\d.]+)%", text, re.MULTILINE)
+    accuracies = {name: float(value) for name, value in rows}
     best = re.findall(r"\[\('(\w+)'", text) + re.findall(r"ClipPrediction\(array: (\w+)", text)
     return {**accuracies, "best": best, "pictures": sum("image/jpeg" in data for data in shown)}

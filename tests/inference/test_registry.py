@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import json
+import re
 import threading
 
 import jax
@@ -94,6 +95,18 @@ def test_a_training_starts_from_a_registered_network(weights, small_demo, monkey
     config.init_from = "mime"
     with pytest.raises(FileNotFoundError, match=r"config\.init_from: mime: no such path, .* such as mine"):
         initial_state(Model(config, 12))
+
+
+@pytest.mark.parametrize(("name", "base"), [("demo-depth", "demo:depth"), ("demo-umdr-depth", "umdr_demo:depth")])
+def test_the_fields_that_fine_tuning_a_bundled_network_needs_are_named(name, base):
+    config = load_config(base)
+    config.init_from = name
+    with pytest.raises(ValueError, match=f"config.init_from={name} is of another width") as raised:
+        initial_state(Model(config, 3))
+    fields = re.findall(r"config\.model\.(\w+)=\S+, but it has (\S+)", str(raised.value))
+    assert [field for field, _ in fields] == ["width", "attention_heads"]
+    config.model.update({field: json.loads(value) for field, value in fields})
+    initial_state(Model(config, 3))
 
 
 def test_every_registered_network_has_a_config_and_says_where_it_comes_from():
