@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 
@@ -180,13 +179,6 @@ def test_without_an_intact_checkpoint_all_are_named(two_checkpoints, tmp_path):
         next((workdir / "recovery" / step).rglob("ocdbt.process_0/d/*")).unlink()
     with pytest.raises(ValueError, match=r"every checkpoint is damaged(?s:.*)20/state(?s:.*)10/state(?s:.*)is missing"):
         restore_latest(workdir, SHAPES, SHARDING)
-
-
-def test_a_named_pipe_in_place_of_the_checksums_is_damage(two_checkpoints, tmp_path):
-    workdir = shutil.copytree(two_checkpoints, tmp_path / "run")
-    (workdir / "recovery" / "20" / CHECKSUMS_FILE).unlink()
-    os.mkfifo(workdir / "recovery" / "20" / CHECKSUMS_FILE)
-    assert find(workdir, "latest").name == "10"
 
 
 @pytest.mark.parametrize("failures", [2, 3])

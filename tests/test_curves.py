@@ -45,26 +45,3 @@ def test_largest_differences_with_their_steps(tmp_path, tolerance, status, text)
 def test_a_loss_that_is_not_a_number_is_no_agreement(tmp_path):
     done = compare(tmp_path, "1", lambda _, second, __: second.update(loss=None))
     assert (done.returncode, "inf" in done.stdout) == (1, True)
-
-
-def test_runs_that_cannot_be_compared(tmp_path):
-    done = compare(tmp_path, "1", lambda first, *_: first.pop("top1"))
-    assert (done.returncode, done.stderr) == (1, "error: only one of the runs has train top1 at step 1\n")
-    done = run("compare_curves.py", tmp_path, tmp_path)
-    error = f"error: {tmp_path}/metrics.jsonl does not exist; expected the folder of a run\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", error)
-
-
-def test_cost_table_and_picture_of_measured_points(tmp_path):
-    points = json.loads((ROOT / "docs/cost.json").read_text())
-    points["frames=64,size=112,batch=2,devices=1"]["train"] |= {"seconds": 17.0, "bytes": 1e11}
-    points["frames=32,size=112,batch=16,devices=8"]["infer"] |= {"seconds": 0.5, "bytes": 2.5e8}
-    (tmp_path / "points.json").write_text(json.dumps(points))
-    done = run("cost_curves.py", "--out", tmp_path / "points.json", "--picture", tmp_path / "cost.html")
-    assert (done.returncode, done.stderr) == (0, "")
-    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:] if "**" not in line]
-    sizes = ["16", "32", "64", "128", "112", "160", "224", "320", "1", "2", "4", "8", "16", "1", "2", "4", "8"]
-    assert [row[0] for row in rows] == sizes
-    assert rows[2][1:3] == ["17", "100"]
-    assert rows[-1][3:] == ["0.5", "0.25"]
-    assert "seconds a clip" in (tmp_path / "cost.html").read_text()

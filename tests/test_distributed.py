@@ -37,8 +37,6 @@ with distributed.group(distributed.DistributedConfig(*flags, join_timeout=60, he
     Path(folder, f"{index}.joined").touch()
     if action == "fail" and index == 1:
         raise ValueError("config.modality='audio' is wrong")
-    if action == "fail together":
-        raise ValueError("all of us see this")
     if action == "count":
         with PreemptionSync() as preemption:
             points = 0
@@ -129,17 +127,10 @@ def test_the_error_of_one_process_ends_all(tmp_path):
     assert "Shutdown barrier has failed" in first
 
 
-def test_an_error_that_all_have_is_printed_once(tmp_path):
-    status, stderr = ended(workers(tmp_path, "fail together"))
-    assert status == [1, 1]
-    assert ["ValueError: all of us see this" in text for text in stderr] == [True, False]
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_process_that_dies_or_hangs_ends_the_group(tmp_path, how):
+def test_a_process_that_hangs_ends_the_group(tmp_path):
     processes = workers(tmp_path, "wait")
     wait_until(lambda: (tmp_path / "0.joined").exists() and (tmp_path / "1.joined").exists())
-    processes[1].send_signal(how)
+    processes[1].send_signal(signal.SIGSTOP)
     processes[0].wait(timeout=60)  # the heartbeat timeout is 6 s
     processes[1].kill()
     (status, _), (stderr, _) = ended(processes)
@@ -147,13 +138,11 @@ def test_a_process_that_dies_or_hangs_ends_the_group(tmp_path, how):
     assert "The following tasks are unhealthy (stopped sending heartbeats):\n1\n" in stderr
 
 
-@pytest.mark.parametrize("numbers", [[(0, signal.SIGINT)], [(0, signal.SIGTERM), (1, signal.SIGTERM)]])
-def test_all_processes_stop_at_one_synchronisation_point(tmp_path, numbers):
+def test_all_processes_stop_at_one_synchronisation_point(tmp_path):
     processes = workers(tmp_path, "count")
     wait_until(lambda: (tmp_path / "0.joined").exists() and (tmp_path / "1.joined").exists())
     time.sleep(1)
-    for index, number in numbers:
-        processes[index].send_signal(number)
+    processes[0].send_signal(signal.SIGINT)
     status, stderr = ended(processes)
     assert status == [PREEMPTED, PREEMPTED], stderr
     first, second = (int((tmp_path / f"{index}.points").read_text()) for index in range(2))

@@ -142,37 +142,6 @@ def test_commands_are_valid():
     assert not [entry for entry in checked if entry[-1]]
 
 
-WRONG = """```sh
-until python -m rgbd_jax.main --config configs/demo.py --workdir a \\
-    --config.train.epochz=3; do sleep 1; done              # epochz
-python -m rgbd_jax.main --config configs/demo.py --workdir a --config.train.epochs=three   # three
-python -m rgbd_jax eval --config configs/nothing.py --workdir a  # nothing.py
-python -m rgbd_jax.main --config configs/demo.py:rgb --workdirs a    # workdirs
-python -m rgbd_jax convert a b --checkpoint=first   # invalid choice: 'first'
-python -m rgbd_jax nothing   # there is no command 'nothing'
-rgbd predict --weight demo-rgb   # --weights
-.venv/bin/python scripts/nothing.py   # scripts/nothing.py
-python -m rgbd_jax data check rgbd_folder --raw_dir RAW --every   # --every
-python scripts/compare_curves.py a   # WORKDIR
-python scripts/local_cluster.py 4 -- --config configs/demo.py --workdir a --config.seed=x   # seed
-sbatch --nodes=2 scripts/slurm.sh --config configs/demo.py --workdir=a --config.nothing=1   # nothing
-python -m rgbd_jax fuse a b --weight_s 1,2 | tee log   # --weight_s
-```
-```
-$ python -m rgbd_jax convert a   # OUT
-written to b
-```
-"""
-
-
-def test_wrong_commands_are_found():
-    messages = [message for command in commands(WRONG) for call in calls(command) if (message := problem(call))]
-    expected = re.findall(r"  # (.*)$", WRONG, re.MULTILINE)
-    assert len(messages) == len(expected)
-    for message, part in zip(messages, expected, strict=True):
-        assert part in message
-
-
 def test_config_fields_exist():
     known = {"config.json", "config.py"}
     for file in (ROOT / "configs").glob("[a-z]*.py"):

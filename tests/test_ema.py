@@ -1,16 +1,12 @@
-"""The moving average of the weights: its rule, resuming, and that it is what is evaluated and exported."""
+"""The moving average of the weights: its rule, and that it is what is evaluated and exported."""
 
 import dataclasses
-import json
-import os
-import signal
 
 import jax
 import numpy as np
 import pytest
 
 from rgbd_jax.checkpoint.checkpoints import list_checkpoints, read_state
-from rgbd_jax.checkpoint.metric_writers import MetricAccumulator
 from rgbd_jax.config import check_config
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_splits
@@ -18,11 +14,9 @@ from rgbd_jax.evaluation import Evaluator, evaluate
 from rgbd_jax.initial_state import matching_weights
 from rgbd_jax.model import Model, evaluation_schedule, schedule_at
 from rgbd_jax.models.family import Output
-from rgbd_jax.parallel.preemption import PreemptedError
 from rgbd_jax.pytorch.weights import read_weights
 from rgbd_jax.step import Steps
 from rgbd_jax.training import train
-from tests.test_train import before_call
 from tests.tiny import saved_state, tiny_config
 
 DECAY = 0.75
@@ -57,16 +51,6 @@ def test_each_step_moves_parameters_and_statistics_of_the_average_towards_the_we
         jax.tree.map(near, state.evaluated, average)
     moved = [not np.allclose(a, w) for a, w in zip(*map(jax.tree.leaves, (average, weights)), strict=True)]
     assert np.mean(moved) > 0.5
-
-
-def test_a_resumed_run_ends_with_the_same_bits(trained, tmp_path, monkeypatch):
-    config, workdir, _ = trained
-    before_call(monkeypatch, MetricAccumulator, "add", 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(PreemptedError):
-        train(config, tmp_path / "run")
-    monkeypatch.undo()
-    train(config, tmp_path / "run")
-    assert_same(saved_state(config, tmp_path / "run"), saved_state(config, workdir))
 
 
 def test_evaluation_prediction_and_conversion_use_the_average(trained):
@@ -117,14 +101,3 @@ def test_a_teacher_labels_the_other_modality(co_training, monkeypatch):
     output = Output({"logits": 2 * np.eye(12, dtype=np.float32)[[3, 4]]}, {}, {})
     found = model.teacher_loss(averages, inputs, output, schedule)
     np.testing.assert_allclose(found, [np.log(11 + np.exp(2)) - 2, np.log(11 + np.exp(2))], rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_a_training_with_a_teacher_adds_its_loss(co_training, tmp_path):
-    train(co_training, tmp_path / "run")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [line for line in lines if line["kind"] == "train"]
-    assert len(losses) == 3
-    for line in losses:
-        assert line["loss"] == pytest.approx(line["cross_entropy"] + 0.2 * line["teacher"], rel=1e-5)
-        assert line["teacher"] > 0

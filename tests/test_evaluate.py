@@ -13,13 +13,13 @@ import pytest
 from rgbd_jax import metrics
 from rgbd_jax.data import loader
 from rgbd_jax.data.source import open_split
-from rgbd_jax.evaluation import Evaluator, evaluate
+from rgbd_jax.evaluation import Evaluator
 from rgbd_jax.model import UNIMODAL, Model, evaluation_schedule, schedule_at
 from rgbd_jax.parallel.mesh import make_mesh, replicated, shard
-from rgbd_jax.scores import Scores, scores_file
+from rgbd_jax.scores import Scores
 from rgbd_jax.step import Steps, new_state
 from tests.conftest import ROOT
-from tests.tiny import save_run, tiny_config
+from tests.tiny import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +75,6 @@ def test_scores_are_those_of_the_clips_in_the_order_of_the_split(setup):
     first = {head: logits[:5] for head, logits in scores.heads.items()}
     assert_same_logits(jax.device_get(dict(output.heads)), first)
     assert alone["loss"] == pytest.approx(found["loss"], rel=1e-5)
-
-
-def test_evaluation_writes_the_scores_to_the_workdir(setup, tmp_path, caplog):
-    model, state, _ = setup
-    workdir = tmp_path / "run"
-    config = model.config.copy_and_resolve_references()
-    config.data.eval_split = "validation[:50%]"
-    save_run(config, workdir, state)
-    with caplog.at_level("INFO", "rgbd_jax"):
-        result = evaluate(config, workdir, "best")
-    file = scores_file(workdir, "validation[:50%]")
-    assert str(file) in caplog.text
-    scores = Scores.load(file)
-    assert (scores.split, scores.step, len(scores.names)) == ("validation[:50%]", 0, 12)
-    again = metrics.measure(UNIMODAL, scores.heads, scores.labels, {})
-    assert again == {name: result[name] for name in again}
 
 
 PROCESS = """

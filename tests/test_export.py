@@ -56,7 +56,7 @@ def private_texts(folder, content):
 
 @pytest.fixture(
     scope="module",
-    params=["rgb", "fusion", *(pytest.param(x, marks=pytest.mark.slow) for x in ("umdr_depth", "umdr_fusion"))],
+    params=["fusion", pytest.param("umdr_depth", marks=pytest.mark.slow)],
 )
 def exported(request, small_demo, tmp_path_factory):
     """A workdir, the file that was exported from it, and clips."""

@@ -96,13 +96,6 @@ def test_output_of_the_first_passes_as_it_is_that_of_others_with_their_index(run
     assert (status, found) == (0, [b"one\n\xfftwo\n", b"three\n\nfour\n" + others])
 
 
-def test_simulated_devices_leave_other_flags_alone(printed, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_one=1 --xla_force_host_platform_device_count=9 --xla_two=2")
-    found = printed(2, PRINT % "['XLA_FLAGS']", options=["--devices=4"])
-    flags = "--xla_one=1 --xla_two=2 --xla_force_host_platform_device_count=4"
-    assert [environment for _, environment in found] == [{"XLA_FLAGS": flags}] * 2
-
-
 @pytest.fixture
 def four_gpus(tmp_path, monkeypatch):
     """Makes this a machine with four NVIDIA GPUs."""

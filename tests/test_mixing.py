@@ -1,6 +1,5 @@
 """Mixup and ShuffleMix: their random weights, and that frames, heat maps and labels are mixed by them."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -8,16 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rgbd_jax.config import default_config
-from rgbd_jax.losses import smoothed_cross_entropy
 from rgbd_jax.model import Model, schedule_at
 from rgbd_jax.models import mixing
 from rgbd_jax.models.heat_map import heat_maps
 from rgbd_jax.step import new_state, train_step, with_partners
-from rgbd_jax.training import train
 from tests.models.test_heat_map import expected_heat_map, moving_clip
 from tests.parity import recipe
 from tests.tiny import tiny_config
@@ -154,20 +149,6 @@ def test_draws_depend_on_seed_and_step_alone():
     assert not np.array_equal(draws(50, seed=1, mixup_alpha=0.8)[1], label)
 
 
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 2**32), weight=st.floats(0, 1), size=st.sampled_from([2, 5]))
-def test_the_loss_of_mixed_labels_is_the_mean_of_the_losses_by_weight(seed, weight, size):
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 3, (size, CLASSES)).astype(np.float32)
-    labels = rng.integers(0, CLASSES, size)
-    mixture = mixing.Mixture(np.ones(4, np.float32), np.float32(weight))
-    weights = mixture.labels(labels, labels[::-1], CLASSES)
-    np.testing.assert_allclose(np.sum(weights, axis=1), 1, atol=1e-6)
-    own, partner = (smoothed_cross_entropy(logits, each, 0.1) for each in (labels, labels[::-1]))
-    expected = weight * own + (1 - weight) * partner
-    np.testing.assert_allclose(smoothed_cross_entropy(logits, weights, 0.1), expected, rtol=1e-4, atol=1e-5)
-
-
 @pytest.fixture(scope="module")
 def clips():
     rng = np.random.default_rng(3)
@@ -225,15 +206,3 @@ def test_a_step_trains_on_mixed_clips_of_every_modality(clips, modality, monkeyp
     expected = ((weight * frames + (1 - weight) * frames[::-1].astype(np.float64)) - 127.5) / 128
     for name in model.modalities:
         np.testing.assert_allclose(seen[name].clip, expected, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_a_training_with_both_methods_runs(small_demo, tmp_path):
-    config = tiny_config(small_demo)
-    config.train.epochs = 1
-    config.mixing.mixup_alpha, config.mixing.shufflemix_alpha = 0.8, 0.3
-    train(config, tmp_path / "run")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["cross_entropy"] for line in lines if line["kind"] == "train"]
-    assert len(losses) == 3
-    assert np.isfinite(losses).all()

@@ -108,17 +108,6 @@ def test_weights_that_are_known():
         assert search_weights(same, labels) == (1 / runs,) * runs
 
 
-def test_weight_between_two_bounds_is_found():
-    """Clip 0 is recognised above the first bound, clip 1 below the second: the fine grid has a weight in between."""
-    a, bounds = 0.3, np.array([0.7122, 0.7135])
-    # With p and q for the label, and the rest for class 1: (2 p - 1) w + (2 q - 1) (1 - w) = 0 at the bound.
-    leads = np.array([[a, -a], -np.array([1, -1]) * a * bounds / (1 - bounds)])  # runs clips: 2 p - 1, 2 q - 1
-    probabilities = np.stack([(1 + leads) / 2, (1 - leads) / 2, 0 * leads, 0 * leads], axis=-1)
-    weights = search_weights(probabilities, np.array([0, 0]))
-    assert bounds[0] < weights[0] < bounds[1]
-    assert sum(weights) == pytest.approx(1)
-
-
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 4))
 def test_no_weights_of_a_plain_search_are_better(seed, runs):

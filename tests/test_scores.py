@@ -68,14 +68,6 @@ def test_faulty_arrays_of_a_file_are_named(tmp_path, changed, message):
         Scores.load(path)
 
 
-def test_unusable_scores_are_not_saved(tmp_path):
-    path = tmp_path / "scores.npz"
-    some_scores().save(path)
-    with pytest.raises(ValueError, match=r"scores.npz: .*label 4"):
-        some_scores(labels=np.array([0, 0, 4])).save(path)
-    assert_equal(Scores.load(path), some_scores())
-
-
 def test_files_that_are_no_scores(tmp_path):
     path = tmp_path / "scores.npz"
     some_scores().save(path)

@@ -45,12 +45,6 @@ def test_set_up_is_done_once_and_again_when_the_lock_changes(set_up):
     assert set_up()[1] == [LOCKED, package]
 
 
-def test_help_installs_nothing(set_up):
-    done, asked = set_up("--help")
-    assert (done.returncode, done.stderr, asked) == (0, "", [])
-    assert "./scripts/setup.sh cuda " in done.stdout
-
-
 def test_what_an_accelerator_needs_is_installed_and_remembered(set_up):
     assert len(set_up()[1]) == 2
     with_cuda = ["-m", "pip", "install", "-qq", "--editable", ".[cuda]", "--constraint", ".venv/constraints.txt"]
@@ -82,9 +76,3 @@ def test_constraints_are_the_locked_versions_without_hashes(set_up):
     assert found == {str(Requirement(line)) for line in expected}
     assert any(requirement.startswith("jax==") for requirement in found)
     assert len(found) > 100
-
-
-def test_an_extra_that_does_not_exist_is_refused(set_up):
-    done, asked = set_up("cuda12")
-    assert (done.returncode, asked) == (1, [])
-    assert done.stderr == "error: unknown argument 'cuda12'; expected cuda, tpu, gcs, plan or none\n"

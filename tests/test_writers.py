@@ -92,15 +92,6 @@ def test_a_package_that_is_not_installed_is_named_before_anything_is_written(tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_start_that_fails_says_what_to_do(runs, tmp_path, monkeypatch):
-    def refuse(**arguments):
-        raise RuntimeError("no network")
-
-    monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
-    with pytest.raises(OSError, match=r"cannot start the run: no network; .*WANDB_MODE=offline"):
-        MetricWriter(tmp_path, wandb_config(), 0)
-
-
 def test_unknown_writers_are_named():
     assert set(config_rules.WRITERS) == set(writers.WRITERS)
     config = tiny_config("data")

@@ -100,14 +100,6 @@ def test_person_box_is_centred_on_the_smallest_centres(boxes, centre):
     np.testing.assert_allclose((left + 480, top + 270), np.multiply(centre, (1920 / 512, 1080 / 424)), atol=4)
 
 
-def test_boxes_are_clipped_at_the_frame():
-    upper_left, lower_right = person((5, 5, 46, 46)), person((460, 380, 501, 421))
-    assert person_box(upper_left) == (0, 0, 320, 240)
-    assert person_box(upper_left, (1920, 1080)) == (0, 0, 960, 540)
-    np.testing.assert_allclose(person_box(lower_right), (320, 280, 512, 424), atol=1)
-    assert person_box(lower_right, (1920, 1080))[2:] == (1920, 1080)
-
-
 @settings(deadline=None, max_examples=50)
 @given(
     size=st.tuples(st.integers(1, 600), st.integers(1, 500)),

@@ -164,21 +164,6 @@ def test_training_draws_rotation_flip_and_blur_as_often_as_set():
     assert {(d.rotation, d.flip, d.blur_radius) for d in switched_off} == {(0, False, None)}
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    frame_size=st.tuples(st.integers(8, 300), st.integers(8, 300)),
-    room=st.tuples(st.integers(0, 40), st.integers(0, 40)),
-    crop=st.integers(4, 100),
-    size=st.integers(4, 100),
-    seed=st.integers(0, 2**32),
-)
-def test_a_flat_frame_stays_flat_to_its_borders(frame_size, room, crop, size, seed):
-    unrotated = config(size, resize=(crop + room[0], crop + room[1]), crop_size=crop, rotation_probability=0, blur=True)
-    frame = np.full((frame_size[1], frame_size[0], 3), (200, 10, 90), np.uint8)
-    got = transformed(transforms.draw_transform(unrotated, np.random.default_rng(seed)), frame)
-    np.testing.assert_array_equal(got, np.broadcast_to(frame[0, 0], got.shape))
-
-
 @settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32),

@@ -1,6 +1,5 @@
 """Builds: the command, bad clips left out, killed and resumed, with one worker, several and Beam, on a full disk."""
 
-import argparse
 import errno
 import functools
 import os
@@ -14,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from rgbd_jax.data.source import ClipInfo, open_split, prepared_directory, read_index
+from rgbd_jax.data.source import open_split, prepared_directory
 from rgbd_jax.ingest import build, shards
 from rgbd_jax.ingest.build import prepare
 from rgbd_jax.ingest.shards import run_locally, run_on_beam
+from tests import tiny
 from tests.conftest import ROOT
 from tests.datasets.conftest import RawFolder, frame
 
@@ -80,9 +80,7 @@ def prepared(raw: RawFolder, data_dir: Path, runner=ONE_WORKER, **options) -> di
 
 
 def run_command(raw: RawFolder, *options: str) -> None:
-    parser = argparse.ArgumentParser()
-    build.add_arguments(parser)
-    build.run(parser.parse_args(["rgbd_folder", f"--raw_dir={raw.root}", f"--data_dir={raw.data_dir}", *options]))
+    tiny.run_command(build, "rgbd_folder", f"--raw_dir={raw.root}", f"--data_dir={raw.data_dir}", *options)
 
 
 def test_the_command_describes_what_it_built_in_one_line(two_clips, capsys, caplog, monkeypatch):
@@ -152,19 +150,6 @@ def test_what_is_prepared_is_neither_built_again_nor_taken_for_other_raw_data(tw
 def test_an_unknown_data_set_and_raw_folders_that_do_not_fit(tmp_path, dataset, raw_dir, expected):
     with pytest.raises(ValueError, match=expected):
         prepare(dataset, raw_dir=raw_dir, data_dir=tmp_path)
-
-
-def test_the_index_lists_the_clips_of_every_split(eight_clips, small_demo):
-    (eight_clips.root / "rgb/c1/000002.jpg").write_bytes(b"\xff\xd8\xff")
-    eight_clips.lists(valid=["c5 4 0", "c6 3 0"])
-    built = eight_clips.build(skip_bad_clips=True).directory
-    for directory in (built, prepared_directory("rgbd_demo", small_demo)):
-        for split in ("train", "validation"):
-            clips = open_split(directory.parent.name, directory.parents[1], split)
-            assert read_index(directory, split) == [
-                ClipInfo(clip.name, clip.label, {modality: len(clip.frames[modality]) for modality in clip.frames})
-                for clip in clips
-            ]
 
 
 def test_a_killed_build_resumes_and_gives_the_same_bytes(eight_clips, reads, tmp_path):
@@ -242,14 +227,6 @@ def test_depth_that_is_not_there_cannot_be_stored_for_speed(raw, tmp_path):
     raw.refused("the clips in .* have no depth: leave it out", error=ValueError, depth_storage="fast")
     with pytest.raises(ValueError, match="rgbd_demo is generated: it takes no depth_storage, found 'fast'"):
         prepare("rgbd_demo", data_dir=tmp_path, depth_storage="fast")
-
-
-def test_shards_are_small_and_not_too_many():
-    clips = list(range(56_880))
-    cut = shards.cut(clips, len(clips))
-    assert [clip for part in cut for clip in part] == clips
-    assert 500 <= len(cut) <= 512
-    assert max(map(len, shards.cut(clips[:1050], 1532))) == 16
 
 
 def test_a_refused_build_resumes_without_its_bad_clips_which_do_not_pass_the_next_time(eight_clips, reads):

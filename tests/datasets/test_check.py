@@ -1,6 +1,5 @@
 """The check of raw clips, before and after they are built, through its command."""
 
-import argparse
 import re
 import shutil
 
@@ -9,6 +8,7 @@ import pytest
 from rgbd_jax.data.source import write_index
 from rgbd_jax.ingest import check
 from tests.datasets.conftest import RawFolder
+from tests.tiny import run_command
 
 KINDS = ["missing", "unreadable", "unpaired", "mislabelled", "duplicated"]
 
@@ -18,13 +18,10 @@ def command(capsys):
     """Runs `data check rgbd_folder` on a raw folder; returns the exit status and what it prints."""
 
     def run(raw: RawFolder, *options) -> tuple[int, str]:
-        parser = argparse.ArgumentParser()
-        check.add_arguments(parser)
-        arguments = parser.parse_args(["rgbd_folder", "--raw_dir", str(raw.root), *map(str, options)])
         capsys.readouterr()
         status = 0
         try:
-            check.run(arguments)
+            run_command(check, "rgbd_folder", "--raw_dir", raw.root, *options)
         except SystemExit as error:
             status = error.code
         return status, capsys.readouterr().out
@@ -79,23 +76,6 @@ def test_good_clips_are_counted_and_short_ones_noted(good, command):
         }
         assert "0 problems; " + ("every frame was decoded" if options else "no frame was decoded") in output
         assert f"{good.root}/valid.txt:1: short has 4 frames only" in output
-
-
-def test_short_clips_are_listed_up_to_twenty_or_all_of_them(raw, command):
-    names = [f"clip{number:02d}" for number in range(23)]
-    for name in names:
-        raw.clip(name, frames=2)
-    raw.lists(train=[f"{name} 2 0" for name in names])
-    for options, listed in (((), names[:20]), (("--all",), names)):
-        status, output = command(raw, *options)
-        assert status == 0
-        assert [name for name in names if f"{name} has 2 frames only" in output] == listed
-        assert ("and 3 more short clips (--all lists them)" in output) == (not options)
-    (raw.root / "train.txt").write_bytes(b"\xff\n")
-    status, output = command(raw)
-    assert status == 1
-    assert table(output)["(no split)"]["unreadable"] == 1
-    assert "train.txt:1: is not UTF-8 text" in output
 
 
 def test_every_problem_is_listed_with_its_kind_file_and_line(bad, command):

@@ -194,16 +194,6 @@ def test_what_is_no_file_is_neither_waited_for_nor_read(tmp_path, raw, monkeypat
         raw.refused(f"train.txt: is a {kind}; expected a file")
 
 
-def test_a_stream_may_come_through_a_named_pipe(raw, tmp_path):
-    os.mkfifo(tmp_path / "live")
-    video = raw.video("a.mkv", codec="mp4v").read_bytes()
-    if os.fork() == 0:
-        (tmp_path / "live").write_bytes(video)
-        os._exit(0)
-    assert len(list(encoded_frames(str(tmp_path / "live"), "rgb"))) == 10
-    os.wait()
-
-
 def test_videos_are_opened_by_what_they_hold_and_not_by_their_names(raw, monkeypatch):
     raw.video("a.mp4", codec="mp4v").rename(raw.root / "12:30.mp4")
     raw.video("b.avi")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rgbd_jax.config import default_config
 from rgbd_jax.models.attention import mask_below_top_k
 from rgbd_jax.models.heat_map import pool_heat_map
-from rgbd_jax.models.layers import BatchNormReLU, ClipRngs, Dropout, scaled
+from rgbd_jax.models.layers import BatchNormReLU, ClipRngs, Dropout
 from rgbd_jax.models.recoupling import QUERY_FEATURES, Recoupling
 from rgbd_jax.models.temporal import choose_frames
 
@@ -82,13 +82,6 @@ def test_heat_map_meets_every_size_that_strided_layers_make(size, halvings):
         target = -(-target // 2)
     pooled = pool_heat_map(jnp.ones((1, 1, size, size, 1)), target, target)
     assert pooled.shape == (1, 1, target, target, 1)
-
-
-@pytest.mark.parametrize(
-    ("channels", "width", "expected"), [(112, 1, 112), (112, 0.25, 28), (16, 0.125, 4), (24, 0.01, 4)]
-)
-def test_width_multiplier(channels, width, expected):
-    assert scaled(channels, width) == expected
 
 
 @settings(deadline=None, max_examples=20)

@@ -137,13 +137,6 @@ def test_a_unit_before_a_pooling_equals_its_operations_one_after_the_other(ops, 
 
 
 @on_every_platform
-def test_batch_statistics_do_not_cancel_in_float32(ops):
-    x = random(20, 50, 2) + 3000
-    _, _, variance = ops.batch_norm_relu(x, jnp.ones(2), jnp.zeros(2), jnp.zeros(2), 1e-3, ())
-    np.testing.assert_allclose(variance, np.asarray(x, np.float64).var((0, 1)), rtol=1e-3)
-
-
-@on_every_platform
 def test_statistics_of_a_convolution_do_not_cancel_where_the_running_mean_is_far_off(ops):
     x, kernel = random(2, 5, 10, 10, 2) + 3000, jnp.eye(2).reshape(1, 1, 1, 2, 2)
     arguments = (x, jnp.ones(2), jnp.zeros(2), jnp.zeros(2), 1e-3, (), kernel, 1)

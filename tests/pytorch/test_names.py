@@ -1,4 +1,4 @@
-"""The table of names: order, layouts and problems, for networks of every kind."""
+"""The table of names: order and problems, for networks of every kind; parity tests its layouts."""
 
 import json
 import re
@@ -10,7 +10,6 @@ import pytest
 
 from rgbd_jax.model import FAMILIES, Model
 from rgbd_jax.models.name_table import ConversionError
-from rgbd_jax.models.pytorch_names import DECOUPLED
 from rgbd_jax.pytorch.weights import TrainedWeights
 from tests.pytorch.networks import DTYPES, manifest_of, random_state_dict, small_config
 
@@ -26,7 +25,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name.split(".")[0])
 def test_every_recorded_network_is_recognised_and_ordered(path):
-    """All recorded cases are of the paper's width and heads; the rest is checked by other tensors than those used."""
+    """All recorded cases are of the paper's width and heads."""
     manifest = json.loads(path.read_text())
     shuffled = list(np.random.default_rng(3).permutation(list(manifest)))
     fusion, umdr = "fusion" in path.name, "umdr" in path.name
@@ -36,26 +35,6 @@ def test_every_recorded_network_is_recognised_and_ordered(path):
     detected = table.detect(manifest, {})
     assert TrainedWeights("a file", manifest).family == detected.family == family
     assert (detected.model["width"], detected.model["attention_heads"]) == (1.0, 8)
-    if fusion and umdr:
-        assert manifest["classifier2.bias"] == [detected.model["num_classes"]]
-        assert manifest["pos_embedding_K"] == [1, detected.frames + 1, 512]
-        assert detected.fusion == {"spatial_blocks": 2, "temporal_blocks": 4}
-        return
-    if umdr:
-        last = f"dtn.multi_scale_transformers.2.2.layers.{detected.model['temporal_blocks'] - 1}."
-        assert last in " ".join(manifest)
-        assert f"2.2.layers.{detected.model['temporal_blocks']}." not in " ".join(manifest)
-        assert manifest["dtn.multi_scale_transformers.2.3.2.bias"] == [detected.model["num_classes"]]
-        assert manifest["SMS_layers.6.TM_project.2.weight"] == [detected.frames, 2 * detected.frames]
-        return
-    prefix = "Modalit_rgb." if fusion else ""
-    assert manifest[f"{prefix}dtn.cls_token_small"] == [1, 1, 512]
-    assert f"{prefix}dtn.multi_scale_transformers.{detected.model['temporal_blocks'] - 1}" in " ".join(manifest)
-    assert f"{prefix}dtn.multi_scale_transformers.{detected.model['temporal_blocks']}." not in " ".join(manifest)
-    classes = manifest["fusion_model.efc.weight" if fusion else "dtn.mlp_head_large.1.bias"][0]
-    assert detected.model["num_classes"] == classes
-    if detected.model["recoupling"]:
-        assert manifest[f"{prefix}dtn.rcm.k.weight"] == [64 * detected.model["recoupling_heads"], detected.frames]
 
 
 @pytest.mark.parametrize(
@@ -91,32 +70,6 @@ def test_round_trip_and_detection(stream, fields, dtype):
     for name, tensor in back.items():
         assert (tensor.dtype, tensor.shape) == (tensors[name].dtype, tensors[name].shape), name
         assert tensor.tobytes() == tensors[name].tobytes(), name
-
-
-def test_layouts():
-    """The axes in PyTorch, independently of the table: convolutions o i t h w, linear maps o i, tokens 1 n c."""
-    config = small_config("fusion", recoupling_heads=2, temporal_blocks=2)
-    tensors = random_state_dict(manifest_of(config, 3))
-    shapes = Model(config, 3).shapes()
-    params, stats = DECOUPLED.from_pytorch(tensors, *shapes)
-    depth = params["depth"]
-
-    def there(name):
-        return tensors[f"Modalit_depth.{name}"]
-
-    kernel = depth["spatial"]["mixed_4c"]["branch1"]["kernel"]  # t h w i o
-    assert kernel[0, 2, 1, 3, 4] == there("Mixed_4c.b1b.conv3d.weight")[4, 3, 0, 2, 1]
-    branch = depth["temporal"]["medium"]
-    layer = "dtn.multi_scale_transformers.1.transformer_enc_media.layers.0"
-    linear = branch["transformer"]["layers"]["mlp_in"]["kernel"]  # block i o
-    assert linear[1, 5, 7] == there(f"{layer}.1.fn.fc1.weight")[7, 5]
-    assert branch["position_embedding"][2, 9] == there("dtn.pos_embedding_media")[0, 2, 9]
-    assert branch["class_token"][9] == there("dtn.cls_token_media")[0, 0, 9]
-    assert depth["spatial"]["frp"]["mixture"][1] == there("frp_module.rpconv1d.weight")[0, 1, 0]
-    exchange = params["spatial_fusion"]["hidden"]
-    assert exchange["linear"]["kernel"][3, 6] == tensors["crossFusion.0.weight"][6, 3, 0, 0]
-    variance = stats["depth"]["temporal"]["medium"]["inception"]["branch0"]["norm"]["variance"]
-    assert variance[5] == there("dtn.multi_scale_transformers.0.Mixed_media.b0.bn.running_var")[5]
 
 
 @pytest.mark.parametrize(
@@ -171,14 +124,3 @@ def test_what_is_no_network_is_refused(stream, positions, head, query):
     ):
         with pytest.raises(ConversionError, match=f"a file: .*{re.escape(message)}"):
             TrainedWeights("a file", tensors).detect()
-
-
-def test_of_widths_with_the_same_channels_the_preferred_one_is_found_despite_a_misshapen_tensor():
-    def width(shapes, preferred):
-        return DECOUPLED.detect(shapes, {"width": preferred}).model["width"]
-
-    shapes = manifest_of(small_config(width=0.101), 3)
-    assert width(shapes, 0.101) == 0.101
-    assert width(shapes, 0.5) == width(shapes, 1.0) != 0.101
-    shapes = manifest_of(small_config(width=0.25), 3)
-    assert width(shapes | {"LinearMap.1.weight": (5, 256)}, 1.0) == 0.25

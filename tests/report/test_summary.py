@@ -48,20 +48,6 @@ def test_confusion_accuracy_and_precision_equal_counting(predictions):
         assert (clips, reverse) == (pairs.count((true, predicted)), pairs.count((predicted, true)))
 
 
-def test_shown_clips_are_the_most_confident(predictions):
-    for correct in (False, True):
-        clips = sorted(np.flatnonzero(predictions.correct == correct), key=lambda i: -predictions.confidence[i])
-        assert predictions.most_confident(correct=correct) == clips
-    errors = predictions.most_confident(correct=False)[:5]
-    examples = predictions.examples(errors)
-    assert sorted(examples) == np.flatnonzero(predictions.correct).tolist()
-    classes = [label for label in dict.fromkeys(predictions.labels[errors].tolist()) if label != 5]  # never correct
-    for example, label in zip(examples, classes, strict=False):
-        same = np.flatnonzero(predictions.correct & (predictions.labels == label))
-        assert example == max(same, key=lambda i: predictions.confidence[i])
-    assert predictions.examples([]) == predictions.most_confident(correct=True)
-
-
 def test_calibration_and_confidence_interval(predictions):
     error = 0.0
     counts, correct, _ = predictions.calibration()

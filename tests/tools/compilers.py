@@ -22,8 +22,3 @@ def die(message: str, signal: int) -> None:
     sys.stderr.write(f"noise\n{message}\n")
     sys.stderr.flush()
     os.kill(os.getpid(), signal)
-
-
-def fail() -> None:
-    """Raises what no one expects."""
-    raise RuntimeError("INTERNAL: something else")

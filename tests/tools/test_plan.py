@@ -26,8 +26,8 @@ THIS_MACHINE = Target()
 COMMON = {"parameters": 7, "flops": 2e9, "bytes_accessed": 3e9, "device": "cpu", "platform": "cpu"}
 
 
-def tiny(fields=(), stream="rgb"):
-    config = tiny_config("nowhere", stream).copy_and_resolve_references()
+def tiny(fields=()):
+    config = tiny_config("nowhere").copy_and_resolve_references()
     config.update_from_flattened_dict(dict(fields))
     return config
 
@@ -45,9 +45,8 @@ def stand_in(memory, **more):
     return estimated
 
 
-@pytest.mark.parametrize("stream", ["rgb", pytest.param("umdr_rgb", marks=pytest.mark.slow)])
-def test_estimates_are_those_of_the_compiled_step(stream):
-    config = tiny(stream=stream)
+def test_estimates_are_those_of_the_compiled_step():
+    config = tiny()
     found = compilation.estimate_step(Job(config, CLASSES, Target("", "", 1), 4))
     shapes = state_shapes(Model(config, CLASSES))
     assert found["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
@@ -83,20 +82,6 @@ def test_the_largest_batch_fits_and_the_next_does_not(fixed, slope, start, unit,
         assert found <= exact
         assert not compiled or found == 0 or needs[found] <= limit
         assert len(needs) <= 3
-
-
-@given(st.integers(1, 100), st.integers(1, 50), st.floats(0.5, 1.6), st.integers(1, 30), st.integers(100, 10_000))
-def test_the_largest_batch_of_memory_that_is_not_linear(fixed, slope, power, start, limit):
-    needs = {}
-
-    def need(size):
-        return needs.setdefault(size, fixed + slope * size**power)
-
-    found, compiled = planning.largest_batch(need, start, 1, limit)
-    assert len(needs) <= 3
-    assert all(size <= found for size, needed in needs.items() if needed <= limit)
-    assert all(size > found for size, needed in needs.items() if needed > limit)
-    assert not compiled or found == 0 or needs[found] <= limit
 
 
 def test_a_step_that_fits_and_one_that_does_not(monkeypatch):
@@ -223,10 +208,8 @@ def test_what_training_refuses_the_plan_refuses(monkeypatch, fields, classes, de
     [
         (("v7", "4x4", 0), r"--device_kind=v7: expected one of v4, v5e, v5p, v6e, A100, H100, H200"),
         (("v5e", "", 0), r"--topology=: expected the chips along each axis, such as 4x4"),
-        (("v5p", "4xx4", 0), r"--topology=4xx4: .* such as 2x2x1"),
         (("v5e", "4x4", 8), r"--device_count is not for TPUs: --topology gives the number of v5e chips"),
         (("H100", "4x4", 0), r"--topology=4x4 is for TPUs: .* --device_count"),
-        (("", "4x4", 0), r"--topology=4x4 is for TPUs"),
         (("H100", "", -1), r"--device_count=-1: expected"),
     ],
 )
@@ -245,22 +228,11 @@ def test_a_compiler_that_is_missing_is_named(monkeypatch):
             package.plan(tiny(), CLASSES, Target(kind, topology))
 
 
-def test_an_h200_is_an_h100_with_more_memory():
-    lines = [targets.gpu_description(kind).splitlines() for kind in ("H100", "H200")]
-    different = [b.split(":")[0].strip() for a, b in zip(*lines, strict=True) if a != b]
-    assert different == ["memory_bandwidth", "device_memory_size", "name", "device_description_str"]
-    small, large = targets.chip_of("H100"), targets.chip_of("H200")
-    assert (small.peak, large.bandwidth, round(large.memory / 1e9)) == (large.peak, 4.8e12, 151)
-
-
 @pytest.mark.parametrize(
     ("device_kind", "kind"),
     [
-        ("TPU v4", "v4"),
         ("TPU v5 lite", "v5e"),
         ("TPU v5", "v5p"),
-        ("TPU v6 lite", "v6e"),
-        ("NVIDIA H100 80GB HBM3", "H100"),
         ("NVIDIA A100-SXM4-80GB", "A100"),
         ("NVIDIA L4", ""),
         ("cpu", ""),
@@ -345,11 +317,6 @@ def test_a_compiler_in_a_process_of_its_own(monkeypatch, caplog):
 def test_a_compiler_that_dies(message, number, error, reported):
     with pytest.raises(error, match=reported):
         isolated.run_isolated("compiling for v5e", True, compilers.die, message, number)
-
-
-def test_a_compiler_that_fails():
-    with pytest.raises(ChildProcessError, match=r"\(exit status 1\)(?s:.*)RuntimeError: INTERNAL: something else"):
-        isolated.run_isolated("compiling for v5e", True, compilers.fail)
 
 
 @pytest.mark.parametrize(("memory", "status"), [(10_000, None), (250, 1)])
