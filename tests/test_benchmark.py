@@ -1,6 +1,7 @@
 """The benchmark script on a small network: what it measures, what it refuses."""
 
 import json
+import runpy
 import subprocess
 import sys
 import time
@@ -15,34 +16,8 @@ from rgbd_jax.tools.plan.targets import installed_version
 from tests.conftest import ROOT
 
 FIELDS = ("clip.frames=12", "clip.size=32", "model.width=0.125", "model.branch_frames=(3, 6, 9)")
+BESIDE = "train_beside.py --reference=/nowhere --workdir=/nowhere"
 SMALL = ("--config=configs/demo.py", "--batch=2", "--repeats=2", *(f"--config.{field}" for field in FIELDS))
-# A checkout that imports what need not be installed, and whose network has none of ours' weights.
-OTHER_NETWORK = """
-import torch, visdom
-from torchvision import transforms
-class DSNNet(torch.nn.Linear):
-    def __init__(self, settings, num_classes): super().__init__(settings.w, num_classes)
-"""
-# A data set class that reads the frames it is given, by the names of colour or depth, and lists what it has read.
-OTHER_LOADER = """
-import pathlib
-import numpy as np
-from PIL import Image
-from torchvision import transforms
-class Datasets:
-    def __init__(self, settings, clips, modality, phase):
-        self.inputs = [(path, int(count), int(label)) for path, count, label in map(str.split, open(clips))]
-        self.dataset_root, self.settings = settings.data, settings
-    def __len__(self): return len(self.inputs)
-    def get_sl(self, count): return range(count)
-    def image_propose(self, path, numbers):
-        files = [pathlib.Path(path, f"{i:06d}.jpg") for i in numbers]
-        files = [f if f.exists() else pathlib.Path(path, f"MDepth-{i + 1:08d}.png") for i, f in enumerate(files)]
-        frames = [np.array(Image.open(f)) for f in files]
-        kinds = {(frame.ndim, frame.dtype.name) for frame in frames}
-        tensor = transforms.Compose([transforms.ToTensor(), transforms.Grayscale(1)])(np.ones((2, 2, 3)))
-        raise SystemExit(f"{kinds} {list(tensor.shape)} {self.settings.resize} {self.settings.w}")
-"""
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess:
@@ -104,91 +79,27 @@ def test_loading_and_heat_maps_of_prepared_clips(small_demo):
     assert finished.stdout.count("clips/s") == 2
 
 
-@pytest.mark.optional
-def test_another_network_as_reference_is_refused(tmp_path):
-    pytest.importorskip("torch")
-    for name, text in {"lib/model/DSN.py": OTHER_NETWORK, "lib/model/DTN.py": "", "utils/build.py": ""}.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    (tmp_path / "utils/build.py").write_text("import torch\nLabelSmoothingCrossEntropy = torch.nn.CrossEntropyLoss\n")
-    refused = benchmark("infer", *SMALL, f"--reference={tmp_path}")
-    assert refused.returncode == 1
-    assert f"error: {tmp_path} is another network: missing ['weight', 'bias']" in refused.stderr
-
-
-@pytest.mark.optional
-@pytest.mark.parametrize(("modality", "kind"), [("rgb", "(3, 'uint8')"), ("depth", "(2, 'uint16')")])
-def test_the_loader_of_the_reference_reads_the_same_clips(small_demo, tmp_path, modality, kind):
-    pytest.importorskip("torch")
-    for name, text in {"lib/model/DSN.py": "", "lib/datasets/base.py": OTHER_LOADER}.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    fields = f"--config.data.data_dir={small_demo}", f"--config.modality={modality}"
-    finished = benchmark("loader", *SMALL, *fields, f"--reference={tmp_path}")
-    assert f"{{{kind}}} [1, 2, 2] (72, 72) 4" in finished.stderr, finished.stderr
-
-
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("command", "message"),
     [
-        (["fly"], "invalid choice: 'fly'"),
-        (["train", "--reference=/nowhere"], "no checkout of the reference, lib/model/DSN.py is not there"),
-        (["loader", "train"], "measure them in a run of their own"),
-        (["train", "--colour=red"], "unexpected arguments: --colour=red"),
-        (["compiled", "train"], "compiled is a run of its own: give it alone"),
+        ("benchmark.py fly", "invalid choice: 'fly'"),
+        ("benchmark.py train --reference=/nowhere", "no checkout of the reference, lib/model/DSN.py is not there"),
+        ("benchmark.py loader train", "measure them in a run of their own"),
+        ("benchmark.py train --colour=red", "unexpected arguments: --colour=red"),
+        ("benchmark.py compiled train", "compiled is a run of its own: give it alone"),
+        (f"{BESIDE} --modalities depth fusion", "fusion starts from rgb and depth: give all three"),
+        (f"{BESIDE} --colour=red", "unexpected arguments: --colour=red"),
+        (BESIDE, "--reference=/nowhere: no checkout of the reference"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(arguments, message):
-    refused = benchmark(*arguments)
-    assert refused.returncode == 2
-    assert message in refused.stderr
-    assert not refused.stdout
-
-
-def test_cases_of_the_compiled_benchmark():
-    cases = compiled.cases("all", "configs/demo.py", [])
-    assert len(cases) == 2 * 2 * 2 * 4
-    assert len({key for key, _ in cases.values()}) == 32
-    assert list(compiled.cases("rgb train bfloat16 v5e", "configs/demo.py", [])) == [
-        "demo rgb, train, bfloat16, v5e 2x2, 1 clip",
-        "demo rgb, train, bfloat16, v5e 2x2, 4 clips",
-    ]
-    changed = compiled.cases("all", "configs/demo.py:depth", ["--config.remat.stem=all"])
-    assert list(changed) == list(cases)
-    assert {key for key, _ in changed.values()}.isdisjoint(key for key, _ in cases.values())
-    assert len(compiled.cases("small", "configs/demo.py", [])) == 2 * 4
-    with pytest.raises(ValueError, match=r"--cases='v9': expected all, small, or words of some of these: demo rgb"):
-        compiled.cases("v9", "configs/demo.py", [])
-
-
-def test_estimates_are_written_case_by_case_and_resumed(monkeypatch, tmp_path):
-    monkeypatch.setattr(compiled, "check_installed", lambda target: None)
-    out, asked = tmp_path / "out.json", []
-
-    def case(name, error=None):
-        def estimate():
-            asked.append(name)
-            if error:
-                raise error
-            return {"temp_bytes": 2 * len(asked), "kernels": 3, "device": "x", "stages": {"stem, forward": 1 / 3}}
-
-        return "key", estimate
-
-    with pytest.raises(MemoryError):
-        compiled.measure({"a": case("a"), "b": case("b", MemoryError())}, out)
-    assert compiled.read(out) == {
-        "a": {"key": "key", "temp_bytes": 2, "kernels": 3, "stages": {"stem, forward": 0.33333}}
-    }
-    rows = compiled.measure({"a": case("a"), "b": case("b")}, out)
-    assert asked == ["a", "b", "b"]
-    assert rows == compiled.read(out)
-    assert list(compiled.measure({"b": ("another", case("b")[1])}, out)) == ["b"]
-    assert [row["temp_bytes"] for row in compiled.read(out).values()] == [2, 8]
-    assert compiled.table(rows).splitlines()[1:] == ["a  3 kernels, 2 temp_bytes", "b  3 kernels, 6 temp_bytes"]
-    for text in ("{", "[]", '{"a": 1}'):
-        out.write_text(text)
-        with pytest.raises(ValueError, match=r"out\.json: not a file of this benchmark"):
-            compiled.read(out)
+def test_what_cannot_be_measured_is_refused(monkeypatch, capsys, command, message):
+    script, *arguments = command.split()
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+    printed = capsys.readouterr()
+    assert (stopped.value.code, printed.out) == (2, "")
+    assert message in printed.err
 
 
 def test_what_changed_and_what_got_worse():
@@ -221,14 +132,6 @@ def test_what_changed_and_what_got_worse():
         "c: temp_bytes 1,000 -> does not fit",
         "e: uncounted_megabytes 0 -> 200",
     ]
-
-
-def test_compilers_that_are_not_installed_are_named():
-    if installed_version("libtpu"):
-        pytest.skip("they are installed")
-    refused = benchmark("compiled", "--cases=small")
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith("error: --device_kind=v5e: its compiler is not installed (libtpu): run")
 
 
 @pytest.mark.optional

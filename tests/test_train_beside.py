@@ -1,115 +1,15 @@
-"""Training beside a stand-in for the reference: the files it is given, its settings, accuracies, table and picture."""
+"""Training beside the reference: the table of accuracies, and configs that it does not have."""
 
-import json
 import subprocess
 import sys
 
-import numpy as np
-import pytest
-
 from benchmarking.accuracies import table
-from rgbd_jax.config import load_config
-from rgbd_jax.data.frames import colour_depth, decode_frame
-from rgbd_jax.data.source import open_split
 from tests.conftest import ROOT
-
-# A network and a training as the reference has them, that lists what it is given and knows every other clip.
-CHECKOUT = {
-    "lib/model/DTN.py": "import random\nclass RCMModule: pass",
-    "lib/model/build.py": """
-import torch
-class DSNNet(torch.nn.Linear):
-    def __init__(self, args, num_classes, pretrained):
-        super().__init__(args.low_frames, num_classes)
-        print("network", args.epochs, num_classes)
-    def forward(self, known, heat): return (known, heat), 0, ()
-""",
-    "utils.py": "count_parameters_in_MB = None",
-    "tools/train.py": """
-import argparse, os, yaml, visdom
-import numpy as np, torch, utils
-from PIL import Image
-parser = argparse.ArgumentParser()
-for name in ("config", "save", "seed"): parser.add_argument(f"--{name}")
-args = parser.parse_args()
-vars(args).update(yaml.load(open(args.config), Loader=yaml.FullLoader)["all"])
-class Clips(torch.utils.data.Dataset):
-    def __init__(self, phase):
-        name = f"depth_{phase}_lst" if args.type == "K" else phase
-        self.lines = [line.split() for line in open(os.path.join(args.splits, f"{name}.txt"))]
-    def __len__(self): return len(self.lines)
-    def __getitem__(self, i):
-        path, count, label = self.lines[i]
-        names = sorted(os.listdir(os.path.join(args.data, path)))
-        frames = [np.asarray(Image.open(os.path.join(args.data, path, name))) for name in names]
-        print("clip", i, path, len(frames) == int(count), names[0], {frame.shape for frame in frames}, flush=True)
-        return torch.eye(12)[int(label)] * (i % 2), torch.zeros(1), int(label), path
-def infer(queue, model, criterion, rank, epoch): return 0.25 + 0.5 * epoch, 0, {}, {}, {}
-def main(rank, nprocs, args):
-    assert torch.cuda.is_available()
-    torch.distributed.init_process_group(backend="nccl")
-    model = torch.nn.parallel.DistributedDataParallel(build_model(args).cuda(rank), device_ids=[rank])
-    print("training", len(Clips("train")), args.seed, args.epochs, args.learning_rate, args.resize, args.dataset)
-    queue = torch.utils.data.DataLoader(Clips("valid"), args.test_batch_size)
-    for epoch in range(args.epochs): infer(queue, model, None, rank, epoch)
-    EvaluateMetric(train_results=utils.count_parameters_in_MB(model))
-""",
-}
-OURS = {"epochs": {"top1": [0.5, 0.6], "reference_protocol": [0.7, 0.65]}, "seconds": 120}
 
 
 def train_beside(*arguments):
     command = [sys.executable, "scripts/train_beside.py", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.optional
-def test_the_reference_trains_on_the_same_clips_and_is_compared(small_demo, tmp_path):
-    pytest.importorskip("torch")
-    checkout, workdir = tmp_path / "checkout", tmp_path / "beside"
-    for name, text in CHECKOUT.items():
-        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-        (checkout / name).write_text(text)
-    for modality in ("rgb", "depth"):  # finished trainings, which are not repeated
-        (workdir / modality).mkdir(parents=True)
-        (workdir / modality / "ours_0.json").write_text(json.dumps(OURS))
-    splits = "--config.data.train_split=train", "--config.data.eval_split=validation", "--config.eval.batch_size=23"
-    epochs = "--config.train.epochs=2", "--config.schedule.warm_up_epochs=1", f"--config.data.data_dir={small_demo}"
-    arguments = f"--reference={checkout}", f"--workdir={workdir}", "--modalities", "rgb", "depth", *splits, *epochs
-    done = train_beside(*arguments, "--seeds=1", "--config.clip.frames=64")
-    assert done.returncode == 0, done.stderr
-    for modality, place, shapes in (("rgb", "RGB/RGB", "000000.jpg"), ("depth", "Depth/D", "MDepth-00000001.png")):
-        log = (workdir / modality / "reference_0.log").read_text()
-        assert "network 30 12" in log
-        assert "training 48 0 2 0.01 (72, 72) THUREAD" in log
-        for i in range(24):
-            assert log.count(f"clip {i} {place}_valid_{i} True {shapes} {{(60, 80, 3)}}") == 2
-        results = json.loads((workdir / modality / "reference_0.json").read_text())
-        # Of the clips that it does not know it says class 0, which every twelfth, with an even number, has.
-        assert results["epochs"] == {"top1": [14 / 24] * 2, "reference_protocol": [0.25, 0.75]}
-    clip = open_split("rgbd_demo", small_demo, "validation")[5]
-    settings = load_config("demo_reference:depth").data.depth
-    image = pytest.importorskip("PIL.Image").open(workdir / "clips/Depth/D_valid_5/MDepth-00000003.png")
-    expected = colour_depth(decode_frame(clip.frames["depth"][2], "depth"), settings)[..., :3]
-    np.testing.assert_array_equal(np.asarray(image), expected)
-    assert (workdir / "clips/RGB/RGB_valid_5/000002.jpg").read_bytes() == clip.frames["rgb"][2]
-    minutes = json.loads((workdir / "rgb" / "reference_0.json").read_text())["seconds"] / 60
-    assert done.stdout.splitlines()[2:7] == [
-        "| rgb, last epoch, each clip once, % | 60.0 | 58.3 | +1.7 |",
-        "| rgb, last epoch, the reference's protocol, % | 65.0 | 75.0 | -10.0 |",
-        "| rgb, best epoch by the reference's protocol, % | 70.0 | 75.0 | -5.0 |",
-        "| rgb, the same epoch, each clip once, % | 50.0 | 58.3 | -8.3 |",
-        f"| rgb, minutes a seed | 2.0 | {minutes:.1f} | |",
-    ]
-    assert "the reference's protocol" in (workdir / "curves.html").read_text()
-    for file in workdir.glob("*/reference_0.log"):
-        file.unlink()
-    again = train_beside(*arguments, "--seeds=1", "--config.clip.frames=64")
-    assert (again.returncode, again.stdout) == (0, done.stdout)
-    assert not list(workdir.glob("*/*.log"))
-    other = train_beside(*arguments, "--seeds=1", "--config.clip.frames=32")
-    assert other.returncode == 1
-    assert f"error: {workdir}/rgb/config.json is of another config" in other.stderr
 
 
 def test_spread_and_interval_of_the_difference():
@@ -135,17 +35,3 @@ def test_configs_that_the_reference_does_not_have_are_refused(small_demo, tmp_pa
     )
     assert "config.clip.size=48: the reference needs a multiple of 32\n" in refused.stderr
     assert "config.eval.batch_size=48: the reference leaves out the last incomplete batch" in refused.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--modalities", "depth", "fusion"], "fusion starts from rgb and depth: give all three"),
-        (["--colour=red"], "unexpected arguments: --colour=red"),
-        ([], "--reference=/nowhere: no checkout of the reference"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(tmp_path, arguments, message):
-    refused = train_beside("--reference=/nowhere", f"--workdir={tmp_path}", *arguments)
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert message in refused.stderr
