@@ -9,12 +9,10 @@ import pytest
 from flax import nnx
 
 from rgbd_jax.config import default_config
-from rgbd_jax.losses import fusion_losses
 from rgbd_jax.model import Model, evaluation_schedule, normalise, schedule_at
-from rgbd_jax.models.family import Output, ScheduleValues
 from rgbd_jax.models.fusion import CrossModalFusion
 from rgbd_jax.models.ops import OPERATIONS
-from rgbd_jax.step import new_state, state_shapes, train_step
+from rgbd_jax.step import state_shapes, train_step
 from tests.tiny import tiny_config
 
 BRANCHES = ("small", "medium", "large")
@@ -132,10 +130,10 @@ def test_initial_values_and_dropout_are_functions_of_the_seed():
     assert all(np.abs(other - values[0]).max() > 0 for other in values[2:])
 
 
-@pytest.mark.parametrize("reference_layout", [False, True])
-def test_cross_modal_fusion_equals_the_module_written_out(reference_layout):
+def test_cross_modal_fusion_equals_the_module_written_out():
+    """In the clean layout; that of the reference is compared with its recorded numbers."""
     frames, features, rng = 4, 6, np.random.default_rng(0)
-    module = CrossModalFusion(features, default_config("fusion"), reference_layout=reference_layout)
+    module = CrossModalFusion(features, default_config("fusion"), reference_layout=False)
     graph, state = nnx.split(module)
     weights = jax.tree.map(lambda leaf: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32), nnx.to_pure_dict(state))
     nnx.replace_by_pure_dict(state, weights)
@@ -143,48 +141,10 @@ def test_cross_modal_fusion_equals_the_module_written_out(reference_layout):
     norm, expected = weights["hidden"]["norm"], []
     for clip in np.concatenate([rgb, depth], axis=-1):  # t 2c
         x = clip / np.linalg.norm(clip, axis=-1, keepdims=True)
-        if reference_layout:  # the memory of frames is read as channels
-            x = x.reshape(2 * features, frames).T
         x = x @ weights["hidden"]["linear"]["kernel"]
         x = (x - norm["mean"]) / np.sqrt(norm["variance"] + 1e-5) * norm["scale"] + norm["bias"]
-        x = np.maximum(x, 0) @ weights["output"]["kernel"]  # t c
-        expected.append(np.ascontiguousarray(x.T).reshape(frames, features) if reference_layout else x)
+        expected.append(np.maximum(x, 0) @ weights["output"]["kernel"])  # t c
     np.testing.assert_allclose(nnx.merge(graph, state)(rgb, depth), expected, rtol=1e-5)
-
-
-def test_losses_of_fusion_against_a_computation_by_hand():
-    config = tiny_config("unused", "fusion")
-    config.loss.update(label_smoothing=0.1, distillation_temperature=0.5, reference_device_batch=6)
-    rng, modalities = np.random.default_rng(0), ("rgb", "depth")
-    heads = {name: rng.standard_normal((5, 4)) for name in ("logits", *modalities)}
-    sizes = {"feature": (7,), "modality_logit": (), "teacher": (7,), "student": (7,)}
-    features = {f"{kind}_{m}": rng.standard_normal((5, *size)) for kind, size in sizes.items() for m in modalities}
-    features["decoded"] = rng.standard_normal((5, 7))
-    labels = rng.integers(0, 4, 5)
-    with jax.enable_x64(True):
-        output = Output(heads, features, {})
-        found = fusion_losses(output, jnp.asarray(labels), config, ScheduleValues(0.0, 0.7, 1.0))
-
-    def log_softmax(x):
-        return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
-
-    def divergence(teacher, student):
-        teacher, student = log_softmax(teacher / 0.5), log_softmax(student / 0.5)
-        return (np.exp(teacher) * (teacher - student)).sum(axis=-1)
-
-    target = 0.9 * np.eye(4)[labels] + 0.1 / 4
-    expected = {
-        "cross_entropy": -sum((target * log_softmax(logits)).sum(axis=-1) for logits in heads.values()),
-        "modality": np.log1p(np.exp(-features["modality_logit_rgb"]))
-        + np.log1p(np.exp(features["modality_logit_depth"])),
-        "reconstruction": sum(((features["decoded"] - features[f"feature_{m}"]) ** 2).mean(-1) for m in modalities),
-        "distillation": sum(6 * divergence(features[f"teacher_{m}"], features[f"student_{m}"]) for m in modalities),
-    }
-    expected["loss"] = sum(values for name, values in expected.items() if name != "distillation")
-    expected["loss"] = expected["loss"] + 0.7 * expected["distillation"]
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-9)
 
 
 @pytest.mark.parametrize("operations", ["gpu", "tpu"])
@@ -197,12 +157,9 @@ def test_every_product_of_a_training_step_has_the_precision_of_the_config(operat
     assert [line for line in products if line.count("HIGHEST") != 2] == []
 
 
-@pytest.mark.parametrize(
-    ("modality", "operations"),
-    [*(("rgb", name) for name in OPERATIONS), pytest.param("fusion", "gpu", marks=pytest.mark.slow)],
-)
-def test_no_long_sum_of_a_training_step_accumulates_in_bfloat16(modality, operations):
-    model = model_of(modality, model__dtype="bfloat16", model__operations=operations)
+@pytest.mark.parametrize("operations", OPERATIONS)
+def test_no_long_sum_of_a_training_step_accumulates_in_bfloat16(operations):
+    model = model_of(model__dtype="bfloat16", model__operations=operations)
     clips = 2 * LONG_SUM  # nothing is computed: the sum over clips alone is a long one
     batch = jax.eval_shape(lambda: batch_of(model, 1))
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((clips, *x.shape[1:]), x.dtype), batch)
@@ -220,19 +177,3 @@ def sums_of(jaxpr):
             yield operand.aval.dtype, operand.aval.size // result.aval.size, str(equation.source_info.name_stack)
         for inner in jax.core.jaxprs_in_params(equation.params):
             yield from sums_of(inner)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("operations", ["gpu", "tpu"])
-def test_training_steps_of_all_platforms_agree(operations):
-    with jax.enable_x64(True):
-        fields = {"model__dtype": "float64", "model__temporal_blocks": 2}
-        models = [model_of(model__operations=name, **fields) for name in ("cpu", operations)]
-        expected, found = (train_once(model) for model in models)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-12), found, expected)
-
-
-def train_once(model):
-    """Returns the state and the metrics after a step, with dropout and random branch frames."""
-    state = new_state(model, *jax.tree.map(lambda x: x.astype(np.float64), model.init(0)))
-    return jax.jit(functools.partial(train_step, model))(state, batch_of(model, 3), schedule_at(model.config, 1.0))
