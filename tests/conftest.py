@@ -1,8 +1,11 @@
 """What all tests share: how programs are compiled, parsed flags, and a small prepared demo data set."""
 
 import json
+import logging
 import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 # Before JAX is imported, here and in the processes that tests start. Tiny networks take longer to compile than to run:
@@ -15,7 +18,7 @@ import pytest
 from absl import flags
 from rgbd_jax.datasets.rgbd_demo.builder import RgbdDemo
 
-from rgbd_jax import step
+from rgbd_jax import cli, step
 
 ROOT = Path(__file__).parents[1]
 NOT_TRACED = ("checkpoint", "continue_from", "data", "eval", "init_from", "train")  # but for train.microbatches
@@ -64,6 +67,19 @@ def small_demo(tmp_path_factory) -> Path:
     builder = RgbdDemo(data_dir=data_dir, clips_per_class={"train": 4, "validation": 2}, file_format="array_record")
     builder.download_and_prepare(file_format="array_record")
     return data_dir
+
+
+@pytest.fixture
+def command_line(monkeypatch):
+    """Runs the command of a command line in this process, whose logging and signals stay as they are."""
+    log, handler = logging.getLogger("rgbd_jax"), signal.getsignal(signal.SIGTERM)
+    handlers, state = list(log.handlers), (log.propagate, log.level)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    yield lambda *arguments: cli.main(list(map(str, arguments)))
+    signal.signal(signal.SIGTERM, handler)
+    log.handlers[:] = handlers
+    log.propagate = state[0]
+    log.setLevel(state[1])
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Small networks of every kind, as PyTorch would save them."""
 
-import argparse
 from collections import OrderedDict
 from typing import Any
 
@@ -10,12 +9,11 @@ from ml_collections import ConfigDict
 
 from rgbd_jax.model import Model
 from rgbd_jax.models.name_table import parameter_groups
-from rgbd_jax.pytorch.convert import add_arguments, run
+from rgbd_jax.pytorch import convert as convert_module
 from tests.parity import recipe
-from tests.tiny import tiny_config
+from tests.tiny import run_command, tiny_config
 
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32, "float64": np.float64}
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 GROUP = {"lr": 0.005, "momentum": 0.9, "dampening": 0, "weight_decay": 3e-4, "nesterov": False, "maximize": False}
 GROUP |= {"foreach": None, "initial_lr": 0.01}
 
@@ -81,6 +79,4 @@ def momentum_buffer(tensor: np.ndarray) -> np.ndarray:
 
 def convert(*arguments: Any) -> None:
     """Runs `rgbd convert` with these arguments."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    run(parser.parse_args([str(argument) for argument in arguments]))
+    run_command(convert_module, *arguments)

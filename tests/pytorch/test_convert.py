@@ -28,10 +28,10 @@ CONFIGS = {
     "umdr_rgb": small_config("umdr_rgb"),
 }
 MANIFESTS = {stream: manifest_of(config, 3) for stream, config in CONFIGS.items()}
-BIAS = {"rgb": "LinearMap.0.bias", "umdr_rgb": "LinearMap.1.bias"}
+BIAS = "LinearMap.0.bias"
 QKV = "dtn.multi_scale_transformers.0.2.layers.0.0.fn.to_qkv.weight"
 QUERY = {"rgb": "dtn.rcm.q.weight", "umdr_rgb": "SMS_layers.1.q.weight"}
-FAMILIES = tuple(BIAS)  # a network of each
+each_family = pytest.mark.parametrize("network", QUERY, indirect=True)
 
 
 def refused(message, *arguments):
@@ -41,18 +41,19 @@ def refused(message, *arguments):
 
 
 class Network(NamedTuple):
-    """A small network of a family."""
+    """A small network."""
 
     stream: str
     source: Path  # its file
     tensors: dict[str, np.ndarray]
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture
 def network(request, tmp_path):
-    tensors = random_state_dict(MANIFESTS[request.param])
+    stream = getattr(request, "param", "rgb")
+    tensors = random_state_dict(MANIFESTS[stream])
     write_torch(tmp_path / "network.pth.tar", checkpoint(tensors))
-    return Network(request.param, tmp_path / "network.pth.tar", tensors)
+    return Network(stream, tmp_path / "network.pth.tar", tensors)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,7 @@ def test_a_fusion_part_is_converted_with_its_frozen_networks(tmp_path, capsys):
     assert load_trained(together, config=config).model.family.name == "umdr_fusion"
 
 
+@each_family
 def test_command_reports_what_it_did(network, tmp_path, capsys):
     stream, source, tensors = network
     contents = checkpoint({**tensors, "total_ops": np.zeros(1, np.float32)}, optimizer=False)
@@ -152,10 +154,9 @@ def test_command_reports_what_it_did(network, tmp_path, capsys):
     assert load_file(tmp_path / "out.safetensors").keys() == tensors.keys()
 
 
-@pytest.mark.parametrize("stream", FAMILIES)
-def test_other_programs_and_versions(tmp_path, stream):
+def test_other_programs_and_versions(tmp_path):
     """Safetensors of any program; a bare state dict from before PyTorch 0.4.1, which has no step counters."""
-    tensors = random_state_dict(MANIFESTS[stream])
+    tensors = random_state_dict(MANIFESTS["rgb"])
     save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "theirs.safetensors")
     old = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
     write_torch(tmp_path / "old.pth", old)
@@ -165,10 +166,9 @@ def test_other_programs_and_versions(tmp_path, stream):
         assert flat(read_torch(tmp_path / f"{name}.pt")) == flat({"model": expected})
 
 
-@pytest.mark.parametrize("stream", FAMILIES)
-def test_numbers_of_several_types_become_the_type_that_holds_all(tmp_path, stream):
-    tensors = random_state_dict(MANIFESTS[stream], "bfloat16")
-    tensors[BIAS[stream]] = np.asarray(tensors[BIAS[stream]], np.float16)
+def test_numbers_of_several_types_become_the_type_that_holds_all(tmp_path):
+    tensors = random_state_dict(MANIFESTS["rgb"], "bfloat16")
+    tensors[BIAS] = np.asarray(tensors[BIAS], np.float16)
     write_torch(tmp_path / "mixed.pth", tensors)
     convert(tmp_path / "mixed.pth", tmp_path / "converted")
     for name, tensor in read_weights(tmp_path / "converted").tensors.items():
@@ -182,7 +182,6 @@ def test_optimizer_states_that_are_not_taken_over_leave_the_weights(network, cap
     size = tensors[second].size
     endless = functools.reduce(lambda inner, _: (inner, inner), range(60), ())  # for whoever hashes it
     for change, reason in (
-        (lambda o: o["param_groups"][0].update(maximize=True), "only the state of SGD without dampening, maximize"),
         (lambda o: o["param_groups"][0].update(dampening=0.1), "only the state of SGD without dampening, maximize"),
         (lambda o: o["param_groups"][0].pop("momentum"), "only the state of SGD"),
         (lambda o: o["param_groups"][0]["params"].pop(), "parameters, the model has"),
@@ -206,18 +205,11 @@ def test_optimizer_states_that_are_not_taken_over_leave_the_weights(network, cap
         (line,) = weights.left_out
         assert line.startswith("optimizer: ")
         assert reason in line
-
-
-def test_an_optimizer_of_any_kind_leaves_the_weights(network):
-    _, source, tensors = network
-    for optimizer in ([], "x", 7, np.zeros(3), {"param_groups": [], "state": {}}, {"param_groups": [[]], "state": {}}):
+    for optimizer in ([], "x", {"param_groups": [[]], "state": {}}):
         write_torch(source, {**checkpoint(tensors), "optimizer": optimizer})
-        weights = read_weights(source)
-        assert flat(dict(weights.tensors)) == flat(tensors)
-        assert weights.left_out[0].startswith("optimizer: ")
+        assert read_weights(source).left_out[0].startswith("optimizer: ")
 
 
-@pytest.mark.parametrize("stream", FAMILIES)
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
@@ -225,17 +217,14 @@ def test_an_optimizer_of_any_kind_leaves_the_weights(network):
         ('{"best_accuracy": NaN}', "best_accuracy: nan; expected a number of at least 0"),
         ('{"epoch": true}', "epoch: True; expected a whole number"),
         ('{"optimizer": {"lr": 1e999}}', "optimizer: {'lr': inf}; expected settings that are finite"),
-        ('{"class_names": 3}', "class_names: 3; expected texts"),
         ('{"config": [1]}', "config: (1,); expected an object"),
-        ('{"reference_layout": 1}', "reference_layout: 1; expected true or false"),
         ('{{"config": {}1{}}}'.format('{"a":' * 900, "}" * 900), "metadata rgbd_jax: nested deeper than 32"),
         ("[" * 100_000, "metadata rgbd_jax: nested deeper than 32"),
-        ("[1]", "metadata rgbd_jax: a list; expected an object"),
         ('{"epoch"', "metadata rgbd_jax: Expecting"),
     ],
 )
-def test_an_odd_record_leaves_the_weights_and_is_not_passed_on(tmp_path, stream, record, reason, capsys):
-    save_file(random_state_dict(MANIFESTS[stream]), tmp_path / "odd.safetensors", {"rgbd_jax": record})
+def test_an_odd_record_leaves_the_weights_and_is_not_passed_on(tmp_path, record, reason, capsys):
+    save_file(random_state_dict(MANIFESTS["rgb"]), tmp_path / "odd.safetensors", {"rgbd_jax": record})
     convert(tmp_path / "odd.safetensors", tmp_path / "out.safetensors")
     assert f"skipped: 1\n  {reason}" in capsys.readouterr().out
     assert not read_weights(tmp_path / "out.safetensors").left_out
@@ -248,19 +237,19 @@ def test_a_number_of_400_digits_in_a_file_of_pytorch(network, tmp_path, capsys):
     assert read_weights(tmp_path / "converted").best_accuracy is None
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_converted_with_a_warning_and_predict_nothing(network, tmp_path, caplog, value):
+def test_weights_that_are_not_finite_are_converted_with_a_warning_and_predict_nothing(network, tmp_path, caplog):
     stream, source, tensors = network
-    write_torch(source, tensors | {BIAS[stream]: np.full_like(tensors[BIAS[stream]], value)})
+    write_torch(source, tensors | {BIAS: np.full_like(tensors[BIAS], np.inf)})
     with caplog.at_level("WARNING", "rgbd_jax"):
         logging.getLogger("rgbd_jax").propagate = True
         convert(source, tmp_path / "converted")
-    problem = f"NaN or infinity in 1 of {len(tensors)} tensors: {BIAS[stream]}"
+    problem = f"NaN or infinity in 1 of {len(tensors)} tensors: {BIAS}"
     assert problem in caplog.text
     with pytest.raises(ValueError, match=problem):
         load_trained(tmp_path / "converted", config=CONFIGS[stream])
 
 
+@each_family
 def test_a_missing_part_is_named(network, tmp_path, capsys):
     """Without it the network can look like another one, which has no such part."""
     stream, source, tensors = network
@@ -301,11 +290,10 @@ def test_pipes_sockets_and_devices_are_refused_at_once(tmp_path):
 
 
 def test_what_cannot_be_used_is_refused_and_leaves_nothing(network, tmp_path, monkeypatch):
-    stream, source, tensors = network
-    bias = BIAS[stream]
+    _, source, tensors = network
     for change, message in (
-        (lambda c: c["model"].update({f"module.{bias}": np.zeros(64)}), "both with and without 'module.'"),
-        (lambda c: c["model"].update({bias: 3}), f"no tensor: {bias}"),
+        (lambda c: c["model"].update({f"module.{BIAS}": np.zeros(64)}), "both with and without 'module.'"),
+        (lambda c: c["model"].update({BIAS: 3}), f"no tensor: {BIAS}"),
         (lambda c: c.pop("model"), "no state dict under 'model'; found optimizer, epoch, bestacc"),
     ):
         contents = checkpoint(tensors)

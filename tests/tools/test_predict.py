@@ -38,7 +38,7 @@ CLIPS = 3
 def runs(small_demo, tmp_path_factory):
     """Modality -> workdir of a network with random weights."""
     root = tmp_path_factory.mktemp("runs")
-    names = ("rgb", "depth", "fusion", "umdr_rgb", "umdr_fusion")
+    names = ("rgb", "depth", "umdr_rgb")
     return {name: save_run(tiny_config(small_demo, name), root / name) for name in names}
 
 
@@ -81,13 +81,11 @@ def frames_of(video):
     return frames
 
 
-@pytest.mark.parametrize("modality", ["rgb", "fusion", "umdr_rgb", pytest.param("umdr_fusion", marks=pytest.mark.slow)])
-def test_clips_on_disk_get_the_probabilities_of_the_evaluation(runs, raw, small_demo, predict, modality):
-    workdir = runs[modality]
-    evaluate(tiny_config(small_demo, modality), workdir, "best")
+def test_clips_on_disk_get_the_probabilities_of_the_evaluation(runs, raw, small_demo, predict):
+    workdir = runs["umdr_rgb"]
+    evaluate(tiny_config(small_demo, "umdr_rgb"), workdir, "best")
     scores = Scores.load(scores_file(workdir, "validation"))
-    paths = [f"--{each}={raw / each}" for each in load_trained(workdir).model.modalities]
-    lines = predict(f"--weights={workdir}", *paths, "--json", "--top=12", "--batch_size=2")
+    lines = predict(f"--weights={workdir}", f"--rgb={raw / 'rgb'}", "--json", "--top=12", "--batch_size=2")
     assert len(lines) == CLIPS
     for line in map(json.loads, lines):
         index = scores.names.index(Path(line["clip"]).name)
