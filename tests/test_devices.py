@@ -84,17 +84,10 @@ def differences(values, expected, kind, *, typical_scale=False):
     }
 
 
-@pytest.fixture(scope="module", params=["", UMDR + OPTIONS], ids=["decoupled", "umdr"])
-def family(request):
-    """The fields of a case by which its network is one of a family."""
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def exact(family, small_demo, tmp_path_factory):
+def exact(small_demo, tmp_path_factory):
     cases = (WHOLE, SPREAD, PARTS, PARTS_SPREAD, NOT_SYNCHRONISED)
-    found = steps(small_demo, tmp_path_factory.mktemp("float64"), "float64", *(case + family for case in cases))
-    return dict(zip(cases, found.values(), strict=True))
+    return steps(small_demo, tmp_path_factory.mktemp("float64"), "float64", *cases)
 
 
 @pytest.mark.parametrize(("case", "single"), [(SPREAD, WHOLE), (PARTS_SPREAD, PARTS)])
@@ -117,35 +110,30 @@ def test_statistics_of_each_device_differ_from_those_of_the_whole_batch(exact):
 @pytest.mark.parametrize(
     ("case", "single"),
     [
+        (PARTS_SPREAD + UMDR + OPTIONS, PARTS + UMDR + OPTIONS),
         (FUSION_SPREAD, FUSION),
         # Its frozen networks use running statistics, and no step changes them.
         (f"4,2,train.microbatches=2,model.sync_batch_norm=False,modality='fusion'{UMDR}", f"{FUSION}{UMDR}"),
     ],
 )
-def test_a_step_of_fusion_does_not_depend_on_the_number_of_devices(small_demo, tmp_path, case, single):
+def test_a_step_of_other_networks_does_not_depend_on_the_number_of_devices(small_demo, tmp_path, case, single):
     found = steps(small_demo, tmp_path, "float64", case, single)
     for kind in KINDS:
         assert max(differences(found[case], found[single], kind).values()) <= EXACT, kind
 
 
-# Both families share the operations, and a case takes minutes.
-one_family = pytest.mark.parametrize("family", [""], ids=["decoupled"], indirect=True)
-
-
-@one_family
 @pytest.mark.parametrize("platform", [platform for platform in OPERATIONS if platform != "cpu"])
 def test_the_operations_of_other_platforms_do_not_depend_on_the_number_of_devices(
-    family, exact, small_demo, tmp_path, platform
+    exact, small_demo, tmp_path, platform
 ):
-    case = f"{PARTS_SPREAD}{family},model.operations={platform!r}"
+    case = f"{PARTS_SPREAD},model.operations={platform!r}"
     found = steps(small_demo, tmp_path, "float64", case)[case]
     for kind in KINDS:
         assert max(differences(found, exact[PARTS], kind).values()) <= EXACT, kind  # of one device with the CPU's
 
 
-@one_family
-def test_eight_devices_equal_one_in_float32(family, small_demo, tmp_path):
-    single, spread = steps(small_demo, tmp_path, "float32", WHOLE + family, f"8,1{family}").values()
+def test_eight_devices_equal_one_in_float32(small_demo, tmp_path):
+    single, spread = steps(small_demo, tmp_path, "float32", WHOLE, "8,1").values()
     for kind in KINDS:
         found = differences(spread, single, kind, typical_scale=True)
         # Rounding alone takes a few gradients beyond 1e-5, by batch and processor: see docs/performance.md.
