@@ -40,9 +40,10 @@ class Family(NamedTuple):
     config: str
     title: str
     width: float
+    fusion_epochs: int  # a narrow network takes longer than the demo's
 
 
-FAMILIES = (Family("demo", "demo", "", 0.1875), Family("demo-umdr", "umdr_demo", "UMDR, ", 0.125))
+FAMILIES = (Family("demo", "demo", "", 0.1875, 12), Family("demo-umdr", "umdr_demo", "UMDR, ", 0.125, 5))
 
 
 def main() -> None:
@@ -77,6 +78,7 @@ def train(family: Family, modality: str, runs: Path) -> None:
     if modality == "fusion":
         streams = {each: runs / f"{family.config}_{each}" for each in ("rgb", "depth")}
         command += [f"--config.fusion.init_{each}_from={stream}" for each, stream in streams.items()]
+        command.append(f"--config.train.epochs={family.fusion_epochs}")
     subprocess.run(command, check=True, cwd=ROOT)
 
 
