@@ -36,7 +36,6 @@ PROGRESS = gr.Progress()
 DELETE_CACHE = (30, 600)  # seconds: how often, and of what age, uploads and results are deleted
 TILE, GAP, GREY = 112, 4, 255  # of a film strip: pixels of a frame and between frames, the background
 MAX_SIDE = 480  # pixels of a video's longer side
-PICTURES = "frames, Grad-CAM, motion"
 OVERHEAD = 1_000_000  # bytes of a request beside its files
 
 
@@ -172,6 +171,7 @@ class DemoPage:
         looped: dict[str, Any] = {"autoplay": True, "loop": True, "interactive": False}
         block = trained.model.family.explained(trained.config, trained.model.modalities[0]).rpartition("/")[2]
         maps = f"Grad-CAM at {block}"
+        rows = "frames, Grad-CAM, motion" if trained.config.model.frp else "frames, Grad-CAM"
         table: dict[str, Any] = {"label": "Prediction of each head", "interactive": False, "elem_id": "heads"}
         all_shown: dict[str, Any] = {"run_on_click": True, "examples_per_page": len(examples), "elem_id": "examples"}
         with gr.Blocks(title="rgbd_jax", analytics_enabled=False, delete_cache=DELETE_CACHE) as blocks:
@@ -185,7 +185,7 @@ class DemoPage:
                     label = gr.Label(label="Predictions", num_top_classes=5, elem_id="predictions")
                     with gr.Row():
                         videos = [gr.Video(label=f"{x}: {maps}", **looped) for x in titles]
-                    strips = [gr.Image(label=f"{x}: {PICTURES}", buttons=["download", "fullscreen"]) for x in titles]
+                    strips = [gr.Image(label=f"{x}: {rows}", buttons=["download", "fullscreen"]) for x in titles]
                     heads = gr.Dataframe(headers=["Head", "Class", "Probability"], **table)
                     details = gr.Textbox(label="Clip", interactive=False, elem_id="details")
             outputs = [label, *videos, *strips, heads, details]
