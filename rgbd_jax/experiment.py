@@ -6,11 +6,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rgbd_jax.config import load_config, with_fields
+from rgbd_jax.checkpoint.workdir import check_workdir
+from rgbd_jax.config import check_config, load_config, with_fields
 from rgbd_jax.evaluation import evaluate as evaluate_run
 from rgbd_jax.ingest.build import prepare_for
 from rgbd_jax.parallel import distributed
 from rgbd_jax.parallel.distributed import ALONE, DistributedConfig
+from rgbd_jax.pytorch.weights import is_converted
 from rgbd_jax.storage import as_path
 from rgbd_jax.training import train as train_run
 
@@ -39,7 +41,8 @@ def train(
     Raises:
         ValueError, OSError, NonFiniteLossError, PreemptedError: as `training.train`.
     """
-    return _run(functools.partial(train_run, restart=restart), config, fields, group, as_path(workdir))
+    function = functools.partial(train_run, restart=restart)
+    return _run(function, config, fields, group, as_path(workdir), new_allowed=True)
 
 
 def evaluate(
@@ -57,13 +60,19 @@ def evaluate(
     Returns:
         Step, clips, metrics and seconds.
     """
-    return _run(evaluate_run, config, fields, group, as_path(workdir), checkpoint)
+    function = functools.partial(evaluate_run, which=checkpoint)
+    return _run(function, config, fields, group, as_path(workdir), new_allowed=False)
 
 
-def _run(function: Any, config: str | ConfigDict, fields: Any, group: DistributedConfig, *arguments: Any) -> Any:
+def _run(
+    function: Any, config: str | ConfigDict, fields: Any, group: DistributedConfig, workdir: Path, new_allowed: bool
+) -> Any:
     config = with_fields(load_config(config) if isinstance(config, str) else config, fields)
     with distributed.group(group):
+        check_config(config)  # first, since a data set can take hours to build
+        if new_allowed or not is_converted(workdir):
+            check_workdir(workdir, config, new_allowed=new_allowed)
         if distributed.is_primary():
             prepare_for(config)
         distributed.barrier("the data set is prepared")
-        return function(config, *arguments)
+        return function(config, workdir)

@@ -70,7 +70,9 @@ def test_an_error_is_one_line_without_a_traceback(tmp_path):
         ("train --config=demo", ["data.data_dir={demo}", "model.num_classes=5"], ("num_classes=5", "12 classes")),
         ("train --config=folder", ["data.data_dir={absent}"], ("absent", "data build")),
         ("train --config=folder", ["data.raw_dir={absent}"], ("absent: no such folder",)),
-        ("eval --config=demo", ["data.data_dir={demo}"], ("holds no run",)),
+        # before anything is rendered
+        ("train --config=demo", ["data.data_dir={absent}", "train.batch_size=0"], ("config.train.batch_size",)),
+        ("eval --config=demo", ["data.data_dir={absent}"], ("holds no run",)),
     ],
 )
 def test_what_cannot_be_used_is_named_and_nothing_is_written(
