@@ -1,6 +1,7 @@
 r"""Trains the PyTorch reference and this package on the same clips, with the same config, and compares their accuracy.
 
     python scripts/train_beside.py --reference ../MotionRGBD --workdir runs/beside            the demo's clips
+    python scripts/train_beside.py --workdir runs/beside --sides ours --variants schedule.name=cosine
     python scripts/train_beside.py --reference ../MotionRGBD --workdir runs/nv --modalities rgb depth --seeds 1 \
         --config configs/nvgesture.py --data NVGESTURE --config.train.batch_size=6 --config.eval.batch_size=6
 
@@ -8,12 +9,13 @@ The prepared clips are written once more, frame by frame, in the reference's lay
 fusion `tools/fusion.py`) then trains on them: its network, losses, optimizer, schedule, loader, evaluation and
 checkpoints (`benchmarking/reference_training.py` lists what is replaced). Each seed of each modality is trained by the
 reference and by this package in turn, each in a process of its own, on the CPU or one GPU; fusion starts from the best
-checkpoints of the same seed.
+checkpoints of the same seed. A variant is this package's training with one field changed; in fusion it starts from the
+same networks as without.
 
-Table (stdout) and WORKDIR/curves.html show the validation accuracy of both, mean and standard deviation over the seeds:
-of every clip once, with branches of their middle frames, and by the reference's protocol. WORKDIR/MODALITY keeps logs
-and results by side and seed. Run again, the script leaves finished trainings alone; of unfinished ones this package's
-are resumed, the reference's begin anew.
+Tables (stdout) and WORKDIR/curves.html show the validation accuracies, mean and standard deviation over the seeds: of
+every clip once, with branches of their middle frames, and by the reference's protocol. WORKDIR/MODALITY keeps logs and
+results by side and seed. Run again, the script leaves finished trainings alone; of unfinished ones this package's are
+resumed, the reference's begin anew. Two calls can train different sides in one WORKDIR at once.
 """
 
 import argparse
@@ -30,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ml_collections import ConfigDict
 
-from benchmarking.accuracies import PROTOCOLS, Accuracies, draw, read_results, table
+from benchmarking.accuracies import PROTOCOLS, SIDES, Accuracies, draw, read_results, table
 from benchmarking.layout import check_trainable, write_layout
 from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.checkpoint.metric_writers import read_metrics
@@ -45,18 +47,22 @@ log = logging.getLogger("rgbd_jax")
 def main() -> None:
     """Trains what is missing, prints the table and draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference", required=True, type=Path, metavar="DIR", help="a checkout of the reference")
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="a checkout of the reference")
     parser.add_argument("--workdir", required=True, type=Path, help="folder of all trainings; an earlier one resumes")
     parser.add_argument("--data", metavar="FOLDER", help="raw clips of the config's data set; see also --config")
     parser.add_argument("--config", help="config file (demo_reference, with --data of a rgbd_folder)")
     parser.add_argument("--modalities", nargs="+", choices=STREAMS, default=["rgb"], help="(rgb); fusion needs all")
     parser.add_argument("--seeds", type=int, default=3, help="each is trained with seeds 0 to SEEDS-1 (%(default)s)")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="what this call trains (both)")
+    parser.add_argument(
+        "--variants", nargs="+", default=[], metavar="FIELD=VALUE", help="our side with a field changed"
+    )
     args, overrides = parser.parse_known_args()
     if others := [field for field in overrides if not field.startswith("--config.")]:
         parser.error(f"unexpected arguments: {' '.join(others)}")
     if "fusion" in args.modalities and {*args.modalities} != {*STREAMS}:
         parser.error("--modalities: fusion starts from rgb and depth: give all three")
-    if not (args.reference / "tools" / "train.py").exists():
+    if "reference" in args.sides and not (args.reference and (args.reference / "tools" / "train.py").exists()):
         parser.error(f"--reference={args.reference}: no checkout of the reference, tools/train.py is not there")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     log.setLevel(logging.INFO)
@@ -64,9 +70,10 @@ def main() -> None:
         train_all(args, overrides)
     except (RuntimeError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    results = read_results(args.workdir, args.modalities, args.seeds)
+    results = read_results(args.workdir, args.modalities)
     draw(results, args.workdir / "curves.html")
-    print(table(results))
+    for other in ("reference", *args.variants):
+        print(table(results, other))
 
 
 def train_all(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -98,15 +105,16 @@ def train_all(args: argparse.Namespace, overrides: list[str]) -> None:
         for each in STREAMS[modality]:
             write_layout(splits, each, config, workdir / "clips")
         for seed in range(args.seeds):
-            for side in ("ours", "reference"):
+            for side in (*args.sides, *args.variants):
                 file, run = folder / f"{side}_{seed}.json", folder / f"{side}_{seed}"
                 if file.exists():
                     continue
                 log.info("%s, %s, seed %d: training; its log is %s.log", modality, side, seed, run)
-                if side == "ours":
-                    found = train_ours(f"{spec}:{modality}", [*fields, *same], run, seed)
-                else:
+                if side == "reference":
                     found = train_reference(args.reference.resolve(), config, splits.num_classes, run, seed)
+                else:
+                    changed = [] if side == "ours" else [f"--config.{side}"]
+                    found = train_ours(f"{spec}:{modality}", [*fields, *same, *changed], run, seed)
                 with atomic_write(file) as written:
                     written.write_text(json.dumps(found))
 
@@ -121,7 +129,7 @@ def train_ours(spec: str, fields: list[str], run: Path, seed: int) -> Accuracies
     command += [f"--config.seed={seed}"]
     if spec.endswith(":fusion"):
         for modality in ("rgb", "depth"):
-            command += [f"--config.fusion.init_{modality}_from={run.parents[1] / modality / run.name}"]
+            command += [f"--config.fusion.init_{modality}_from={run.parents[1] / modality / f'ours_{seed}'}"]
     resumed, started = run.exists(), time.monotonic()
     with run.with_suffix(".log").open("ab") as written:
         status = subprocess.run(command, check=False, stdout=written, stderr=subprocess.STDOUT).returncode

@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import train_beside as beside
 from benchmarking.accuracies import table
 from rgbd_jax.config import load_config
 from rgbd_jax.data.frames import colour_depth, decode_frame
@@ -56,9 +58,10 @@ def main(rank, nprocs, args):
 """,
 }
 OURS = {"epochs": {"top1": [0.5, 0.6], "reference_protocol": [0.7, 0.65]}, "seconds": 120}
+VARIANT = {"epochs": {"top1": [0.1, 0.2], "reference_protocol": [0.1, 0.25]}, "seconds": 120}
 
 
-def train_beside(*arguments):
+def run_script(*arguments):
     command = [sys.executable, "scripts/train_beside.py", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -73,15 +76,17 @@ def test_the_reference_trains_on_the_same_clips_and_is_compared(small_demo, tmp_
     for modality in ("rgb", "depth"):  # finished trainings, which are not repeated
         (workdir / modality).mkdir(parents=True)
         (workdir / modality / "ours_0.json").write_text(json.dumps(OURS))
+        (workdir / modality / "seed=1_0.json").write_text(json.dumps(VARIANT))
     splits = "--config.data.train_split=train", "--config.data.eval_split=validation", "--config.eval.batch_size=23"
     epochs = "--config.train.epochs=2", "--config.schedule.warm_up_epochs=1", f"--config.data.data_dir={small_demo}"
     arguments = f"--reference={checkout}", f"--workdir={workdir}", "--modalities", "rgb", "depth", *splits, *epochs
-    done = train_beside(*arguments, "--seeds=1", "--config.clip.frames=64")
+    arguments += "--variants", "seed=1"
+    done = run_script(*arguments, "--seeds=1", "--config.clip.frames=64")
     assert done.returncode == 0, done.stderr
     for modality, place, shapes in (("rgb", "RGB/RGB", "000000.jpg"), ("depth", "Depth/D", "MDepth-00000001.png")):
         log = (workdir / modality / "reference_0.log").read_text()
         assert "network 30 12" in log
-        assert "training 48 0 2 0.01 (72, 72) THUREAD" in log
+        assert "training 48 0 2 0.01 (36, 36) THUREAD" in log
         for i in range(24):
             assert log.count(f"clip {i} {place}_valid_{i} True {shapes} {{(60, 80, 3)}}") == 2
         results = json.loads((workdir / modality / "reference_0.json").read_text())
@@ -94,22 +99,57 @@ def test_the_reference_trains_on_the_same_clips_and_is_compared(small_demo, tmp_
     np.testing.assert_array_equal(np.asarray(image), expected)
     assert (workdir / "clips/RGB/RGB_valid_5/000002.jpg").read_bytes() == clip.frames["rgb"][2]
     minutes = json.loads((workdir / "rgb" / "reference_0.json").read_text())["seconds"] / 60
-    assert done.stdout.splitlines()[2:7] == [
+    assert done.stdout.splitlines()[2:10] == [
+        "| rgb, seeds | 1 | 1 | |",
         "| rgb, last epoch, each clip once, % | 60.0 | 58.3 | +1.7 |",
         "| rgb, last epoch, the reference's protocol, % | 65.0 | 75.0 | -10.0 |",
+        "| rgb, last epoch, the protocol's excess, % | 5.0 | 16.7 | -11.7 |",
         "| rgb, best epoch by the reference's protocol, % | 70.0 | 75.0 | -5.0 |",
         "| rgb, the same epoch, each clip once, % | 50.0 | 58.3 | -8.3 |",
+        "| rgb, the same epoch, the protocol's excess, % | 20.0 | 16.7 | +3.3 |",
         f"| rgb, minutes a seed | 2.0 | {minutes:.1f} | |",
     ]
+    variant = done.stdout.splitlines()[18:21]
+    assert variant[0] == "| | ours | seed=1 | ours - seed=1 |"
+    assert variant[2] == "| rgb, seeds | 1 | 1 | |"
+    assert "| depth, last epoch, each clip once, % | 60.0 | 20.0 | +40.0 |" in done.stdout
     assert "the reference's protocol" in (workdir / "curves.html").read_text()
     for file in workdir.glob("*/reference_0.log"):
         file.unlink()
-    again = train_beside(*arguments, "--seeds=1", "--config.clip.frames=64")
+    again = run_script(*arguments, "--seeds=1", "--config.clip.frames=64")
     assert (again.returncode, again.stdout) == (0, done.stdout)
     assert not list(workdir.glob("*/*.log"))
-    other = train_beside(*arguments, "--seeds=1", "--config.clip.frames=32")
+    other = run_script(*arguments, "--seeds=1", "--config.clip.frames=32")
     assert other.returncode == 1
     assert f"error: {workdir}/rgb/config.json is of another config" in other.stderr
+
+
+def test_variants_and_fusion_start_from_the_same_networks(small_demo, tmp_path, monkeypatch, capsys):
+    commands = []
+
+    def train(command, **_):
+        commands.append(command)
+        workdir = Path(next(x.removeprefix("--workdir=") for x in command if x.startswith("--workdir=")))
+        workdir.mkdir()
+        row = {"kind": "validation", "step": 1, "top1": 0.5, "reference_protocol": 0.75}
+        (workdir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(beside.subprocess, "run", train)
+    fields = [f"--config.data.data_dir={small_demo}", "--config.eval.batch_size=24", "--seeds=1", "--sides", "ours"]
+    fields += ["--config.data.train_split=train", "--config.data.eval_split=validation"]
+    arguments = [f"--workdir={tmp_path}", *fields, "--modalities", "rgb", "depth", "fusion"]
+    monkeypatch.setattr(sys, "argv", ["train_beside.py", *arguments, "--variants", "fusion.reference_layout=False"])
+    beside.main()
+    assert ["--config.fusion.reference_layout=False" in command for command in commands] == [False, True] * 3
+    for command in commands[-2:]:
+        starts = [
+            f"--config.fusion.init_{modality}_from={tmp_path / modality / 'ours_0'}" for modality in ("rgb", "depth")
+        ]
+        assert command[-2:] == starts
+    assert len({*commands[-2]} ^ {*commands[-1]}) == 3  # the workdirs and the field
+    printed = capsys.readouterr().out
+    assert "| fusion, last epoch, the protocol's excess, % | 25.0 | 25.0 | +0.0 |" in printed
 
 
 def test_spread_and_interval_of_the_difference():
@@ -117,7 +157,7 @@ def test_spread_and_interval_of_the_difference():
         return {"epochs": {"top1": [0.1, accuracy], "reference_protocol": [0.1, accuracy]}, "seconds": seconds}
 
     ours, theirs = [run(0.5, 60), run(0.6, None)], [run(0.7, 90), run(0.8, 150)]
-    rows = table({"depth": {"ours": ours, "reference": theirs}}).splitlines()[2:]
+    rows = table({"depth": {"ours": ours, "reference": theirs}}, "reference").splitlines()[3:]
     # Welch's interval of two samples of standard deviation 5 sqrt(2): 4.303 (t of 2 degrees of freedom) times sqrt(50).
     assert rows[0] == "| depth, last epoch, each clip once, % | 55.0 ± 7.1 | 75.0 ± 7.1 | -20.0 (-50.4 to +10.4) |"
     assert rows[-1] == "| depth, minutes a seed | 1.0 | 2.0 ± 0.7 | |"
@@ -127,7 +167,7 @@ def test_configs_that_the_reference_does_not_have_are_refused(small_demo, tmp_pa
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "train.py").touch()
     fields = f"--config.data.data_dir={small_demo}", "--config.clip.size=48"
-    refused = train_beside(f"--reference={tmp_path}", f"--workdir={tmp_path}", "--config=demo", *fields)
+    refused = run_script(f"--reference={tmp_path}", f"--workdir={tmp_path}", "--config=demo", *fields)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert (
         "error: the reference cannot train with this config:\n  config.model.width=0.25: the reference has 1.0\n"
@@ -146,6 +186,6 @@ def test_configs_that_the_reference_does_not_have_are_refused(small_demo, tmp_pa
     ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path, arguments, message):
-    refused = train_beside("--reference=/nowhere", f"--workdir={tmp_path}", *arguments)
+    refused = run_script("--reference=/nowhere", f"--workdir={tmp_path}", *arguments)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert message in refused.stderr

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TypedDict
 
@@ -11,7 +12,7 @@ from scipy.stats import ttest_ind
 
 SIDES = ("ours", "reference")
 PROTOCOLS = {"top1": "each clip once", "reference_protocol": "the reference's protocol"}
-_COLOURS = {"ours": "31, 95, 191", "reference": "217, 130, 43"}
+_COLOURS = ("31, 95, 191", "217, 130, 43", "44, 140, 80", "150, 70, 160", "190, 60, 60", "110, 110, 110")
 
 
 class Accuracies(TypedDict):
@@ -21,40 +22,50 @@ class Accuracies(TypedDict):
     seconds: float | None  # training and evaluation; None for a training that was resumed
 
 
-Results = dict[str, dict[str, list[Accuracies]]]  # modality -> side -> by seed
+Results = dict[str, dict[str, list[Accuracies]]]  # modality -> side or variant -> by seed
 
 
-def read_results(workdir: Path, modalities: Sequence[str], seeds: int) -> Results:
-    """Returns the results that `train_beside.py` has written."""
-
-    def read(modality: str, side: str) -> list[Accuracies]:
-        files = [workdir / modality / f"{side}_{seed}.json" for seed in range(seeds)]
-        return [json.loads(file.read_text()) for file in files]
-
-    return {modality: {side: read(modality, side) for side in SIDES} for modality in modalities}
-
-
-def table(results: Results) -> str:
-    """Returns mean and standard deviation over the seeds of either side, and the difference of the means.
-
-    The 95 % interval of the difference is Welch's, which needs two seeds.
-    """
-    rows: dict[str, Callable[[dict[str, list[float]]], float]] = {
-        "last epoch, each clip once": lambda epochs: epochs["top1"][-1],
-        "last epoch, the reference's protocol": lambda epochs: epochs["reference_protocol"][-1],
-        "best epoch by the reference's protocol": lambda epochs: max(epochs["reference_protocol"]),
-        "the same epoch, each clip once": lambda epochs: epochs["top1"][np.argmax(epochs["reference_protocol"])],
-    }
-    lines = ["| | ours | reference | ours - reference |", "| --- | --- | --- | --- |"]
+def read_results(workdir: Path, modalities: Sequence[str]) -> Results:
+    """Returns all results that `train_beside.py` has written."""
+    results: Results = {modality: {} for modality in modalities}
     for modality, sides in results.items():
+        for file in sorted((workdir / modality).glob("*_*.json")):
+            side, _ = file.stem.rsplit("_", 1)
+            sides.setdefault(side, []).append(json.loads(file.read_text()))
+    return results
+
+
+def table(results: Results, other: str) -> str:
+    """Returns mean and standard deviation over the seeds of ours and of another side, and the difference of the means.
+
+    The 95 % interval of the difference is Welch's, which needs two seeds of either. Modalities that were not trained by
+    both are left out.
+    """
+    rows: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+        "last epoch, each clip once": lambda once, protocol: once[-1],
+        "last epoch, the reference's protocol": lambda once, protocol: protocol[-1],
+        "last epoch, the protocol's excess": lambda once, protocol: protocol[-1] - once[-1],
+        "best epoch by the reference's protocol": lambda once, protocol: protocol.max(),
+        "the same epoch, each clip once": lambda once, protocol: once[protocol.argmax()],
+        "the same epoch, the protocol's excess": lambda once, protocol: protocol.max() - once[protocol.argmax()],
+    }
+    lines = [f"| | ours | {other} | ours - {other} |", "| --- | --- | --- | --- |"]
+    for modality, sides in results.items():
+        if not ("ours" in sides and other in sides):
+            continue
+        both = sides["ours"], sides[other]
+        lines.append(f"| {modality}, seeds | {len(both[0])} | {len(both[1])} | |")
         for row, value in rows.items():
-            ours, theirs = ([100 * value(run["epochs"]) for run in sides[side]] for side in SIDES)
+            ours, theirs = (
+                [100 * value(*(np.array(run["epochs"][protocol]) for protocol in PROTOCOLS)) for run in side]
+                for side in both
+            )
             difference = f"{np.mean(ours) - np.mean(theirs):+.1f}"
-            if len(ours) > 1:
+            if min(len(ours), len(theirs)) > 1:
                 low, high = ttest_ind(ours, theirs, equal_var=False).confidence_interval()
                 difference += f" ({low:+.1f} to {high:+.1f})"
             lines.append(f"| {modality}, {row}, % | {_spread(ours)} | {_spread(theirs)} | {difference} |")
-        minutes = [[run["seconds"] / 60 for run in sides[side] if run["seconds"] is not None] for side in SIDES]
+        minutes = [[run["seconds"] / 60 for run in side if run["seconds"] is not None] for side in both]
         lines.append(f"| {modality}, minutes a seed | {_spread(minutes[0])} | {_spread(minutes[1])} | |")
     return "\n".join(lines)
 
@@ -62,17 +73,33 @@ def table(results: Results) -> str:
 def draw(results: Results, file: Path) -> None:
     """Draws accuracy by epoch: the mean over the seeds, and from the lowest to the highest."""
     titles = [f"{modality}, {title}" for title in PROTOCOLS.values() for modality in results]
+    colours = dict(zip(dict.fromkeys(side for sides in results.values() for side in sides), cycle(_COLOURS)))
+    named: set[str] = set()
     figure = make_subplots(rows=len(PROTOCOLS), cols=len(results), shared_yaxes="all", subplot_titles=titles)
     for row, protocol in enumerate(PROTOCOLS, 1):
         for column, sides in enumerate(results.values(), 1):
-            for side, colour in _COLOURS.items():
-                curves = 100 * np.array([run["epochs"][protocol] for run in sides[side]])  # seed epoch
+            for side, runs in sides.items():
+                curves = 100 * np.array([run["epochs"][protocol] for run in runs])  # seed epoch
+                colour = colours[side]
                 epochs = np.arange(1, curves.shape[1] + 1)
                 band = {"x": np.r_[epochs, epochs[::-1]], "y": np.r_[curves.max(0), curves.min(0)[::-1]]}
-                style = {"fill": "toself", "fillcolor": f"rgba({colour}, 0.2)", "line_width": 0, "hoverinfo": "skip"}
+                style = {
+                    "legendgroup": side,
+                    "fill": "toself",
+                    "fillcolor": f"rgba({colour}, 0.2)",
+                    "line_width": 0,
+                    "hoverinfo": "skip",
+                }
                 figure.add_scatter(**band, **style, mode="lines", showlegend=False, row=row, col=column)
-                line = {"x": epochs, "y": curves.mean(0), "line_color": f"rgb({colour})", "name": side}
-                figure.add_scatter(**line, mode="lines", showlegend=row == column == 1, row=row, col=column)
+                line = {
+                    "x": epochs,
+                    "y": curves.mean(0),
+                    "line_color": f"rgb({colour})",
+                    "name": side,
+                    "legendgroup": side,
+                }
+                figure.add_scatter(**line, mode="lines", showlegend=side not in named, row=row, col=column)
+                named.add(side)
     figure.update_xaxes(title="epoch")
     figure.update_yaxes(title="top-1, %", col=1)
     figure.update_layout(template="plotly_white", height=640)
