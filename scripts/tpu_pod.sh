@@ -17,8 +17,10 @@ signals=128 # exit statuses above are those of processes that a signal killed
 disconnected=255 # ssh's own: the run may continue
 directory=rgbd_jax
 
+show_help() { sed -nE 's/^#   (.*)/\1/p' "${BASH_SOURCE[0]}"; }
+
 usage() {
-  sed -nE 's/^#   (.*)/\1/p' "${BASH_SOURCE[0]}" >&2
+  show_help >&2
   exit 2
 }
 
@@ -74,6 +76,7 @@ run() {
 }
 
 case ${1:-} in
+  --help | -h) show_help ;;
   setup)
     [ $# -eq 3 ] || [ $# -eq 4 ] || usage
     setup "${@:2}"

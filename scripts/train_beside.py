@@ -5,17 +5,18 @@ r"""Trains the PyTorch reference and this package on the same clips, with the sa
     python scripts/train_beside.py --reference ../MotionRGBD --workdir runs/nv --modalities rgb depth --seeds 1 \
         --config configs/nvgesture.py --data NVGESTURE --config.train.batch_size=6 --config.eval.batch_size=6
 
-The prepared clips are written once more, frame by frame, in the reference's layout. Its own `tools/train.py` (for
-fusion `tools/fusion.py`) then trains on them: its network, losses, optimizer, schedule, loader, evaluation and
-checkpoints (`benchmarking/reference_training.py` lists what is replaced). Each seed of each modality is trained by the
-reference and by this package in turn, each in a process of its own, on the CPU or one GPU; fusion starts from the best
-checkpoints of the same seed. A variant is this package's training with one field changed; in fusion it starts from the
-same networks as without.
+The prepared clips are written once more, frame by frame, in the reference's layout. Its own training script then trains
+on them: its network, losses, optimizer, schedule, loader, evaluation and checkpoints
+(`benchmarking/reference_training.py` lists what is replaced). UMDR's needs timm and torchvision. Each seed of each
+modality is trained by the reference and by this package in turn, each in a process of its own, on the CPU or one GPU;
+fusion starts from the best checkpoints of the same seed. A variant is this package's training with one field changed;
+in fusion it starts from the same networks as without.
 
 Tables (stdout) and WORKDIR/curves.html show the validation accuracies, mean and standard deviation over the seeds: of
-every clip once, with branches of their middle frames, and by the reference's protocol. WORKDIR/MODALITY keeps logs and
-results by side and seed. Run again, the script leaves finished trainings alone; of unfinished ones this package's are
-resumed, the reference's begin anew. Two calls can train different sides in one WORKDIR at once.
+every clip once, with branches of their middle frames, and by the reference's protocol; WORKDIR/results.json has all.
+WORKDIR/MODALITY keeps logs and results by side and seed. Run again, the script leaves finished trainings alone; of
+unfinished ones this package's are resumed, the reference's begin anew. Two calls can train different sides in one
+WORKDIR at once.
 """
 
 import argparse
@@ -62,8 +63,8 @@ def main() -> None:
         parser.error(f"unexpected arguments: {' '.join(others)}")
     if "fusion" in args.modalities and {*args.modalities} != {*STREAMS}:
         parser.error("--modalities: fusion starts from rgb and depth: give all three")
-    if "reference" in args.sides and not (args.reference and (args.reference / "tools" / "train.py").exists()):
-        parser.error(f"--reference={args.reference}: no checkout of the reference, tools/train.py is not there")
+    if "reference" in args.sides and not args.reference:
+        parser.error("--reference: expected a checkout of the reference, unless --sides leaves it out")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     log.setLevel(logging.INFO)
     try:
@@ -71,6 +72,8 @@ def main() -> None:
     except (RuntimeError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     results = read_results(args.workdir, args.modalities)
+    with atomic_write(args.workdir / "results.json") as written:
+        written.write_text(json.dumps(results))
     draw(results, args.workdir / "curves.html")
     for other in ("reference", *args.variants):
         print(table(results, other))
@@ -89,6 +92,9 @@ def train_all(args: argparse.Namespace, overrides: list[str]) -> None:
     fields += overrides
     for modality in (modality for modality in STREAMS if modality in args.modalities):
         config = load_config(f"{spec}:{modality}", fields)
+        script = "train.py" if config.network == "umdr" else "tools/train.py"
+        if "reference" in args.sides and not (args.reference / script).exists():
+            raise ValueError(f"--reference={args.reference}: no checkout of the reference, {script} is not there")
         same = [
             f"--config.loss.reference_device_batch={config.train.batch_size}",
             "--config.data.reference_protocol=True",

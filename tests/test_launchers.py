@@ -118,6 +118,13 @@ def tpu_pod(worker, stand_in):
     return tpu_pod
 
 
+def test_tpu_pod_shows_its_commands(tpu_pod):
+    shown, refused = tpu_pod("--help"), tpu_pod("stop")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "./scripts/tpu_pod.sh stop NAME ZONE" in shown.stdout
+    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", shown.stdout)
+
+
 @pytest.mark.parametrize(("status", "message"), [(1, ""), (75, "saved; run the same command again to resume\n")])
 def test_tpu_pod_passes_arguments_as_they_are_and_the_status(tpu_pod, worker, stand_in, status, message):
     executable(worker / "rgbd_jax" / ".venv" / "bin" / "python", f'printf "%s\\0" "$PWD" "$@"; exit {status}')

@@ -57,6 +57,62 @@ def main(rank, nprocs, args):
     EvaluateMetric(train_results=utils.count_parameters_in_MB(model))
 """,
 }
+# The same for UMDR, which evaluates before its training too, in per cent, and has a table of temperatures by epoch.
+UMDR_CHECKOUT = {
+    "timm/__init__.py": "",
+    "sklearn/metrics.py": "",
+    "utils.py": "",
+    "lib/datasets/base.py": """
+import os
+class Datasets:
+    def get_path(self, folder, number): return os.path.join(folder, "%06d.jpg" % number)
+""",
+    "lib/model/DTN_v2.py": """
+import torch
+class DTNNet(torch.nn.Linear):
+    def __init__(self, args, classes):
+        super().__init__(classes, classes)
+        print("temperatures", args.epochs)
+    def forward(self, known): return (known, known), ()
+""",
+    "lib/model/build.py": """
+from . import DTN_v2
+def build_model(args): return DTN_v2.DTNNet(args, args.num_classes)
+""",
+    "train.py": """
+import argparse, os, yaml, torch, utils
+import numpy as np
+from PIL import Image
+from lib.datasets.base import Datasets
+from sklearn import metrics
+build_model = None
+def get_args_parser():
+    parser = argparse.ArgumentParser()
+    for name in ("config", "save", "seed"): parser.add_argument(f"--{name}")
+    return parser
+def Config(args):
+    vars(args).update(yaml.load(open(args.config), Loader=yaml.FullLoader)["all"])
+    return args
+class Clips(Datasets):
+    def __init__(self, phase):
+        self.inputs = [tuple(line.split()) for line in open(os.path.join(args.splits, f"{phase}.txt"))]
+        self.inputs.append(self.inputs[0])
+    def __len__(self): return len(self.inputs)
+    def __getitem__(self, i):
+        path, count, label = self.inputs[i]
+        frames = [np.asarray(Image.open(self.get_path(path, number))) for number in range(int(count))]
+        print("clip", i, path, len(frames), flush=True)
+        return torch.eye(12)[int(label)] * (i % 2), torch.ones(1), int(label), path
+def infer(queue, model, criterion, rank, epoch, device): return 25 + 50 * epoch, 0, {}, {}, {}
+def main(args):
+    torch.distributed.init_process_group("nccl", init_method="env://", world_size=1, rank=int(os.environ["RANK"]))
+    assert torch.cuda.is_available()
+    model = build_model(args).to(torch.device(args.device))
+    print("training", len(Clips("train")), args.lr, args.sched, args.opt, args.mixup, args.loss["name"], args.epochs)
+    queue = torch.utils.data.DataLoader(Clips("valid"), int(1.5 * args.batch_size))
+    for epoch in (0, *range(args.epochs)): infer(queue, model, None, 0, epoch, args.device)
+""",
+}
 OURS = {"epochs": {"top1": [0.5, 0.6], "reference_protocol": [0.7, 0.65]}, "seconds": 120}
 VARIANT = {"epochs": {"top1": [0.1, 0.2], "reference_protocol": [0.1, 0.25]}, "seconds": 120}
 
@@ -66,13 +122,17 @@ def run_script(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+def write_checkout(folder, files):
+    for name, text in files.items():
+        (folder / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "checkout" / name).write_text(text)
+    return folder / "checkout"
+
+
 @pytest.mark.optional
 def test_the_reference_trains_on_the_same_clips_and_is_compared(small_demo, tmp_path):
     pytest.importorskip("torch")
-    checkout, workdir = tmp_path / "checkout", tmp_path / "beside"
-    for name, text in CHECKOUT.items():
-        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-        (checkout / name).write_text(text)
+    checkout, workdir = write_checkout(tmp_path, CHECKOUT), tmp_path / "beside"
     for modality in ("rgb", "depth"):  # finished trainings, which are not repeated
         (workdir / modality).mkdir(parents=True)
         (workdir / modality / "ours_0.json").write_text(json.dumps(OURS))
@@ -122,6 +182,27 @@ def test_the_reference_trains_on_the_same_clips_and_is_compared(small_demo, tmp_
     other = run_script(*arguments, "--seeds=1", "--config.clip.frames=32")
     assert other.returncode == 1
     assert f"error: {workdir}/rgb/config.json is of another config" in other.stderr
+
+
+@pytest.mark.optional
+def test_the_reference_of_umdr_trains_on_the_same_clips(small_demo, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    checkout, workdir = write_checkout(tmp_path, UMDR_CHECKOUT), tmp_path / "beside"
+    monkeypatch.setenv("PYTHONPATH", str(checkout))
+    fields = ["--config.data.train_split=train", "--config.data.eval_split=validation", "--config.train.epochs=2"]
+    fields += [f"--config.data.data_dir={small_demo}", "--config.schedule.warm_up_epochs=1", "--sides", "reference"]
+    arguments = f"--reference={checkout}", f"--workdir={workdir}", "--config=umdr_demo_reference", *fields
+    done = run_script(*arguments, "--seeds=1", "--modalities", "rgb", "depth")
+    assert done.returncode == 0, done.stderr
+    for modality, place in (("rgb", "RGB/RGB"), ("depth", "Depth/D")):
+        log = (workdir / modality / "reference_0.log").read_text()
+        assert "temperatures 30" in log
+        assert "training 49 0.01 cosine sgd 0.0 CE 2" in log
+        for i in range(1, 24):
+            assert log.count(f"clip {i} {place}_valid_{i} ") == 2
+        results = json.loads((workdir / modality / "reference_0.json").read_text())
+        # A clip that fills the list up is not counted twice: it is the first one, which is of class 0.
+        assert results["epochs"] == {"top1": [14 / 24] * 2, "reference_protocol": [0.25, 0.75]}
 
 
 def test_variants_and_fusion_start_from_the_same_networks(small_demo, tmp_path, monkeypatch, capsys):
@@ -182,10 +263,19 @@ def test_configs_that_the_reference_does_not_have_are_refused(small_demo, tmp_pa
     [
         (["--modalities", "depth", "fusion"], "fusion starts from rgb and depth: give all three"),
         (["--colour=red"], "unexpected arguments: --colour=red"),
-        ([], "--reference=/nowhere: no checkout of the reference"),
+        ([], "--reference: expected a checkout of the reference"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path, arguments, message):
-    refused = run_script("--reference=/nowhere", f"--workdir={tmp_path}", *arguments)
+    refused = run_script(f"--workdir={tmp_path}", *arguments)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert message in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "script"), [("demo_reference", "tools/train.py"), ("umdr_demo_reference", "train.py")]
+)
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path, config, script):
+    refused = run_script("--reference=/nowhere", f"--workdir={tmp_path}", f"--config={config}")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"error: --reference=/nowhere: no checkout of the reference, {script} is not there" in refused.stderr

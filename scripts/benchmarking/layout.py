@@ -10,43 +10,61 @@ from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.data.frames import colour_depth, decode_frame
 from rgbd_jax.data.source import ClipSource, Splits
 
-# What is written in the reference's code, or is not in it.
+# What is written in the references' code, or is not in it.
 _FIXED = {
-    "network": "decoupled",
     "model.width": 1.0,
     "model.attention_heads": 8,
-    "model.recoupling_hidden": 256,
     "model.random_branch_frames": True,
     "model.dropout": 0.1,
     "model.batch_norm_momentum": 0.01,
     "model.dynamic_images": 0,
     "model.dtype": "float32",
-    "loss.label_smoothing": 0.1,
     "loss.teacher": 0.0,
     "loss.temperature_epochs": 30,
     "optimizer.name": "sgd",
-    "optimizer.decay_vectors": True,
-    "schedule.name": "reference_cosine",
-    "data.transforms.blur": False,  # its own switch has no effect
-    "mixing.mixup_alpha": 0.0,
-    "mixing.shufflemix_alpha": 0.0,
+    "data.transforms.blur": False,  # the first's own switch has no effect
     "train.ema_decay": 0.0,
 }
+_FIXED_IN_FAMILY = {
+    "decoupled": {
+        "model.recoupling_hidden": 256,
+        "loss.label_smoothing": 0.1,
+        "optimizer.decay_vectors": True,
+        "schedule.name": "reference_cosine",
+        "mixing.mixup_alpha": 0.0,
+        "mixing.shufflemix_alpha": 0.0,
+    },
+    "umdr": {
+        "loss.sharpness": True,
+        "optimizer.decay_vectors": False,
+        "mixing.mixup_per_frame": False,
+        "mixing.mixup_dynamic": False,
+        "mixing.shufflemix_mode": "random",
+        "mixing.same_class_probability": 0.0,
+    },
+}
 _FIXED_IN_FUSION = {
-    "fusion.reference_layout": True,
-    "fusion.cross_modal_dropout": 0.4,
-    "fusion.modality_dropout": 0.5,
-    "data.transforms.reference_separate_draws": True,
+    "decoupled": {
+        "fusion.reference_layout": True,
+        "fusion.cross_modal_dropout": 0.4,
+        "fusion.modality_dropout": 0.5,
+        "data.transforms.reference_separate_draws": True,
+    },
+    "umdr": {
+        "data.transforms.reference_separate_draws": True,
+        "mixing.mixup_alpha": 0.0,  # it mixes each modality by a draw of its own
+    },
 }
 
 
 def check_trainable(config: ConfigDict, splits: Splits) -> None:
-    """Checks that the reference can train with a config.
+    """Checks that the reference of its network can train with a config.
 
     Raises:
         ValueError: names all fields with which it cannot.
     """
-    fixed = _FIXED | (_FIXED_IN_FUSION if config.modality == "fusion" else {})
+    family, train, evaluation = config.network, config.train, config.eval
+    fixed = _FIXED | _FIXED_IN_FAMILY[family] | (_FIXED_IN_FUSION[family] if config.modality == "fusion" else {})
     problems = [
         f"config.{field}={found!r}: the reference has {value!r}"
         for field, value in fixed.items()
@@ -58,9 +76,16 @@ def check_trainable(config: ConfigDict, splits: Splits) -> None:
         problems.append(f"config.model.temporal_blocks={config.model.temporal_blocks}: the reference needs 3 or more")
     if config.clip.size % 32:
         problems.append(f"config.clip.size={config.clip.size}: the reference needs a multiple of 32")
-    if not 1 < config.eval.batch_size <= len(splits.evaluation):
+    if family == "umdr" and not config.schedule.name.startswith("timm_"):
+        problems.append(f"config.schedule.name={config.schedule.name!r}: the reference has those of timm")
+    if family == "umdr" and evaluation.batch_size != int(1.5 * train.batch_size):
         problems.append(
-            f"config.eval.batch_size={config.eval.batch_size}: the reference leaves out the last incomplete batch; "
+            f"config.eval.batch_size={evaluation.batch_size}: the reference evaluates {int(1.5 * train.batch_size)} "
+            f"clips together, 1.5 times config.train.batch_size"
+        )
+    if not 1 < evaluation.batch_size <= len(splits.evaluation):
+        problems.append(
+            f"config.eval.batch_size={evaluation.batch_size}: the reference leaves out the last incomplete batch; "
             f"expected 2 to {len(splits.evaluation)}, better a divisor of it"
         )
     if problems:
@@ -78,7 +103,7 @@ def write_layout(splits: Splits, modality: str, config: ConfigDict, root: Path) 
         folder, prefix, lists = root / modality, f"{phase}_", f"{phase}.txt"
         if not nvgesture:
             folder, prefix = root, {"rgb": "RGB/RGB_", "depth": "Depth/D_"}[modality] + prefix
-            lists = lists if modality == "rgb" else f"depth_{phase}_lst.txt"
+            lists = lists if modality == "rgb" or config.network == "umdr" else f"depth_{phase}_lst.txt"
         if not (root / modality / lists).exists():
             lines = write_clips(split, modality, folder, prefix, colours)
             with atomic_write(root / modality / lists) as written:

@@ -1,12 +1,12 @@
-"""Trains the reference by its own `tools/train.py` or `tools/fusion.py`, from the user's checkout.
+"""Trains a reference by its own training script, from the user's checkout.
 
 Only what its code fixes for another machine or data set is replaced:
 
-- the number of classes and, with other than 64 frames, the layers of the recoupling module that have 64 written in;
+- the number of classes; in the first network with other than 64 frames, the layers that have 64 written in;
 - the table of temperatures is made for at least 30 epochs, the length of its warm-up;
 - a group of one process without a launcher; on a CPU without CUDA and NCCL;
-- what NumPy 2 has removed: `np.int0`, and the sum of a generator that counts the parameters;
-- plots of the best epoch are left out, and packages that are imported for them may be missing.
+- names that newer NumPy and SciPy have removed, and the sum of a generator that counts the parameters;
+- plots are left out, and packages that are imported for them may be missing.
 
 After each of its evaluations the network is evaluated once more, on every clip once.
 """
@@ -18,19 +18,36 @@ import os
 import sys
 import time
 import types
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ml_collections import ConfigDict
 from torch.utils.data import DataLoader
 
 from benchmarking.accuracies import Accuracies
-from benchmarking.reference import import_from, network_settings
-from benchmarking.reference_loader import loader_settings, stand_in_for_loader
+from benchmarking.reference_loader import stand_in_for_loader
 
-_TEMPERATURE_EPOCHS = 30
+TEMPERATURE_EPOCHS = 30
+Accuracy = Callable[[Any, DataLoader], float]
+
+
+class Recorder:
+    """Notes the accuracies of both protocols, and how long the second of them took."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[str, list[float]] = {"top1": [], "reference_protocol": []}
+        self.seconds = 0.0
+
+    def add(self, protocol: float, top1: Accuracy, model: Any, queue: DataLoader) -> None:
+        """Adds an epoch: what the reference has found, and the accuracy on every clip once."""
+        started = time.monotonic()
+        self.epochs["reference_protocol"].append(protocol)
+        with torch.no_grad():
+            self.epochs["top1"].append(top1(model, queue))
+        self.seconds += time.monotonic() - started
 
 
 def train(checkout: Path, config: ConfigDict, classes: int, run: Path, seed: int) -> Accuracies:
@@ -39,90 +56,72 @@ def train(checkout: Path, config: ConfigDict, classes: int, run: Path, seed: int
     It changes the process: its modules, working directory and standard streams. Fusion starts from the best
     checkpoints of the same seed in `run/../../rgb` and `run/../../depth`.
     """
+    from benchmarking import train_decoupled, train_umdr
+
     for number in (1, 2):
         os.dup2(os.open(run.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     multiprocessing.set_start_method("fork", force=True)  # of its loader's workers, as on Linux it has been
     run.mkdir(exist_ok=True)
-    is_fusion = config.modality == "fusion"
-    settings = training_settings(config)
-    if is_fusion:
-        for modality in ("rgb", "depth"):
-            saved = (run.parents[1] / modality / run.name).glob("*/model_best.pth.tar")
-            settings[f"{modality}_checkpoint"] = str(max(saved))  # its folders are named by time
-    (run / "settings.json").write_text(json.dumps({"all": settings}, indent=1))
     os.chdir(run.parents[1] / "clips")
     stand_in_for_loader()
     reader: Any = types.ModuleType("yaml")
     reader.load, reader.FullLoader = lambda file, Loader: json.load(file), None  # noqa: N803
     sys.modules["yaml"] = reader
-    sys.argv = ["train.py", f"--config={run / 'settings.json'}", f"--save={run}", f"--seed={seed}"]
     logging.root.handlers.clear()  # its own one is to be the first
-    name = "tools.fusion" if is_fusion else "tools.train"
-    build, temporal, script = import_from(str(checkout), "lib.model.build", "lib.model.DTN", name)
-    _run_in_this_process()
-    if config.model.recoupling and config.clip.frames != 64:
-        _fit_recoupling(temporal, config.clip.frames)
-    network = build.CrossFusionNet if is_fusion else build.DSNNet
-    accuracies: dict[str, list[float]] = {"top1": [], "reference_protocol": []}
-    theirs, started, apart = script.infer, time.monotonic(), 0.0
-
-    def build_model(args: Any) -> torch.nn.Module:
-        epochs, args.epochs = args.epochs, max(args.epochs, _TEMPERATURE_EPOCHS)
-        model = network(args, num_classes=classes, pretrained=args.pretrained)
-        args.epochs, args.num_classes = epochs, classes
-        return model
-
-    def infer(queue: Any, model: Any, *arguments: Any) -> Any:
-        nonlocal apart
-        found = theirs(queue, model, *arguments)
-        heads = [found[3][head].avg for head in ("Acc_all", "Acc", "Acc_3")] if is_fusion else [found[0]]
-        accuracies["reference_protocol"].append(max(heads))
-        begun = time.monotonic()
-        accuracies["top1"].append(_top1(model, queue, temporal, is_fusion))
-        apart += time.monotonic() - begun
-        return found
-
-    replaced = {"build_model": build_model, "infer": infer, "EvaluateMetric": lambda **_: None}
-    for name, function in replaced.items():
-        setattr(script, name, function)
-    script.utils.count_parameters_in_MB = lambda model: sum(each.numel() for each in model.parameters()) / 1e6
-    script.main(0, 1, script.args)
-    seconds = time.monotonic() - started - apart
+    # Fusion reads checkpoints of its own training, which hold numbers of NumPy and its settings.
+    setattr(torch, "load", partial(torch.load, weights_only=False))  # noqa: B010
+    recorder, family = Recorder(), train_umdr if config.network == "umdr" else train_decoupled
+    begin = family.prepare(checkout, config, classes, run, seed, recorder)
+    started = time.monotonic()
+    begin()
+    seconds = time.monotonic() - started - recorder.seconds
     torch.distributed.destroy_process_group()
-    return Accuracies(epochs=accuracies, seconds=seconds)
+    return Accuracies(epochs=recorder.epochs, seconds=seconds)
 
 
-def training_settings(config: ConfigDict) -> dict[str, Any]:
-    """Returns the reference's settings that a config stands for."""
-    nvgesture, is_fusion = config.data.transforms.reference_nvgesture_crop, config.modality == "fusion"
-    optimizer, schedule, training = config.optimizer, config.schedule, config.train
+def settings_file(run: Path, settings: dict[str, Any]) -> Path:
+    """Writes the settings of a training; returns the file, which the reference reads as if it were YAML."""
+    (run / "settings.json").write_text(json.dumps({"all": settings}, indent=1))
+    return run / "settings.json"
+
+
+def best_checkpoint(run: Path, modality: str) -> str:
+    """Returns the best checkpoint of the training of a modality with the seed of `run`."""
+    files = (run.parents[1] / modality / run.name).rglob("model_best.pth.tar")  # folders are named by time
+    return str(max(files))
+
+
+def common_settings(config: ConfigDict) -> dict[str, Any]:
+    """Returns the settings that both references have by the same names."""
+    nvgesture, training = config.data.transforms.reference_nvgesture_crop, config.train
     return {
-        **network_settings(config),
-        **loader_settings(config),
-        "Network": "FusionNet" if is_fusion else "I3DWTrans",
         "dataset": "NvGesture" if nvgesture else "THUREAD",
         "type": "K" if config.modality == "depth" else "M",
         **{"data": ".", "splits": "depth" if config.modality == "depth" else "rgb"},
         **{"batch_size": training.batch_size, "test_batch_size": config.eval.batch_size},
         **{"epochs": training.epochs, "num_workers": config.data.workers, "report_freq": training.log_every_steps},
-        **{"optim": "SGD", "momentum": optimizer.momentum, "weight_decay": optimizer.weight_decay},
-        **{"learning_rate": schedule.learning_rate, "learning_rate_min": schedule.minimum},
-        "scheduler": {"name": "cosin", "patience": 0, "warm_up_epochs": schedule.warm_up_epochs},
-        **{"loss": {"name": "CE", "labelsmooth": True}, "MultiLoss": config.loss.multi_branch},
-        **{"pretrained": config.init_from, "resumelr": False, "dist": True, "SYNC_BN": 0},
+        **{"momentum": config.optimizer.momentum, "weight_decay": config.optimizer.weight_decay},
+        **{"MultiLoss": config.loss.multi_branch, "resumelr": False, "dist": True, "SYNC_BN": 0},
         **{"visdom": {"enable": False}, "vis_feature": False},
     }
 
 
-def _run_in_this_process() -> None:
-    """Makes a group of this process alone, and on a machine without CUDA everything that it moves there stay."""
-    has_cuda, begin = torch.cuda.is_available, torch.distributed.init_process_group
-    on_cpu = not has_cuda()
-    cuda: Any = torch.cuda
+def run_in_this_process() -> Callable[[], None]:
+    """Makes a group of this process alone, and on a machine without CUDA everything that it moves there stay.
 
-    def init_process_group(backend: str) -> None:
+    Returns what ends the pretence of CUDA, which its training begins by asking for.
+    """
+    cuda: Any = torch.cuda
+    has_cuda, begin = cuda.is_available, torch.distributed.init_process_group
+    on_cpu = not has_cuda()
+
+    def end() -> None:
         cuda.is_available = has_cuda
+
+    def init_process_group(backend: str, **_: Any) -> None:
+        end()
         begin("gloo" if on_cpu else backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        cuda.is_available = lambda: True
 
     distributed: Any = torch.distributed
     distributed.init_process_group = init_process_group
@@ -130,39 +129,25 @@ def _run_in_this_process() -> None:
         parallel: Any = torch.nn.parallel
         replicate = parallel.DistributedDataParallel
         parallel.DistributedDataParallel = lambda model, device_ids, **options: replicate(model, **options)
-        cuda.is_available, cuda.set_device = lambda: True, lambda device: None  # it refuses to run otherwise
+        cuda.is_available, cuda.set_device, cuda.synchronize = lambda: True, lambda device: None, lambda: None
         for kind in (torch.Tensor, torch.nn.Module):
             setattr(kind, "cuda", lambda self, *_, **__: self)  # noqa: B010
+    return end
 
 
-def _fit_recoupling(temporal: Any, frames: int) -> None:
-    """Makes the recoupling module's layers again for so many frames, initialised as before."""
-    make, linear = temporal.RCMModule.__init__, torch.nn.Linear
-
-    def make_to_fit(module: Any, args: Any) -> None:
-        make(module, args)
-        hidden, width, channels = (x.out_features for x in (module.project[0], module.q, module.linear))
-        module.q, module.k = (linear(frames, width, bias=False) for _ in "qk")
-        module.project[0] = linear(frames, hidden, bias=False)
-        module.project[2] = linear(hidden, frames, bias=False)
-        module.project[3] = torch.nn.LayerNorm(frames)
-        module.linear = linear(frames, channels)
-
-    temporal.RCMModule.__init__ = make_to_fit
-
-
-@torch.no_grad()
-def _top1(model: Any, queue: DataLoader, temporal: Any, is_fusion: bool) -> float:
-    """Returns the accuracy on every clip once, of the logits, with the middle frames of each branch."""
+def each_clip_once(queue: DataLoader) -> Iterator[tuple[list, torch.Tensor]]:
+    """Yields the inputs and labels of all clips of an evaluation; no batch is of one clip."""
     dataset: Any = queue.dataset
-    parts = np.array_split(np.arange(len(dataset)), -(-len(dataset) // (queue.batch_size or 1)))  # none of one clip
-    batches = DataLoader(dataset, batch_sampler=[part.tolist() for part in parts], num_workers=queue.num_workers)
-    drawn, temporal.random = temporal.random, types.SimpleNamespace(choice=lambda members: int(np.mean(members)))
-    correct = 0
-    for clips, heat, label, _ in batches:
-        label = label.cuda()
-        inputs = [[x.cuda() for x in each] if isinstance(each, list) else each.cuda() for each in (clips, heat)]
-        (logits, *_), *_ = model(*inputs, label) if is_fusion else model(*inputs)
-        correct += (logits.reshape(len(label), -1).argmax(-1) == label).sum().item()
-    temporal.random = drawn
-    return correct / len(dataset)
+    clips = list({clip: i for i, clip in enumerate(getattr(dataset, "inputs", range(len(dataset))))}.values())
+    count = -(-len(clips) // (queue.batch_size or 1))
+    parts = [clips[i::count] for i in range(count)]
+    for inputs, heat, label, _ in DataLoader(dataset, batch_sampler=parts, num_workers=queue.num_workers):
+        yield (
+            [[x.cuda() for x in each] if isinstance(each, list) else each.cuda() for each in (inputs, heat)],
+            label.cuda(),
+        )
+
+
+def correct(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Returns for every clip whether it is recognised, also where a batch of one has lost its axis."""
+    return (logits.reshape(len(label), -1).argmax(-1) == label).float()
