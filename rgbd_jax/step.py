@@ -24,7 +24,7 @@ Batch = Mapping[str, Any]
 Metrics = Mapping[str, Float[Array, ""]]
 GradFn = Callable[[Tree, Batch], tuple[tuple[Float[Array, ""], Any], Tree]]
 
-# XLA's older emitters of machine code: steps take 0.95 times, compilation 0.92 times as long (docs/performance.md).
+# XLA's older emitters of machine code: steps take 0.95 times, compilation 0.92 times as long.
 CPU_COMPILER_OPTIONS = {"xla_cpu_use_fusion_emitters": False}
 
 

@@ -7,7 +7,7 @@ r"""Trains the PyTorch reference and this package on the same clips, with the sa
 
 The prepared clips are written once more, frame by frame, in the reference's layout. Its own training script then trains
 on them: its network, losses, optimizer, schedule, loader, evaluation and checkpoints
-(`benchmarking/reference_training.py` lists what is replaced). UMDR's needs timm and torchvision. Each seed of each
+(`benchmarking/reference_shims.py` lists what is replaced). UMDR's needs timm and torchvision. Each seed of each
 modality is trained by the reference and by this package in turn, each in a process of its own, on the CPU or one GPU;
 fusion starts from the best checkpoints of the same seed. A variant is this package's training with one field changed;
 in fusion it starts from the same networks as without.

@@ -1,6 +1,7 @@
 """Training beside a stand-in for the reference: the files it is given, its settings, accuracies, table and picture."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -231,6 +232,14 @@ def test_variants_and_fusion_start_from_the_same_networks(small_demo, tmp_path, 
     assert len({*commands[-2]} ^ {*commands[-1]}) == 3  # the workdirs and the field
     printed = capsys.readouterr().out
     assert "| fusion, last epoch, the protocol's excess, % | 25.0 | 25.0 | +0.0 |" in printed
+
+
+def test_the_table_of_the_guide_is_that_of_its_data():
+    printed = table(json.loads((ROOT / "docs" / "beside.json").read_text()), "reference").splitlines()
+    guide = (ROOT / "docs" / "from_pytorch.md").read_text()
+    rows = re.findall(r"^\| (?:rgb|depth|fusion), .*\|$", guide, re.MULTILINE)
+    assert len(rows) >= 9
+    assert {*rows} <= {*printed}
 
 
 def test_spread_and_interval_of_the_difference():

@@ -103,7 +103,7 @@ def draw(results: Results, file: Path) -> None:
     figure.update_xaxes(title="epoch")
     figure.update_yaxes(title="top-1, %", col=1)
     figure.update_layout(template="plotly_white", height=640)
-    figure.write_html(file)
+    figure.write_html(file, config={"displayModeBar": False})
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from benchmarking.reference import import_from, network_settings
 from benchmarking.reference_loader import loader_settings
-from benchmarking.reference_training import (
+from benchmarking.reference_shims import (
     TEMPERATURE_EPOCHS,
     Recorder,
     best_checkpoint,
