@@ -112,4 +112,4 @@ def each_clip_once(queue: DataLoader) -> Iterator[tuple[list, torch.Tensor]]:
 
 def correct(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Returns for every clip whether it is recognised, also where a batch of one has lost its axis."""
-    return (logits.reshape(len(label), -1).argmax(-1) == label).float()
+    return (logits.reshape(len(label), -1).argmax(-1) == label).double()
