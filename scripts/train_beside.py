@@ -75,7 +75,7 @@ def main() -> None:
     with atomic_write(args.workdir / "results.json") as written:
         written.write_text(json.dumps(results))
     draw(results, args.workdir / "curves.html")
-    for other in ("reference", *args.variants):
+    for other in dict.fromkeys(side for sides in results.values() for side in sides if side != "ours"):
         print(table(results, other))
 
 

@@ -38,16 +38,16 @@ def read_results(workdir: Path, modalities: Sequence[str]) -> Results:
 def table(results: Results, other: str) -> str:
     """Returns mean and standard deviation over the seeds of ours and of another side, and the difference of the means.
 
-    The 95 % interval of the difference is Welch's, which needs two seeds of either. Modalities that were not trained by
-    both are left out.
+    The best epoch is that of the highest accuracy by the reference's protocol. The 95 % interval of the difference is
+    Welch's, which needs two seeds of either. Modalities that were not trained by both are left out.
     """
     rows: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-        "last epoch, each clip once": lambda once, protocol: once[-1],
-        "last epoch, the reference's protocol": lambda once, protocol: protocol[-1],
-        "last epoch, the protocol's excess": lambda once, protocol: protocol[-1] - once[-1],
-        "best epoch by the reference's protocol": lambda once, protocol: protocol.max(),
-        "the same epoch, each clip once": lambda once, protocol: once[protocol.argmax()],
-        "the same epoch, the protocol's excess": lambda once, protocol: protocol.max() - once[protocol.argmax()],
+        "last epoch, each clip once, %": lambda once, protocol: once[-1],
+        "last epoch, the reference's protocol, %": lambda once, protocol: protocol[-1],
+        "last epoch, the protocol's excess, points": lambda once, protocol: protocol[-1] - once[-1],
+        "best epoch, each clip once, %": lambda once, protocol: once[protocol.argmax()],
+        "best epoch, the reference's protocol, %": lambda once, protocol: protocol.max(),
+        "best epoch, the protocol's excess, points": lambda once, protocol: protocol.max() - once[protocol.argmax()],
     }
     lines = [f"| | ours | {other} | ours - {other} |", "| --- | --- | --- | --- |"]
     for modality, sides in results.items():
@@ -64,7 +64,7 @@ def table(results: Results, other: str) -> str:
             if min(len(ours), len(theirs)) > 1:
                 low, high = ttest_ind(ours, theirs, equal_var=False).confidence_interval()
                 difference += f" ({low:+.1f} to {high:+.1f})"
-            lines.append(f"| {modality}, {row}, % | {_spread(ours)} | {_spread(theirs)} | {difference} |")
+            lines.append(f"| {modality}, {row} | {_spread(ours)} | {_spread(theirs)} | {difference} |")
         minutes = [[run["seconds"] / 60 for run in side if run["seconds"] is not None] for side in both]
         lines.append(f"| {modality}, minutes a seed | {_spread(minutes[0])} | {_spread(minutes[1])} | |")
     return "\n".join(lines)

@@ -78,6 +78,8 @@ def check_trainable(config: ConfigDict, splits: Splits) -> None:
         problems.append(f"config.clip.size={config.clip.size}: the reference needs a multiple of 32")
     if family == "umdr" and not config.schedule.name.startswith("timm_"):
         problems.append(f"config.schedule.name={config.schedule.name!r}: the reference has those of timm")
+    if family == "umdr" and config.mixing.shufflemix_alpha and not config.mixing.reference_label:
+        problems.append("config.mixing.reference_label=False: the reference has True")
     if family == "umdr" and evaluation.batch_size != int(1.5 * train.batch_size):
         problems.append(
             f"config.eval.batch_size={evaluation.batch_size}: the reference evaluates {int(1.5 * train.batch_size)} "

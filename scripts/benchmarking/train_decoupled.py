@@ -12,39 +12,30 @@ import torch
 from ml_collections import ConfigDict
 from torch.utils.data import DataLoader
 
+from benchmarking import reference_shims as shims
 from benchmarking.reference import import_from, network_settings
 from benchmarking.reference_loader import loader_settings
-from benchmarking.reference_shims import (
-    TEMPERATURE_EPOCHS,
-    Recorder,
-    best_checkpoint,
-    common_settings,
-    correct,
-    each_clip_once,
-    run_in_this_process,
-    settings_file,
-)
 
 
 def prepare(
-    checkout: Path, config: ConfigDict, classes: int, run: Path, seed: int, recorder: Recorder
+    checkout: Path, config: ConfigDict, classes: int, run: Path, seed: int, recorder: shims.Recorder
 ) -> Callable[[], Any]:
     """Imports its script and replaces what has to be; returns the call that trains."""
     is_fusion = config.modality == "fusion"
     settings = training_settings(config)
     if is_fusion:
-        settings |= {f"{modality}_checkpoint": best_checkpoint(run, modality) for modality in ("rgb", "depth")}
-    sys.argv = ["train.py", f"--config={settings_file(run, settings)}", f"--save={run}", f"--seed={seed}"]
+        settings |= {f"{modality}_checkpoint": shims.best_checkpoint(run, modality) for modality in ("rgb", "depth")}
+    sys.argv = ["train.py", f"--config={shims.settings_file(run, settings)}", f"--save={run}", f"--seed={seed}"]
     name = "tools.fusion" if is_fusion else "tools.train"
     build, temporal, script = import_from(str(checkout), "lib.model.build", "lib.model.DTN", name)
-    end_pretence = run_in_this_process()
+    end_pretence = shims.run_in_this_process()
     if config.model.recoupling and config.clip.frames != 64:
         _fit_recoupling(temporal, config.clip.frames)
     network, theirs = build.CrossFusionNet if is_fusion else build.DSNNet, script.infer
 
     def build_model(args: Any) -> torch.nn.Module:
         end_pretence()
-        epochs, args.epochs = args.epochs, max(args.epochs, TEMPERATURE_EPOCHS)
+        epochs, args.epochs = args.epochs, max(args.epochs, shims.TEMPERATURE_EPOCHS)
         model = network(args, num_classes=classes, pretrained=args.pretrained)
         args.epochs, args.num_classes = epochs, classes
         return model
@@ -68,7 +59,7 @@ def training_settings(config: ConfigDict) -> dict[str, Any]:
     return {
         **network_settings(config),
         **loader_settings(config),
-        **common_settings(config),
+        **shims.common_settings(config),
         "Network": "FusionNet" if config.modality == "fusion" else "I3DWTrans",
         **{"optim": "SGD", "learning_rate": schedule.learning_rate, "learning_rate_min": schedule.minimum},
         "scheduler": {"name": "cosin", "patience": 0, "warm_up_epochs": schedule.warm_up_epochs},
@@ -96,8 +87,8 @@ def _top1(temporal: Any, is_fusion: bool, model: Any, queue: DataLoader) -> floa
     """Returns the accuracy on every clip once, of the logits, with the middle frames of each branch."""
     drawn, temporal.random = temporal.random, types.SimpleNamespace(choice=lambda members: int(np.mean(members)))
     found = []
-    for inputs, label in each_clip_once(queue):
+    for inputs, label in shims.each_clip_once(queue):
         (logits, *_), *_ = model(*inputs, label) if is_fusion else model(*inputs)
-        found.append(correct(logits, label))
+        found.append(shims.correct(logits, label))
     temporal.random = drawn
     return torch.cat(found).mean().item()

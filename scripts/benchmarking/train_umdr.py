@@ -19,22 +19,13 @@ import torch
 from ml_collections import ConfigDict
 from torch.utils.data import DataLoader
 
+from benchmarking import reference_shims as shims
 from benchmarking.reference import import_from, network_settings
 from benchmarking.reference_loader import loader_settings
-from benchmarking.reference_shims import (
-    TEMPERATURE_EPOCHS,
-    Recorder,
-    best_checkpoint,
-    common_settings,
-    correct,
-    each_clip_once,
-    run_in_this_process,
-    settings_file,
-)
 
 
 def prepare(
-    checkout: Path, config: ConfigDict, classes: int, run: Path, seed: int, recorder: Recorder
+    checkout: Path, config: ConfigDict, classes: int, run: Path, seed: int, recorder: shims.Recorder
 ) -> Callable[[], Any]:
     """Imports its script and replaces what has to be; returns the call that trains."""
     if importlib.util.find_spec("timm") is None:
@@ -43,9 +34,9 @@ def prepare(
     settings = training_settings(config, classes)
     if is_fusion:
         for modality in ("rgb", "depth"):
-            settings[f"{modality}_checkpoint"] = {"cs32": best_checkpoint(run, modality)}
+            settings[f"{modality}_checkpoint"] = {"cs32": shims.best_checkpoint(run, modality)}
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-    end_pretence = run_in_this_process()
+    end_pretence = shims.run_in_this_process()
     name = "train_fusion" if is_fusion else "train"
     modules: list[Any] = [*import_from(str(checkout), "lib.model.build", "lib.model.DTN_v2", "lib.datasets.base", name)]
     build, temporal, base, script = modules
@@ -55,7 +46,7 @@ def prepare(
     script.plt, script.sns, script.EvaluateMetric = MagicMock(), MagicMock(), lambda **_: None
     for name in ("count_parameters_in_MB", "count_learnable_parameters_in_MB"):
         setattr(script.utils, name, lambda model: sum(each.numel() for each in model.parameters()) / 1e6)
-    arguments = [f"--config={settings_file(run, settings)}", f"--save={run}", f"--seed={seed}"]
+    arguments = [f"--config={shims.settings_file(run, settings)}", f"--save={run}", f"--seed={seed}"]
     script.args = args = script.Config(script.get_args_parser().parse_args(arguments))
     args.device = "cuda" if torch.version.cuda and torch.cuda.device_count() else "cpu"
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
@@ -82,7 +73,7 @@ def training_settings(config: ConfigDict, classes: int) -> dict[str, Any]:
     return {
         **network_settings(config),
         **loader_settings(config),
-        **common_settings(config),
+        **shims.common_settings(config),
         **{"Network": "DSNV2", "num_classes": classes, "frp": False, "frp_num": 0, "w": 4},
         **{"pretrained": "", "finetune": config.init_from},
         **{
@@ -110,7 +101,7 @@ def _lengthen_temperatures(temporal: Any) -> None:
     make = temporal.DTNNet.__init__
 
     def make_longer(module: Any, args: Any, *arguments: Any, **options: Any) -> None:
-        epochs, args.epochs = args.epochs, max(args.epochs, TEMPERATURE_EPOCHS)
+        epochs, args.epochs = args.epochs, max(args.epochs, shims.TEMPERATURE_EPOCHS)
         make(module, args, *arguments, **options)
         args.epochs = epochs
 
@@ -120,12 +111,12 @@ def _lengthen_temperatures(temporal: Any) -> None:
 def _top1(trunks: Any, model: Any, queue: DataLoader) -> float:
     """Returns the accuracy on every clip once: of the logits, in fusion of the sum of all heads'."""
     found = []
-    for (clips, _), label in each_clip_once(queue):
+    for (clips, _), label in shims.each_clip_once(queue):
         if trunks is None:
             (logits, *_), _ = model(clips)
         else:
             (rgb, *_), (depth, *_), features = trunks(*clips)
             (fused_rgb, fused_depth), _ = model(features)
             logits = rgb + depth + fused_rgb + fused_depth
-        found.append(correct(logits, label))
+        found.append(shims.correct(logits, label))
     return torch.cat(found).mean().item()
