@@ -137,7 +137,7 @@ def train_ours(spec: str, fields: list[str], run: Path, seed: int) -> Accuracies
         for modality in ("rgb", "depth"):
             command += [f"--config.fusion.init_{modality}_from={run.parents[1] / modality / f'ours_{seed}'}"]
     resumed, started = run.exists(), time.monotonic()
-    with run.with_suffix(".log").open("ab") as written:
+    with open(f"{run}.log", "ab") as written:
         status = subprocess.run(command, check=False, stdout=written, stderr=subprocess.STDOUT).returncode
     if status:
         raise RuntimeError(f"our training failed with status {status}; see {run}.log")

@@ -1,5 +1,9 @@
-"""Random cases for readers of foreign bytes, in bounded time and memory."""
+"""Random cases for readers of foreign bytes, in bounded time and memory.
 
+RGBD_FUZZ_EXAMPLES is how many the slow tests try of each kind.
+"""
+
+import os
 import resource
 from collections.abc import Callable
 
@@ -8,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 SECONDS, MEGABYTES = 20, 500  # for a case; for all of them
-examples = pytest.mark.parametrize("examples", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+MANY = int(os.environ.get("RGBD_FUZZ_EXAMPLES", "2000"))
+examples = pytest.mark.parametrize("examples", [200, pytest.param(MANY, marks=pytest.mark.slow)])
 
 
 def fuzz(check: Callable, cases: st.SearchStrategy, examples: int) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +22,13 @@ CLIPS = {"train": 5, "validation": 2}  # of each of the four classes
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder that looks like a checkout, with videos of 160x120 pixels in RAW."""
-    for name in ("configs", "datasets", "rgbd_jax", "scripts"):
+    """A folder that looks like a checkout, with videos of 160x120 pixels in RAW; training is of two epochs."""
+    for name in ("datasets", "rgbd_jax", "scripts"):
         (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    small, end = tmp_path / "configs/folder_small.py", "    return config\n"
+    shorter = "    config.train.epochs, config.schedule.warm_up_epochs = 2, 1\n"
+    small.write_text(small.read_text().replace(end, shorter + end))
     for split, count in CLIPS.items():
         for clip in [clip for pair in (0, 1) for index in range(count) for clip in make_pair(0, split, pair, index)]:
             frames = [cv2.resize(decoded(frame), (160, 120)) for frame in clip.rgb]

@@ -37,7 +37,7 @@ FLOAT32_OTHER_KEYS = 1e-2  # where rounding decides which of two equal keys the 
 # Here that norm differs by 1.05e-7 in ntu_fusion_128 (1.2e-8 to 1.1e-6 in others): docs/performance.md, "Parity".
 FUSION_GRADIENT_NORM = 2e-6
 # Cases, the smallest first, that run with the operations of other platforms too. Their training steps are compared with
-# the CPU's in tests/models/test_networks.py.
+# the CPU's in tests/test_devices.py.
 RUN_ON_ALL_PLATFORMS = 3
 OTHER_PLATFORMS = [platform for platform in OPERATIONS if platform != jax.default_backend()]
 LARGEST_TRAINED_FUSION = 96  # pixels: at 128 a training step in float64 would take 23 GB

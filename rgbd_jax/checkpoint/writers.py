@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 
 from rgbd_jax.atomic_write import atomic_write
 from rgbd_jax.storage import is_remote, is_service_error
@@ -34,6 +33,8 @@ class TensorBoardWriter:
     """Writes to `WORKDIR/tensorboard`."""
 
     def __init__(self, workdir: Path, config: ConfigDict, first_step: int):
+        from tensorboardX import SummaryWriter  # it imports PyTorch, where that is installed, which takes seconds
+
         threading.excepthook = _log_tensorboard_errors
         self._summary = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 

@@ -27,7 +27,7 @@ def train(checkout: Path, config: ConfigDict, classes: int, run: Path, seed: int
     checkpoints of the same seed in `run/../../rgb` and `run/../../depth`.
     """
     for number in (1, 2):
-        os.dup2(os.open(run.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os.dup2(os.open(f"{run}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     multiprocessing.set_start_method("fork", force=True)  # of its loader's workers, as on Linux it has been
     run.mkdir(exist_ok=True)
     os.chdir(run.parents[1] / "clips")
