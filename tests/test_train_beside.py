@@ -268,6 +268,15 @@ def test_configs_that_the_reference_does_not_have_are_refused(small_demo, tmp_pa
     assert "config.eval.batch_size=48: the reference leaves out the last incomplete batch" in refused.stderr
 
 
+def test_mixing_that_the_reference_of_umdr_does_not_have_is_refused(small_demo, tmp_path, monkeypatch):
+    (tmp_path / "train.py").touch()
+    fields = f"--config.data.data_dir={small_demo}", "--config.mixing.shufflemix_alpha=0.2"
+    arguments = f"--reference={tmp_path}", f"--workdir={tmp_path}", "--config=umdr_demo_reference", *fields
+    monkeypatch.setattr(sys, "argv", ["train_beside.py", *arguments])
+    with pytest.raises(SystemExit, match=r"config.mixing.reference_label=False: the reference has True"):
+        beside.main()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
