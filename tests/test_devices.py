@@ -138,7 +138,7 @@ def test_eight_devices_equal_one_in_float32(small_demo, tmp_path):
     single, spread = steps(small_demo, tmp_path, "float32", WHOLE, "8,1").values()
     for kind in KINDS:
         found = differences(spread, single, kind, typical_scale=True)
-        # Rounding alone takes some gradients beyond 1e-5, by batch and processor (14 % were seen); bfloat16, all of them.
+        # Rounding alone takes some gradients beyond 1e-5, by batch and processor (14 % of them were seen).
         beyond = {path: f"{difference:.1e}" for path, difference in found.items() if difference > ROUNDED}
         assert len(beyond) <= 0.2 * len(found), beyond
         assert max(found.values()) <= 2.5 * ROUNDED, beyond
