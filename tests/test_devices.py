@@ -23,9 +23,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 EXACT, ROUNDED = 1e-10, 1e-5
 # "devices,fsdp,field=value,..."
-WHOLE = "1,1"
+WHOLE, SPREAD = "1,1", "8,4"
 PARTS = "1,1,train.microbatches=2"
-SPREAD = "8,4,train.microbatches=2,remat.stem='all',remat.inception='cheap',remat.transformer='all'"
+PARTS_SPREAD = f"{SPREAD},train.microbatches=2,remat.stem='all',remat.inception='cheap',remat.transformer='all'"
 NOT_SYNCHRONISED = "4,1,model.sync_batch_norm=False"
 UMDR = ",network='umdr',model.frp=False,model.temporal_blocks=3,optimizer.arguments.nesterov=True"
 OPTIONS = ",loss.teacher=0.2,model.dynamic_images=3,mixing.same_class_probability=1.0"
@@ -89,13 +89,14 @@ def differences(values, expected, kind, *, typical_scale=False):
 
 @pytest.fixture(scope="module")
 def exact(small_demo, tmp_path_factory):
-    cases = (WHOLE, PARTS, SPREAD, NOT_SYNCHRONISED)
+    cases = (WHOLE, SPREAD, PARTS, PARTS_SPREAD, NOT_SYNCHRONISED)
     return steps(small_demo, tmp_path_factory.mktemp("float64"), "float64", *cases)
 
 
-def test_a_step_does_not_depend_on_the_number_of_devices(exact):
+@pytest.mark.parametrize(("case", "single"), [(SPREAD, WHOLE), (PARTS_SPREAD, PARTS)])
+def test_a_step_does_not_depend_on_the_number_of_devices(exact, case, single):
     for kind in KINDS:
-        assert max(differences(exact[SPREAD], exact[PARTS], kind).values()) <= EXACT, kind
+        assert max(differences(exact[case], exact[single], kind).values()) <= EXACT, kind
         # BatchNorm's statistics are those of each microbatch, so that the step differs from that of the whole batch.
         assert max(differences(exact[PARTS], exact[WHOLE], kind).values()) > 1e-6, kind
 
@@ -112,7 +113,7 @@ def test_statistics_of_each_device_differ_from_those_of_the_whole_batch(exact):
 @pytest.mark.parametrize(
     ("case", "single"),
     [
-        (SPREAD + UMDR + OPTIONS, PARTS + UMDR + OPTIONS),
+        (PARTS_SPREAD + UMDR + OPTIONS, PARTS + UMDR + OPTIONS),
         (FUSION_SPREAD, FUSION),
         # Its frozen networks use running statistics, and no step changes them.
         (f"4,2,train.microbatches=2,model.sync_batch_norm=False,modality='fusion'{UMDR}", f"{FUSION}{UMDR}"),
@@ -128,7 +129,7 @@ def test_a_step_of_other_networks_does_not_depend_on_the_number_of_devices(small
 def test_a_step_depends_neither_on_the_platforms_operations_nor_on_the_number_of_devices(
     exact, small_demo, tmp_path, platform
 ):
-    case = f"{SPREAD},model.operations={platform!r}"
+    case = f"{PARTS_SPREAD},model.operations={platform!r}"
     found = steps(small_demo, tmp_path, "float64", case)[case]
     for kind in KINDS:
         assert max(differences(found, exact[PARTS], kind).values()) <= EXACT, kind  # of one device with the CPU's
@@ -138,9 +139,9 @@ def test_eight_devices_equal_one_in_float32(small_demo, tmp_path):
     single, spread = steps(small_demo, tmp_path, "float32", WHOLE, "8,1").values()
     for kind in KINDS:
         found = differences(spread, single, kind, typical_scale=True)
-        # Rounding alone takes some gradients beyond 1e-5, by batch and processor (14 % of them were seen).
+        # Rounding alone takes some gradients beyond 1e-5, by batch and processor: 11 % on one.
         beyond = {path: f"{difference:.1e}" for path, difference in found.items() if difference > ROUNDED}
-        assert len(beyond) <= 0.2 * len(found), beyond
+        assert len(beyond) <= 0.12 * len(found), beyond
         assert max(found.values()) <= 2.5 * ROUNDED, beyond
 
 
